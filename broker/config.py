@@ -1,0 +1,102 @@
+"""Where processes find each other, and the timers that both ends of a link must agree on.
+
+Every number says where it comes from; docs/protocol.md has the table.
+"""
+
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenyard.broker.errors import SetupError
+
+BEAT_S = 0.5
+"""Between two beats of a process: eight may go missing before SILENCE_S."""
+SILENCE_S = 4.0
+"""A peer silent for so long is dead: over twice the longest stop that the prototype saw harmless (1.5 s)."""
+GRACE_S = 1.0
+"""A new broker waits so long for hellos before it calls a claimed job lost: 100 reconnect tries at 10 ms."""
+SUBMIT_REPEAT_S = 0.3
+"""A submit is repeated so often until it is accepted."""
+UNSUBSCRIBED_S = 3.0
+"""A front whose subscription is away for so long has its sequences freed."""
+EXIT_WAIT_S = 0.02
+"""The broker waits so long for the agent's word on why a worker died; SIGCHLD reaches the agent in under 1 ms."""
+
+WINDOW = 1024
+"""Batches in flight past the last ack on a link: below any high-water mark, above 10 s of steps at 100 steps/s."""
+RING_BYTES = 16 << 20
+"""Sent and unsent batches kept for one front by one worker: 1,000 batches of 256 deltas at 60 bytes."""
+ACK_BATCHES = 64
+ACK_S = 0.05
+RESUME_S = 0.05
+"""An ack goes out every 64 batches or 50 ms; a Resume at most every 50 ms (prototype's figures)."""
+
+MAX_MESSAGE_BYTES = 4 << 20
+MAX_FINISH_BYTES = 1 << 20
+"""A delta's extra map is split over several deltas above this size."""
+ROUTER_HWM = 10_000
+"""Finite, so that a flood cannot fill memory (0 took 287 MB in the prototype); above 1,000 streams × 3 messages."""
+RECONNECT_MS = 10
+RECONNECT_MAX_MS = 200
+
+MAX_IPC_PATH = 107
+"""sun_path holds 108 bytes with its closing zero (unix(7))."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The directory that holds one pool's sockets and state: mode 0700, owned by us."""
+
+    path: Path
+
+    @property
+    def front_endpoint(self) -> str:
+        return f"ipc://{self.path}/front.sock"
+
+    @property
+    def work_endpoint(self) -> str:
+        return f"ipc://{self.path}/work.sock"
+
+    def tokens_endpoint(self, inc: bytes) -> str:
+        """Where the worker of this incarnation binds its XPUB."""
+        return f"ipc://{self.path}/w-{inc.hex()}.sock"
+
+    def create(self) -> "RunDir":
+        """Make the directory, or check one that exists. Raises SetupError with what to change."""
+        if len(self.tokens_endpoint(bytes(8)).removeprefix("ipc://")) > MAX_IPC_PATH:
+            raise SetupError(f"--run-dir {self.path}: the path is too long for a unix socket; choose a shorter one")
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SetupError(f"--run-dir {self.path}: {error.strerror}") from error
+        info = self.path.stat()
+        if info.st_uid != os.getuid():
+            raise SetupError(f"--run-dir {self.path} belongs to another user (uid {info.st_uid})")
+        if stat.S_IMODE(info.st_mode) & 0o077:
+            raise SetupError(f"--run-dir {self.path} is open to others; chmod 700 it, or choose another")
+        return self
+
+    def lock(self, name: str) -> int:
+        """Take an exclusive lock for the life of this process and return its descriptor.
+
+        A second bind on a live ipc path succeeds and hijacks it (measured), so whoever binds holds a lock first.
+        """
+        try:
+            descriptor = os.open(self.path / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SetupError(f"--run-dir {self.path}: another {name} is running there") from error
+        except OSError as error:
+            raise SetupError(f"--run-dir {self.path}: {error.strerror}") from error
+        return descriptor
+
+
+def default_run_dir() -> Path:
+    """`$TOKENYARD_RUN_DIR`, else one under `$XDG_RUNTIME_DIR`, else one per user under /tmp."""
+    if given := os.environ.get("TOKENYARD_RUN_DIR"):
+        return Path(given)
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "tokenyard"
+    return Path(f"/tmp/tokenyard-{os.getuid()}")

@@ -1,0 +1,54 @@
+"""Every failure that crosses a process border, on one screen.
+
+`code` travels on the wire (Reject, a delta's finish) and comes out in OpenAI's error body; a test compares the table
+with docs/protocol.md. Failures inside one room are that room's own business.
+"""
+
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """How one error code looks to an HTTP client."""
+
+    status: int
+    type: str
+    retry: bool
+    """Whether the same request may succeed later without a change."""
+
+
+KINDS: dict[str, Kind] = {
+    "invalid_value": Kind(400, "invalid_request_error", False),
+    "context_length_exceeded": Kind(400, "invalid_request_error", False),
+    "model_not_found": Kind(404, "invalid_request_error", False),
+    "queue_full": Kind(429, "rate_limit_error", True),
+    "deadline_exceeded": Kind(408, "timeout_error", True),
+    "model_loading": Kind(503, "service_unavailable", True),
+    "pool_unavailable": Kind(503, "service_unavailable", True),
+    "shutting_down": Kind(503, "service_unavailable", True),
+    "job_crashes_workers": Kind(500, "server_error", False),
+    "worker_error": Kind(500, "server_error", False),
+    "cancelled": Kind(499, "cancelled", False),
+}
+
+
+class TokenyardError(Exception):
+    """Anything that a user or a peer can cause.
+
+    `param` names the request field at fault, where there is one.
+    """
+
+    def __init__(self, code: str, words: str, param: str | None = None, retry_ms: int = 0) -> None:
+        assert code in KINDS, code
+        super().__init__(words)
+        self.code = code
+        self.words = words
+        self.param = param
+        self.retry_ms = retry_ms
+
+
+class WireError(Exception):
+    """A peer sent bytes that are not a message of this protocol; the message is dropped, the peer lives on."""
+
+
+class SetupError(Exception):
+    """The process cannot start as it was told to; the words say what to change."""

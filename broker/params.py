@@ -1,0 +1,34 @@
+"""What a job asks of the sampler: part of the wire contract.
+
+The front has already merged the request with the model's generation_config and checked every range, so each field holds
+a definite value. Positional on the wire, so fields are only ever added at the end, with a default.
+"""
+
+from typing import NamedTuple
+
+
+class Params(NamedTuple):
+    """One sequence's limits and sampling. The order of processors is that of docs/architecture.md, "Sampling"."""
+
+    max_tokens: int
+    """Emitted tokens at the most, counted over all attempts."""
+    min_tokens: int = 0
+    """Until so many are emitted, `stop_token_ids` are masked."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 is off."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and emitted tokens (CTRL, arXiv:1909.05858)."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """These two over emitted tokens only, as OpenAI defines them."""
+    seed: int = 0
+    """u64; the front draws one where the request names none, so that every stream can be resumed."""
+    logit_bias: dict[int, float] = {}
+    stop_token_ids: list[int] = []
+    """End-of-sequence ids included, unless the request said ignore_eos. The id that stops is emitted as the last."""
+    logprobs: int = -1
+    """-1: none; 0: of the chosen token; k: and of the k likeliest (at most 20). Of unprocessed logits, as OpenAI."""
