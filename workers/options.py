@@ -1,0 +1,30 @@
+"""What a worker process is told at its start. Imports no torch: the command line reads this too."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """`None` or `auto` leaves the choice to the worker, which says in one log line what it chose."""
+
+    spec: str
+    """MODEL[@REV][,name=N]: see tokenyard.broker.spec."""
+    run_dir: Path
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    gpu: int | None = None
+    """Sets CUDA_VISIBLE_DEVICES before torch is imported, so that this process can touch no other GPU."""
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    kv_memory: str | None = None
+    """Size of the KV pool: `2GiB`, or `40%` of the device's free memory."""
+    max_num_seqs: int = 64
+    """Sequences that run at once: the worker's credit."""
+    max_num_batched_tokens: int = 2048
+    """Tokens in one step: bounds how long a prefill can delay running streams."""
+    threads: int | None = None
+    """CPU threads for torch."""
+    inc: bytes | None = None
+    """The incarnation that the agent chose; drawn here where no agent is."""
+    log_level: str = "INFO"
