@@ -1,0 +1,135 @@
+"""Starting, hearing and ending child processes. What to start and when is decided in watch.py."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+
+import psutil
+
+from tokenyard.scripts.tie import PARENT_PID
+
+TAIL_LINES = 20
+"""Last log lines kept of each child, for when it dies: a traceback's end and the words before it."""
+READ_BYTES = 1 << 16
+"""A pipe's capacity (pipe(7)): one read empties it."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A living process of ours: its handle, its death as a descriptor, its log."""
+
+    name: str
+    inc: bytes
+    process: subprocess.Popen[bytes]
+    death: int
+    """pidfd: readable once the process has ended."""
+    log: int
+    """Reading end of the pipe that takes its stdout and stderr; non-blocking."""
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    partial: bytes = b""
+    """The unfinished last line."""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def read_lines(self) -> list[str]:
+        """The whole log lines that have come since the last call; the last line too when the log has ended."""
+        read = b""
+        ended = False
+        try:
+            while chunk := os.read(self.log, READ_BYTES):
+                read += chunk
+            ended = True
+        except BlockingIOError:
+            pass
+        *lines, self.partial = (self.partial + read).split(b"\n")
+        if ended and self.partial:
+            lines.append(self.partial)
+            self.partial = b""
+        texts = [line.decode(errors="replace") for line in lines]
+        self.tail.extend(texts)
+        return texts
+
+    def send(self, signum: int) -> None:
+        """Signal the process alone; it passes on what its own children must know."""
+        self.process.send_signal(signum)
+
+    def kill(self) -> None:
+        """End it and its process group at once."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            self.process.kill()
+
+    def reap(self) -> int:
+        """The status of an ended process, its group ended with it; the child's descriptors are closed after this.
+
+        The group is killed first: until the wait, the zombie keeps its number from being used again.
+        """
+        self.kill()
+        status = self.process.wait()
+        os.close(self.death)
+        os.close(self.log)
+        return status
+
+
+def start_child(
+    name: str, arguments: list[str], inc: bytes, environment: dict[str, str], pass_fds: tuple[int, ...]
+) -> Child:
+    """Run `tokenyard ARGUMENTS` tied to this process, in a group of its own: Ctrl-C reaches only the supervisor."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "tokenyard.scripts.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+        stderr=writing,
+        env=os.environ | environment | {PARENT_PID: str(os.getpid())},
+        pass_fds=pass_fds,
+        process_group=0,
+    )
+    os.close(writing)
+    return Child(name, inc, process, os.pidfd_open(process.pid), reading)
+
+
+def end_strays(known_pids: set[int]) -> None:
+    """End and reap descendants that were orphaned by a child's death and adopted by us (tie.adopt_orphans)."""
+    for stray in psutil.Process().children():
+        if stray.pid in known_pids:
+            continue
+        for process in [*stray.children(recursive=True), stray]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        try:
+            os.waitpid(stray.pid, 0)
+        except ChildProcessError:
+            continue
+
+
+def cause_of_death(status: int, num_oom_kills: int) -> tuple[str, str]:
+    """Why a worker ended, as Exited tells it: (cause, words). `num_oom_kills`: the kernel's, around the death."""
+    if status == 0:
+        return "drained", "ended as asked"
+    if status > 0:
+        return "crash", f"exit status {status}"
+    name = signal.Signals(-status).name
+    if -status == signal.SIGKILL and num_oom_kills:
+        return "crash", "killed by the kernel: out of memory"
+    if -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        return "killed", f"{name} from outside"
+    return "crash", f"died of {name}"
+
+
+def count_oom_kills() -> int:
+    """How many processes the kernel has killed for memory since boot; 0 where it does not tell."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0

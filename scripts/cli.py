@@ -1,0 +1,242 @@
+"""The `tokenyard` command: each subcommand imports its own room when it runs, so that `--help` and start-up are quick.
+
+Nothing is decided here. A mistake of the user's is one line on stderr and exit status 2.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokenyard.broker.config import default_run_dir
+from tokenyard.broker.errors import SetupError
+from tokenyard.scripts.tie import tie_to_parent
+
+app = typer.Typer(
+    help="Serve transformers language models to OpenAI-compatible clients from a pool of worker processes.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Directory of the pool's sockets.", show_default="one per user")
+]
+PoolDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Directory of the pool's sockets.", show_default="of the last serve")
+]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.", show_default="8000")]
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option("--api-key", envvar="TOKENYARD_API_KEY", help="Key that clients must send; may be repeated."),
+]
+Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Longest context, in tokens.", show_default="the model's")]
+KvMemory = Annotated[
+    str | None, typer.Option(help="Size of each worker's KV pool: 2GiB, or 40% of free device memory.")
+]
+MaxNumSeqs = Annotated[int | None, typer.Option(min=1, help="Sequences that run at once in a worker.")]
+MaxNumBatchedTokens = Annotated[int | None, typer.Option(min=1, help="Tokens in one engine step.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker.")]
+DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL_SPEC]...", help="Hub name or directory; none: the demo model.")
+    ] = None,
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers of each model.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="GPUs to use: 0,1", show_default="all")] = None,
+    fronts: Annotated[int | None, typer.Option(min=1, help="HTTP processes.", show_default="1")] = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    max_model_len: MaxModelLen = None,
+    kv_memory: KvMemory = None,
+    max_num_seqs: MaxNumSeqs = None,
+    max_num_batched_tokens: MaxNumBatchedTokens = None,
+    threads: Threads = None,
+    api_key: ApiKeys = None,
+    config: ConfigFile = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the pool's sockets.", show_default="a fresh private one")
+    ] = None,
+    drain_timeout: DrainTimeout = 30.0,
+    log_level: LogLevel = "info",
+) -> None:
+    """Start the whole pool: broker, fronts and workers; restart what dies. SIGTERM drains, Ctrl-C ends at once."""
+    from tokenyard.scripts import plan, supervisor
+
+    engine = {
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "kv_memory": kv_memory,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "threads": threads,
+    }
+    wishes = plan.Wishes(
+        specs=models or [],
+        num_workers=workers,
+        gpus=plan.parse_gpus(gpus),
+        device=device,
+        engine={key: value for key, value in engine.items() if value is not None},
+        host=host,
+        port=port,
+        num_fronts=fronts,
+        api_keys=api_key or [],
+        log_level=log_level,
+    )
+    raise typer.Exit(supervisor.serve(plan.make_plan(wishes, config), run_dir, drain_timeout))
+
+
+@app.command()
+def broker(run_dir: RunDir = None, log_level: LogLevel = "info") -> None:
+    """Run a broker alone."""
+    from tokenyard.broker import main as room
+
+    room.run(room.BrokerOptions(run_dir=run_dir or default_run_dir(), log_level=log_level.upper()))
+
+
+@app.command()
+def worker(
+    model: Annotated[str, typer.Argument(metavar="MODEL_SPEC", help="Hub name or directory.")],
+    run_dir: RunDir = None,
+    device: Device = "auto",
+    gpu: Annotated[int | None, typer.Option(min=0, help="The one GPU that this worker may touch.")] = None,
+    dtype: Dtype = None,
+    max_model_len: MaxModelLen = None,
+    kv_memory: KvMemory = None,
+    max_num_seqs: MaxNumSeqs = None,
+    max_num_batched_tokens: MaxNumBatchedTokens = None,
+    threads: Threads = None,
+    inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run one worker alone: one process, one device, one model."""
+    from tokenyard.workers import main as room
+    from tokenyard.workers.options import WorkerOptions
+
+    given = {
+        "gpu": gpu,
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "kv_memory": kv_memory,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "threads": threads,
+        "inc": bytes.fromhex(inc) if inc else None,
+    }
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    run_dir = run_dir or default_run_dir()
+    room.run(WorkerOptions(spec=model, run_dir=run_dir, device=device, log_level=log_level.upper(), **options))
+
+
+@app.command()
+def front(
+    run_dir: RunDir = None,
+    host: Host = None,
+    port: Port = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
+    api_key: ApiKeys = None,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run one HTTP front alone."""
+    from tokenyard.http import main as room
+
+    room.run(
+        room.FrontOptions(
+            run_dir=run_dir or default_run_dir(),
+            host=host or "127.0.0.1",
+            port=8000 if port is None else port,
+            fd=fd,
+            api_keys=tuple(api_key or ()),
+            log_level=log_level.upper(),
+        )
+    )
+
+
+@app.command()
+def agent(
+    config: ConfigFile = None,
+    run_dir: RunDir = None,
+    drain_timeout: DrainTimeout = 30.0,
+    log_level: LogLevel = "info",
+) -> None:
+    """Start and restart this box's workers, for a broker that runs elsewhere."""
+    from tokenyard.scripts import plan, supervisor
+
+    wishes = plan.Wishes(log_level=log_level)
+    raise typer.Exit(supervisor.agent(plan.make_plan(wishes, config), run_dir or default_run_dir(), drain_timeout))
+
+
+@app.command("fleet-plan", hidden=True)
+def fleet_plan(config: Path, run_dir: Path) -> None:
+    """Print one line for each process of FLEET.toml: its name, a tab and its arguments, quoted for a shell."""
+    from tokenyard.scripts import plan
+
+    for name, arguments in plan.fleet_commands(config, run_dir):
+        typer.echo(f"{name}\t{arguments}")
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second.")] = False,
+    run_dir: PoolDir = None,
+) -> None:
+    """Show the pool's processes and what they are doing."""
+    from tokenyard.scripts import control
+
+    control.show_status(run_dir, watch)
+
+
+@app.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="Incarnation (its first digits) or pid, as in status.")],
+    run_dir: PoolDir = None,
+) -> None:
+    """Let a worker finish its streams and end; it is not started again."""
+    from tokenyard.scripts import control
+
+    control.drain_worker(run_dir, worker)
+
+
+@app.command()
+def kill(
+    worker: Annotated[str, typer.Argument(help="Incarnation (its first digits) or pid, as in status.")],
+    run_dir: PoolDir = None,
+) -> None:
+    """End a worker at once: its streams go on elsewhere, its supervisor starts a fresh one."""
+    from tokenyard.scripts import control
+
+    control.kill_worker(run_dir, worker)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib import metadata
+
+    typer.echo(metadata.version("tokenyard"))
+
+
+def main() -> None:
+    """The `tokenyard` console command."""
+    tie_to_parent()
+    try:
+        app()
+    except SetupError as error:
+        typer.echo(f"tokenyard: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

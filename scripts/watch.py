@@ -1,0 +1,196 @@
+"""What to start, restart, end and give up, and when: the supervisor's decisions as pure state.
+
+Events come in with the time, actions go out. This file knows no process, socket or clock.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+FIRST_DELAY_S = 0.1
+LAST_DELAY_S = 10.0
+"""Between a death and the next start: doubles from the first to the last. A GPU's memory is free well within the first."""
+HEALTHY_S = 30.0
+"""A life of this length starts the delays anew."""
+LOOP_DEATHS = 5
+LOOP_S = 60.0
+"""So many deaths within this time, none of the lives ever ready, are a crash loop: 3 s of imports a life leave room for all five."""
+SETUP_STATUS = 2
+"""A process ends with this where it cannot start as it was told to: the next start would fail alike."""
+
+
+class Role(IntEnum):
+    """In the order in which a drain ends them: who gives work to others goes first."""
+
+    FRONT = 0
+    WORKER = 1
+    BROKER = 2
+
+
+class Start(NamedTuple):
+    name: str
+
+
+class Terminate(NamedTuple):
+    """Ask it to finish and end."""
+
+    name: str
+
+
+class GaveUp(NamedTuple):
+    """This one is not started again; the words say why."""
+
+    name: str
+    words: str
+
+
+class Over(NamedTuple):
+    """End what still lives at once, then this process with this status."""
+
+    status: int
+    words: str = ""
+
+
+Action = Start | Terminate | GaveUp | Over
+
+
+@dataclass(slots=True)
+class Post:
+    """One process that should be alive, over all its lives."""
+
+    role: Role
+    starts_at: float | None
+    """When its next life is due; None while it lives, and once it is given up or ended on purpose."""
+    alive_since: float | None = None
+    is_ready: bool = False
+    """Of the present life."""
+    was_ready: bool = False
+    """Of any life so far."""
+    delay_s: float = FIRST_DELAY_S
+    """The wait after its next death."""
+    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LOOP_DEATHS))
+    """Times of the latest deaths in lives that never became ready."""
+
+
+class Watch:
+    """The posts of one supervisor, by name."""
+
+    def __init__(self, drain_timeout_s: float) -> None:
+        self.posts: dict[str, Post] = {}
+        self.given_up: dict[str, str] = {}
+        """Why, by name."""
+        self._drain_timeout_s = drain_timeout_s
+        self._drain_ends_at: float | None = None
+        self._stage: Role | None = None
+        """Whom the drain is ending now."""
+        self._is_over = False
+
+    def add(self, name: str, role: Role, now: float) -> None:
+        """Keep one more process alive from now on."""
+        assert name not in self.posts, name
+        self.posts[name] = Post(role, starts_at=now)
+
+    def tick(self, now: float) -> list[Action]:
+        """What is due."""
+        if self._drain_ends_at is not None and now >= self._drain_ends_at:
+            return self._over(1, "the drain took too long")
+        starts: list[Action] = []
+        for name, post in self.posts.items():
+            if post.starts_at is not None and post.starts_at <= now and not self._is_leaving(post):
+                post.starts_at, post.alive_since, post.is_ready = None, now, False
+                starts.append(Start(name))
+        return starts
+
+    def ready(self, name: str) -> None:
+        """This life has started up."""
+        post = self.posts[name]
+        post.is_ready = post.was_ready = True
+        post.deaths.clear()
+
+    def died(self, name: str, status: int, now: float) -> list[Action]:
+        """A life has ended with this status (as subprocess has it: negative for a signal)."""
+        post = self.posts[name]
+        assert post.alive_since is not None, name
+        lived_s, post.alive_since = now - post.alive_since, None
+        if self._is_leaving(post):
+            return self._next_stage()
+        if status == 0 and post.role is Role.WORKER:  # drained on demand: it has gone for good
+            del self.posts[name]
+            return []
+        if not post.is_ready:
+            post.deaths.append(now)
+        if status == SETUP_STATUS and not post.was_ready:
+            return self._give_up(name, "cannot start as it was told to")
+        if len(post.deaths) == LOOP_DEATHS and now - post.deaths[0] <= LOOP_S:
+            return self._give_up(name, f"died {LOOP_DEATHS} times in {now - post.deaths[0]:.0f} s and was never ready")
+        if lived_s >= HEALTHY_S:
+            post.delay_s = FIRST_DELAY_S
+        post.starts_at = now + post.delay_s
+        post.delay_s = min(post.delay_s * 2, LAST_DELAY_S)
+        return []
+
+    def drain(self, now: float) -> list[Action]:
+        """End all in the order of roles, each finishing what it has; asked a second time, end at once."""
+        if self._stage is not None:
+            return self._over(1, "asked twice")
+        self._drain_ends_at = now + self._drain_timeout_s
+        self._stage = Role.FRONT
+        return self._terminate_stage()
+
+    def next_due(self) -> float | None:
+        """When `tick` has something to do next."""
+        times = [
+            post.starts_at for post in self.posts.values() if post.starts_at is not None and not self._is_leaving(post)
+        ]
+        if self._drain_ends_at is not None:
+            times.append(self._drain_ends_at)
+        return min(times, default=None)
+
+    def check(self) -> None:
+        """The invariants; tests call this after every event."""
+        for name, post in self.posts.items():
+            assert name not in self.given_up
+            assert post.starts_at is None or post.alive_since is None, f"{name} lives and is due"
+            assert self._is_leaving(post) or post.starts_at is not None or post.alive_since is not None, (
+                f"{name} is forgotten"
+            )
+            assert FIRST_DELAY_S <= post.delay_s <= LAST_DELAY_S
+            assert not post.is_ready or post.was_ready
+        assert (self._stage is None) == (self._drain_ends_at is None)
+        assert self._is_over or self._stage is None or any(self._in_stage(post) for post in self.posts.values())
+
+    def _is_leaving(self, post: Post) -> bool:
+        """Whether the drain has come to it; the others are still kept alive, for streams need them."""
+        return self._stage is not None and post.role <= self._stage
+
+    def _in_stage(self, post: Post) -> bool:
+        return post.role is self._stage and post.alive_since is not None
+
+    def _terminate_stage(self) -> list[Action]:
+        actions: list[Action] = [Terminate(name) for name, post in self.posts.items() if self._in_stage(post)]
+        return actions or self._next_stage()
+
+    def _next_stage(self) -> list[Action]:
+        assert self._stage is not None
+        if any(self._in_stage(post) for post in self.posts.values()):
+            return []
+        if self._stage is Role.BROKER:
+            return self._over(0)
+        self._stage = Role(self._stage + 1)
+        return self._terminate_stage()
+
+    def _give_up(self, name: str, words: str) -> list[Action]:
+        """Without a broker, a front or any worker the rest is of no use."""
+        role = self.posts.pop(name).role
+        self.given_up[name] = words
+        actions: list[Action] = [GaveUp(name, words)]
+        if self._stage is not None:
+            return actions + self._next_stage()
+        if role is not Role.WORKER or not any(post.role is Role.WORKER for post in self.posts.values()):
+            actions += self._over(1, f"{name} {words}")
+        return actions
+
+    def _over(self, status: int, words: str = "") -> list[Action]:
+        self._is_over = True
+        return [Over(status, words)]
