@@ -35,7 +35,7 @@ class Inbox:
         self._behind = False
         """Something is known to be missing; Resume is repeated until it comes."""
         self.up = False
-        """LinkUp was seen since the last loss of the link."""
+        """LinkUp was seen: the worker knows of us."""
         self._idle_ahead = 0
         """Idles in a row that spoke of batches we do not have: two mean that the tail was lost."""
 
@@ -45,6 +45,8 @@ class Inbox:
             return self._tokens(message, now)
         if isinstance(message, LinkUp):
             self.up, self._behind = True, False
+            # A worker that was given up and came back goes on with its numbers; what it forgot, the streams notice.
+            self.expected = max(self.expected, message.oldest)
             return Received([], [self._resume(now)])
         assert isinstance(message, Idle)
         if message.next <= self.expected:
@@ -65,10 +67,6 @@ class Inbox:
         if self._ack_at is not None and now >= self._ack_at:
             due.append(self._ack())
         return due
-
-    def link_down(self, now: float) -> None:
-        """The connection broke; it may come back, and then LinkUp comes again."""
-        self.up, self._behind, self._resume_at = False, False, now
 
     def _tokens(self, batch: Tokens, now: float) -> Received:
         if batch.seq != self.expected:

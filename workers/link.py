@@ -42,6 +42,11 @@ class SendLink:
         """The front does not keep up: its sequences must skip steps."""
         return self._ring_bytes >= RING_BYTES or self.next_seq - self.oldest >= 2 * WINDOW
 
+    @property
+    def settled(self) -> bool:
+        """True when the front has all there is, or nobody is there to take it."""
+        return self.oldest == self.next_seq or not self.subscribed
+
     def subscribe(self, now: float) -> list[bytes]:
         """The front's subscription was seen: tell it what is here, and wait for its Resume."""
         self.subscribed, self._resumed, self._away_since = True, False, None

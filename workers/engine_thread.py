@@ -1,0 +1,99 @@
+"""The engine's thread: takes jobs from a queue, steps, and puts what each step made where the I/O thread finds it.
+
+The only thread that touches torch, so that a long prefill or compile never delays a heartbeat.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+from tokenyard.broker.codec import unpack_ids
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.wire import Card, Delta, Finish, WorkerJob
+from tokenyard.workers.desk import Add, Drop
+
+if TYPE_CHECKING:
+    # Imports torch: at run time only the loader does that, in the engine's thread, while the I/O thread already talks.
+    from tokenyard.workers.engine import Engine
+
+HELD_WAIT_S = 0.005
+"""When all sequences wait for slow fronts, look again so often; an ack takes about 0.1 ms, a slow front far longer."""
+
+
+class Loader(Protocol):
+    """Makes the engine, in the engine's thread; `progress` takes 0 to 1."""
+
+    def __call__(self, progress: Callable[[float], None]) -> "tuple[Engine, Card]": ...
+
+
+class EngineThread(threading.Thread):
+    """Runs one engine. `wake` becomes readable whenever `results`, `card` or `failure` have news."""
+
+    def __init__(self, load: Loader) -> None:
+        super().__init__(name="engine", daemon=True)
+        self._load = load
+        self._commands: SimpleQueue[Add | Drop] = SimpleQueue()
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.results: deque[list[tuple[WorkerJob, Delta]]] = deque()
+        """One entry a step, taken off by the I/O thread."""
+        self.card: Card | None = None
+        self.failure: BaseException | None = None
+        """What ended this thread: the process cannot go on without it."""
+        self.progress = 0.0
+        """Of loading, 0 to 1."""
+        self.num_steps = 0
+        self.load_figures: dict[str, int] = {}
+        self.held: frozenset[bytes] = frozenset()
+        """Set by the I/O thread: fronts whose sequences skip steps."""
+
+    def put(self, command: Add | Drop) -> None:
+        self._commands.put(command)
+
+    def run(self) -> None:
+        try:
+            engine, self.card = self._load(self._set_progress)
+            self._signal()
+            while True:
+                self._take_commands(engine, wait=not engine.has_work)
+                outputs = engine.step(self.held)
+                self.num_steps, self.load_figures = engine.num_steps, engine.load()
+                if outputs:
+                    self.results.append([(output.key, output.delta) for output in outputs])
+                    self._signal()
+                elif engine.has_work and self.held:
+                    self._take_commands(engine, wait=True, timeout_s=HELD_WAIT_S)
+        except BaseException as error:  # noqa: BLE001 - the process's one place: whatever it is, the I/O thread must know
+            self.failure = error
+            self._signal()
+
+    def _take_commands(self, engine: "Engine", wait: bool, timeout_s: float | None = None) -> None:
+        """Carry out all that is queued; if told to, wait for the first."""
+        try:
+            command = self._commands.get(wait, timeout_s)
+            while True:
+                if isinstance(command, Add):
+                    self._add(engine, command)
+                else:
+                    engine.abort(command.key)
+                command = self._commands.get_nowait()
+        except Empty:
+            return
+
+    def _add(self, engine: "Engine", job: Add) -> None:
+        """Begin a job, or answer at once why it cannot run: every job ends in exactly one finish."""
+        emitted = unpack_ids(job.emitted_ids)
+        try:
+            engine.add(job.key, unpack_ids(job.prompt_ids), emitted, job.params)
+        except TokenyardError as error:
+            finish = Finish("error", error.code, error.words, error.param)
+            self.results.append([(job.key, Delta(job.key.job, job.key.attempt, len(emitted), [], {}, finish))])
+            self._signal()
+
+    def _set_progress(self, fraction: float) -> None:
+        self.progress = fraction
+
+    def _signal(self) -> None:
+        os.eventfd_write(self.wake, 1)

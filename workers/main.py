@@ -1,0 +1,220 @@
+"""A worker process: one model on one device, between the broker's socket and the fronts' subscriptions.
+
+The main thread does all I/O and decides nothing: the Desk decides, the engine thread computes.
+"""
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from tokenyard.broker import logs
+from tokenyard.broker.codec import decode, encode
+from tokenyard.broker.config import MAX_MESSAGE_BYTES, RECONNECT_MAX_MS, RECONNECT_MS, ROUTER_HWM, RunDir
+from tokenyard.broker.errors import SetupError, WireError
+from tokenyard.broker.spec import parse_spec
+from tokenyard.broker.wire import INC_BYTES, Abort, Ack, Drain, Refused, Resume, Start, Stop, Who
+from tokenyard.workers.desk import Action, Desk, Drop, Exit, ToBroker, ToFront
+from tokenyard.workers.desk import Add as AddJob
+from tokenyard.workers.engine_thread import EngineThread, Loader
+from tokenyard.workers.options import WorkerOptions
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 25
+"""The finest timer of desk and links is 50 ms (ack, idle)."""
+SUBSCRIBE, UNSUBSCRIBE = 1, 0
+"""First byte of an XPUB's subscription events (zmq_socket(3))."""
+
+
+def run(options: WorkerOptions) -> None:
+    """Serve until drained, told to end, or broken. Raises SetupError before the model loads; exits with its status."""
+    if options.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(options.gpu)
+    logs.setup(f"worker {options.inc.hex()[:4]}" if options.inc else "worker", options.log_level)
+    parse_spec(options.spec)
+    if options.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    WorkerProcess(options).run()
+
+
+class WorkerProcess:
+    """The sockets, and the loop that feeds the desk and does what it says."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        run_dir = RunDir(options.run_dir).create()
+        self._inc = options.inc or secrets.token_bytes(INC_BYTES)
+        self._context = zmq.Context()
+        self._tokens_path = Path(run_dir.tokens_endpoint(self._inc).removeprefix("ipc://"))
+        self._tokens = self._bind_tokens(run_dir.tokens_endpoint(self._inc))
+        self._work = self._connect_work(run_dir.work_endpoint)
+        self._monitor = self._work.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        name = f"{options.spec} on {f'gpu {options.gpu}' if options.gpu is not None else options.device}"
+        self._desk = Desk(
+            self._inc, os.getpid(), run_dir.tokens_endpoint(self._inc), name, options.max_num_seqs, time.monotonic()
+        )
+        self._engine = EngineThread(make_loader(options))
+        self._num_stop_signals = 0
+        self._announced = False
+        """Whether the desk has been given the card."""
+
+    def run(self) -> None:
+        """The loop: wait, tell the desk, do what it says."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        self._engine.start()
+        poller = zmq.Poller()
+        for source in (self._work, self._tokens, self._monitor, self._engine.wake):
+            poller.register(source, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll(POLL_MS))
+            now = time.monotonic()
+            if self._engine.wake in ready:
+                self._from_engine(now)
+            if self._tokens in ready:
+                self._drain(self._tokens, self._from_front, now)
+            if self._work in ready:
+                self._drain(self._work, self._from_broker, now)
+            if self._monitor in ready:
+                self._monitor.recv_multipart()
+                self._do(self._desk.connected())
+            if self._num_stop_signals:
+                self._do(self._desk.drain())
+            self._do(self._desk.tick(self._engine.num_steps, self._load_figures(), now))
+            self._engine.held = self._desk.held
+
+    def _from_engine(self, now: float) -> None:
+        os.eventfd_read(self._engine.wake)
+        if self._engine.failure is not None:
+            self._fail(self._engine.failure)
+        if self._engine.card is not None and not self._announced:
+            self._announced = True
+            self._do(self._desk.loaded(self._engine.card))
+        while self._engine.results:
+            self._do(self._desk.stepped(self._engine.results.popleft(), now))
+
+    def _from_broker(self, frame: bytes, now: float) -> None:
+        message = decode(frame)
+        if not isinstance(message, Start | Abort | Drain | Who | Refused):
+            raise WireError(f"{type(message).__name__} is not for a worker")
+        self._do(self._desk.from_broker(message, now))
+
+    def _from_front(self, frame: bytes, now: float) -> None:
+        if frame[:1] in (b"\x00", b"\x01"):
+            if len(front := frame[1:]) == INC_BYTES:
+                if frame[0] == SUBSCRIBE:
+                    self._do(self._desk.subscribed(front, now))
+                else:
+                    self._desk.unsubscribed(front, now)
+            return
+        message = decode(frame)
+        if not isinstance(message, Resume | Ack | Stop):
+            raise WireError(f"{type(message).__name__} is not for the token plane")
+        self._do(self._desk.from_front(message, now))
+
+    def _drain(self, socket: "zmq.Socket[bytes]", take: Callable[[bytes, float], None], now: float) -> None:
+        """Take all frames that wait; a bad one is dropped with a word."""
+        while True:
+            try:
+                take(socket.recv(zmq.NOBLOCK), now)
+            except zmq.Again:
+                return
+            except WireError as error:
+                log.warning("dropped a frame: %s", error)
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, ToFront):
+                for frame in action.frames:
+                    self._tokens.send(action.front + frame, zmq.NOBLOCK)
+            elif isinstance(action, ToBroker):
+                self._send_broker(encode(action.message))
+            elif isinstance(action, AddJob | Drop):
+                self._engine.put(action)
+            else:
+                self._exit(action)
+
+    def _send_broker(self, frame: bytes) -> None:
+        try:
+            self._work.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            # No broker is connected. The hello that follows its return carries all that this would have said.
+            log.debug("no broker to tell")
+
+    def _load_figures(self) -> dict[str, int]:
+        return self._engine.load_figures or {"loading_percent": round(100 * self._engine.progress)}
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._num_stop_signals += 1
+        if number == signal.SIGINT or self._num_stop_signals > 1:
+            self._exit(Exit(0, "told to end at once"))
+
+    def _fail(self, failure: BaseException) -> None:
+        if isinstance(failure, SetupError):
+            self._exit(Exit(2, str(failure)))
+        log.critical("the engine has failed", exc_info=failure)
+        self._exit(Exit(1, "the engine has failed; another process must take over"))
+
+    def _exit(self, action: Exit) -> None:
+        """End the process now. Not by unwinding: the engine's thread may sit in a device call that never returns."""
+        (log.info if action.code == 0 else log.error)("%s", action.words)
+        self._work.close(linger=200)
+        self._tokens.close(linger=200)
+        self._tokens_path.unlink(missing_ok=True)
+        self._context.term()
+        sys.stderr.flush()
+        os._exit(action.code)
+
+    def _bind_tokens(self, endpoint: str) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.XPUB)
+        socket.linger = 0
+        # The link's window bounds what is in flight; a high-water mark would drop silently in the middle.
+        socket.sndhwm = 0
+        socket.rcvhwm = 0
+        socket.maxmsgsize = MAX_MESSAGE_BYTES
+        # A front that reconnects repeats its topic, and only this makes the repetition visible.
+        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        socket.bind(endpoint)
+        self._tokens_path.chmod(0o600)
+        return socket
+
+    def _connect_work(self, endpoint: str) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.DEALER)
+        socket.linger = 0
+        socket.sndhwm = socket.rcvhwm = ROUTER_HWM
+        socket.maxmsgsize = MAX_MESSAGE_BYTES
+        socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
+        # Without it, beats for a dead broker would pile up and greet the next one.
+        socket.immediate = True
+        socket.connect(endpoint)
+        return socket
+
+
+def make_loader(options: WorkerOptions) -> Loader:
+    raise AssertionError("replaced once the engine is there")
+
+
+def main() -> None:
+    """`python -m tokenyard.workers.main SPEC --run-dir DIR`: the bare process; people use `tokenyard worker`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("spec")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--inc", type=bytes.fromhex)
+    arguments = parser.parse_args()
+    try:
+        run(WorkerOptions(**vars(arguments)))
+    except SetupError as error:
+        sys.exit(f"tokenyard worker: {error}")
+
+
+if __name__ == "__main__":
+    main()
