@@ -193,11 +193,11 @@ class Streams:
         stream = self._streams[job]
         if stream.lost:
             stream.lost, stream.attempt = False, stream.attempt + 1
-        waited_out = stream.deadline is not None and now >= stream.deadline and not stream.emitted
-        if waited_out:
-            return self._fail(
-                job, TokenyardError("deadline_exceeded", "no worker was free within the request's deadline")
-            )
+        wait_ms = 0
+        if stream.deadline is not None and not stream.emitted:
+            wait_ms = round(1000 * (stream.deadline - now))
+            if wait_ms <= 0:
+                return self._fail(job, TokenyardError("deadline_exceeded", "no worker was free before the deadline"))
         if now >= stream.give_up:
             return self._fail(job, TokenyardError("pool_unavailable", "the pool's broker does not answer", None, 1000))
         stream.due = now + SUBMIT_REPEAT_S
