@@ -136,6 +136,11 @@ class Pool:
         """At least one worker can take jobs."""
         return self.connected and bool(self._up)
 
+    @property
+    def num_workers(self) -> int:
+        """Workers that can take jobs."""
+        return len(self._up)
+
     def cards(self) -> list[Card]:
         """Models that can be asked for."""
         return list(self._cards.values())

@@ -3,7 +3,6 @@
 The main thread does all I/O and decides nothing: the Desk decides, the engine thread computes.
 """
 
-import argparse
 import logging
 import os
 import secrets
@@ -12,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -20,11 +20,14 @@ from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import MAX_MESSAGE_BYTES, RECONNECT_MAX_MS, RECONNECT_MS, ROUTER_HWM, RunDir
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.spec import parse_spec
-from tokenyard.broker.wire import INC_BYTES, Abort, Ack, Drain, Refused, Resume, Start, Stop, Who
+from tokenyard.broker.wire import INC_BYTES, Abort, Ack, Card, Drain, Refused, Resume, Start, Stop, Who
 from tokenyard.workers.desk import Action, Desk, Drop, Exit, ToBroker, ToFront
 from tokenyard.workers.desk import Add as AddJob
 from tokenyard.workers.engine_thread import EngineThread, Loader
 from tokenyard.workers.options import WorkerOptions
+
+if TYPE_CHECKING:
+    from tokenyard.workers.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -198,23 +201,26 @@ class WorkerProcess:
 
 
 def make_loader(options: WorkerOptions) -> Loader:
-    raise AssertionError("replaced once the engine is there")
+    """What the engine's thread does first: import torch, load the model, size its pool."""
 
+    def load(progress: Callable[[float], None]) -> "tuple[Engine, Card]":
+        import torch
 
-def main() -> None:
-    """`python -m tokenyard.workers.main SPEC --run-dir DIR`: the bare process; people use `tokenyard worker`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("spec")
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--inc", type=bytes.fromhex)
-    arguments = parser.parse_args()
-    try:
-        run(WorkerOptions(**vars(arguments)))
-    except SetupError as error:
-        sys.exit(f"tokenyard worker: {error}")
+        from tokenyard.workers.engine import Engine
+        from tokenyard.workers.model import EngineOptions, load_model
 
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        device = options.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        engine_options = EngineOptions(
+            max_num_seqs=options.max_num_seqs,
+            max_batch_tokens=options.max_num_batched_tokens,
+            kv_memory=options.kv_memory or "",
+            max_model_len=options.max_model_len,
+        )
+        model = load_model(parse_spec(options.spec), device, options.dtype, engine_options, progress)
+        return Engine(model, engine_options), model.card
 
-if __name__ == "__main__":
-    main()
+    return load

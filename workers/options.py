@@ -21,7 +21,7 @@ class WorkerOptions:
     """Size of the KV pool: `2GiB`, or `40%` of the device's free memory."""
     max_num_seqs: int = 64
     """Sequences that run at once: the worker's credit."""
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int = 512
     """Tokens in one step: bounds how long a prefill can delay running streams."""
     threads: int | None = None
     """CPU threads for torch."""
