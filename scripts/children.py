@@ -4,15 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 
 import psutil
 
 from tokenyard.scripts.tie import PARENT_PID
 
-TAIL_LINES = 20
-"""Last log lines kept of each child, for when it dies: a traceback's end and the words before it."""
 READ_BYTES = 1 << 16
 """A pipe's capacity (pipe(7)): one read empties it."""
 
@@ -21,14 +20,15 @@ READ_BYTES = 1 << 16
 class Child:
     """A living process of ours: its handle, its death as a descriptor, its log."""
 
-    name: str
     inc: bytes
     process: subprocess.Popen[bytes]
     death: int
     """pidfd: readable once the process has ended."""
     log: int
     """Reading end of the pipe that takes its stdout and stderr; non-blocking."""
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    log_ended: bool = False
+    last_line: str = ""
+    """Of its log so far: where it dies of an exception, this names it."""
     partial: bytes = b""
     """The unfinished last line."""
 
@@ -36,23 +36,25 @@ class Child:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def descriptors(self) -> list[int]:
+        """What to wait for."""
+        return [self.death] if self.log_ended else [self.death, self.log]
+
     def read_lines(self) -> list[str]:
-        """The whole log lines that have come since the last call; the last line too when the log has ended."""
+        """The whole log lines that have come since the last call; the rest too once the log has ended."""
         read = b""
-        ended = False
-        try:
+        with suppress(BlockingIOError):
             while chunk := os.read(self.log, READ_BYTES):
                 read += chunk
-            ended = True
-        except BlockingIOError:
-            pass
-        *lines, self.partial = (self.partial + read).split(b"\n")
-        if ended and self.partial:
-            lines.append(self.partial)
+            self.log_ended = True
+        *whole, self.partial = (self.partial + read).split(b"\n")
+        if self.log_ended and self.partial:
+            whole.append(self.partial)
             self.partial = b""
-        texts = [line.decode(errors="replace") for line in lines]
-        self.tail.extend(texts)
-        return texts
+        lines = [line.decode(errors="replace") for line in whole]
+        self.last_line = next((line.strip() for line in reversed(lines) if line.strip()), self.last_line)
+        return lines
 
     def send(self, signum: int) -> None:
         """Signal the process alone; it passes on what its own children must know."""
@@ -78,7 +80,7 @@ class Child:
 
 
 def start_child(
-    name: str, arguments: list[str], inc: bytes, environment: dict[str, str], pass_fds: tuple[int, ...]
+    arguments: list[str], inc: bytes, environment: Mapping[str, str] = {}, pass_fds: tuple[int, ...] = ()
 ) -> Child:
     """Run `tokenyard ARGUMENTS` tied to this process, in a group of its own: Ctrl-C reaches only the supervisor."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -88,12 +90,12 @@ def start_child(
         stdin=subprocess.DEVNULL,
         stdout=writing,
         stderr=writing,
-        env=os.environ | environment | {PARENT_PID: str(os.getpid())},
+        env={**os.environ, **environment, PARENT_PID: str(os.getpid())},
         pass_fds=pass_fds,
         process_group=0,
     )
     os.close(writing)
-    return Child(name, inc, process, os.pidfd_open(process.pid), reading)
+    return Child(inc, process, os.pidfd_open(process.pid), reading)
 
 
 def end_strays(known_pids: set[int]) -> None:
@@ -112,18 +114,18 @@ def end_strays(known_pids: set[int]) -> None:
             continue
 
 
-def cause_of_death(status: int, num_oom_kills: int) -> tuple[str, str]:
-    """Why a worker ended, as Exited tells it: (cause, words). `num_oom_kills`: the kernel's, around the death."""
+def cause_of_death(status: int, last_line: str, num_oom_kills: int) -> tuple[str, str]:
+    """Why a process ended, as Exited tells it: (cause, words). `num_oom_kills`: the kernel's, around the death."""
     if status == 0:
         return "drained", "ended as asked"
     if status > 0:
-        return "crash", f"exit status {status}"
+        return "crash", f"exit status {status}: {last_line}"
     name = signal.Signals(-status).name
     if -status == signal.SIGKILL and num_oom_kills:
         return "crash", "killed by the kernel: out of memory"
     if -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return "killed", f"{name} from outside"
-    return "crash", f"died of {name}"
+    return "crash", f"died of {name}: {last_line}"
 
 
 def count_oom_kills() -> int:

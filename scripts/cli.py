@@ -73,7 +73,7 @@ def serve(
     log_level: LogLevel = "info",
 ) -> None:
     """Start the whole pool: broker, fronts and workers; restart what dies. SIGTERM drains, Ctrl-C ends at once."""
-    from tokenyard.scripts import plan, supervisor
+    from tokenyard.scripts import placement, plan, supervisor
 
     engine = {
         "dtype": dtype,
@@ -86,7 +86,7 @@ def serve(
     wishes = plan.Wishes(
         specs=models or [],
         num_workers=workers,
-        gpus=plan.parse_gpus(gpus),
+        gpus=placement.parse_gpus(gpus),
         device=device,
         engine={key: value for key, value in engine.items() if value is not None},
         host=host,
@@ -145,20 +145,26 @@ def front(
     run_dir: RunDir = None,
     host: Host = None,
     port: Port = None,
-    fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
     api_key: ApiKeys = None,
+    config: ConfigFile = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
+    index: Annotated[int, typer.Option(hidden=True, help="Which of several, for the log.")] = 0,
     log_level: LogLevel = "info",
 ) -> None:
     """Run one HTTP front alone."""
     from tokenyard.http import main as room
+    from tokenyard.http.options import FrontOptions
+    from tokenyard.scripts import plan
 
+    wishes = plan.make_plan(plan.Wishes(host=host, port=port, api_keys=api_key or []), config)
     room.run(
-        room.FrontOptions(
+        FrontOptions(
             run_dir=run_dir or default_run_dir(),
-            host=host or "127.0.0.1",
-            port=8000 if port is None else port,
+            host=wishes.host,
+            port=wishes.port,
             fd=fd,
-            api_keys=tuple(api_key or ()),
+            index=index,
+            api_keys=tuple(wishes.api_keys),
             log_level=log_level.upper(),
         )
     )

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 10.0
-"""Between a death and the next start: doubles from the first to the last. A GPU's memory is free well within the first."""
+"""Between a death and the next start: doubles from the first to the last (systemd and Kubernetes do the like)."""
 HEALTHY_S = 30.0
 """A life of this length starts the delays anew."""
 LOOP_DEATHS = 5
 LOOP_S = 60.0
-"""So many deaths within this time, none of the lives ever ready, are a crash loop: 3 s of imports a life leave room for all five."""
+"""So many deaths in this time, no life ever ready, are a crash loop: five lives of 3 s of imports and their delays fit."""
 SETUP_STATUS = 2
 """A process ends with this where it cannot start as it was told to: the next start would fail alike."""
 

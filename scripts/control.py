@@ -1,0 +1,125 @@
+"""Asking a running broker: status, drain, kill. Numbered questions, each repeated until it is answered."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+import zmq
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from tokenyard.broker import wire
+from tokenyard.broker.config import RunDir
+from tokenyard.broker.errors import SetupError
+from tokenyard.scripts.broker_peer import BrokerPeer
+from tokenyard.scripts.pool_dir import find_pool
+
+REPEAT_MS = 100
+"""An unanswered question is asked again so often: a connect takes a few ms, an answer less."""
+PATIENCE_S = 5.0
+"""So long without an answer means that no broker is there: above a broker's restart with its grace."""
+SHORT = 8
+"""Digits of an incarnation that people see: as good as unique among a pool's workers."""
+WATCH_S = 1.0
+"""Between two pictures of `status --watch`."""
+
+Question = Callable[[int], wire.ControlToBroker]
+
+
+def ask(broker: BrokerPeer, question: Question, req: int) -> dict[str, Any]:
+    """The answer's body. Raises SetupError where the broker refuses, or where none answers in PATIENCE_S."""
+    ends_at = time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends_at:
+        broker.send(question(req))
+        broker.socket.poll(REPEAT_MS)
+        for message in broker.receive():
+            if isinstance(message, wire.Refused):
+                raise SetupError(message.words)
+            if isinstance(message, wire.Answer) and message.req == req:
+                if message.error:
+                    raise SetupError(message.error)
+                return message.body
+    raise SetupError("no broker answers; is `tokenyard serve` running? (--run-dir says where)")
+
+
+@contextmanager
+def _broker_of(run_dir: RunDir) -> Iterator[BrokerPeer]:
+    with zmq.Context() as context:
+        broker = BrokerPeer(context, run_dir.front_endpoint)
+        try:
+            yield broker
+        finally:
+            broker.socket.close()
+
+
+def show_status(given: Path | None, watch: bool) -> None:
+    """Print the pool's state, once or until Ctrl-C."""
+    run_dir = find_pool(given)
+    console = Console()
+    with _broker_of(run_dir) as broker:
+        req = 1
+        body = ask(broker, wire.Status, req)
+        if not watch:
+            console.print(status_table(body, run_dir))
+            return
+        with Live(console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+            while True:
+                live.update(status_table(body, run_dir), refresh=True)
+                time.sleep(WATCH_S)
+                req += 1
+                body = ask(broker, wire.Status, req)
+
+
+def drain_worker(given: Path | None, prefix: str) -> None:
+    """Let the worker that `prefix` names finish and end."""
+    _tell_worker(given, prefix, wire.DrainWorker, "drains")
+
+
+def kill_worker(given: Path | None, prefix: str) -> None:
+    """End the worker that `prefix` names at once."""
+    _tell_worker(given, prefix, wire.KillWorker, "is killed")
+
+
+def _tell_worker(
+    given: Path | None, prefix: str, message: Callable[[int, bytes], wire.ControlToBroker], verb: str
+) -> None:
+    run_dir = find_pool(given)
+    with _broker_of(run_dir) as broker:
+        row = find_worker(ask(broker, wire.Status, 1)["workers"], prefix)
+        ask(broker, lambda req: message(req, bytes.fromhex(row["inc"])), 2)
+    typer.echo(f"{row['name']} ({row['inc'][:SHORT]}, pid {row['pid']}) {verb}")
+
+
+def find_worker(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
+    """The one worker whose incarnation begins so, or whose pid it is. Raises SetupError where it is not one."""
+    found = [row for row in rows if row["inc"].startswith(prefix) or str(row["pid"]) == prefix]
+    if len(found) != 1:
+        known = ", ".join(row["inc"][:SHORT] for row in rows) or "none"
+        raise SetupError(f"{prefix!r} names {len(found)} workers; there are: {known}")
+    return found[0]
+
+
+def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
+    """The pool as `tokenyard status` shows it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("WORKER", "PID", "STATE", "MODEL", "DEVICE", "RUNNING", "STEPS", "SILENT"):
+        table.add_column(
+            title, no_wrap=True, justify="right" if title in ("PID", "RUNNING", "STEPS", "SILENT") else "left"
+        )
+    for row in body["workers"]:
+        table.add_row(
+            row["inc"][:SHORT],
+            str(row["pid"]),
+            row["state"],
+            ", ".join(row["models"]) or row["name"],
+            row["device"],
+            f"{row['running']}/{row['capacity']}",
+            f"{row['step']:,}",
+            f"{row['silent_s']:.1f} s",
+        )
+    counts = f"{len(body['workers'])} workers, {len(body['fronts'])} fronts, {len(body['agents'])} agents"
+    return Group(f"{counts} in {run_dir.path}", table)

@@ -1,0 +1,114 @@
+"""Models, and the workers that they get: how many, on which devices.
+
+Nothing is started here and no torch is imported: GPUs are counted by their device files.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import ModelSpec, parse_spec
+
+GPU_FILES = re.compile(r"nvidia(\d+)")
+"""/dev/nvidia0 and so on: one file for each GPU that this machine, or this container, may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """One worker to keep alive."""
+
+    spec: str
+    device: str
+    """cpu or cuda."""
+    gpu: int | None
+    engine: dict[str, Any] = field(default_factory=dict)
+    """Options of `tokenyard worker` by name, as far as they are given."""
+
+    @property
+    def place(self) -> str:
+        """For people and for agents: `cpu` or `cuda:0`."""
+        return self.device if self.gpu is None else f"cuda:{self.gpu}"
+
+    def arguments(self) -> list[str]:
+        """Of `tokenyard worker`, without those that all processes share."""
+        gpu = [] if self.gpu is None else ["--gpu", str(self.gpu)]
+        engine = [part for key, value in self.engine.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+        return ["worker", self.spec, "--device", self.device, *gpu, *engine]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model to serve, before its workers have places."""
+
+    spec: str
+    """MODEL_SPEC without replicas."""
+    replicas: int | None = None
+    """None: as many as the devices suggest."""
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_model(text: str) -> Model:
+    """A MODEL_SPEC of the command line. Raises SetupError."""
+    spec = parse_spec(text)
+    return Model(write_spec(spec), spec.replicas if ",replicas=" in text else None)
+
+
+def write_spec(spec: ModelSpec) -> str:
+    """The MODEL_SPEC that one worker is given."""
+    revision = f"@{spec.revision}" if spec.revision else ""
+    return "".join([spec.source, revision, *(f",name={name}" for name in spec.names)])
+
+
+def parse_gpus(text: str | None) -> list[int] | None:
+    """`0,1` as a list; None for None. Raises SetupError."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise SetupError(f"--gpus {text!r}: give numbers with commas between them, as in --gpus 0,1")
+    return [int(number) for number in text.split(",")]
+
+
+def find_gpus() -> list[int]:
+    """Numbers of the GPUs that this process may use: those of CUDA_VISIBLE_DEVICES, else all that are there."""
+    there = sorted(int(found[1]) for name in os.listdir("/dev") if (found := GPU_FILES.fullmatch(name)))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not there or visible is None:
+        return there
+    if not re.fullmatch(r"(\d+(,\d+)*)?", visible):
+        raise SetupError(f"CUDA_VISIBLE_DEVICES={visible}: only numbers are understood; unset it and use --gpus")
+    return [int(number) for number in visible.split(",") if number]
+
+
+def choose_devices(device: str, gpus: Sequence[int] | None) -> list[int | None]:
+    """Where workers may run: numbers of GPUs, or one None for the CPU. Raises SetupError."""
+    if device not in ("auto", "cuda", "cpu"):
+        raise SetupError(f"--device {device}: choose auto, cuda or cpu")
+    if device == "cpu":
+        if gpus is not None:
+            raise SetupError("--gpus and --device cpu exclude each other")
+        return [None]
+    found = find_gpus() if gpus is None else list(gpus)
+    if not found and device == "cuda":
+        raise SetupError("--device cuda: no NVIDIA GPU was found")
+    return list(found) or [None]
+
+
+def place(models: Sequence[Model], devices: Sequence[int | None], num_workers: int | None) -> list[WorkerRow]:
+    """Give each model its workers and each worker its device, in turn.
+
+    A model has as many workers as it says, else `num_workers`, else its share of the GPUs; at least one. CPU workers
+    share the machine's cores evenly, for contended torch threads make every step slower (10 times, measured).
+    """
+    shares = [len(devices) // len(models) + (index < len(devices) % len(models)) for index in range(len(models))]
+    counts = [model.replicas or num_workers or max(1, share) for model, share in zip(models, shares, strict=True)]
+    wanted = [model for model, count in zip(models, counts, strict=True) for _ in range(count)]
+    threads = max(1, (os.cpu_count() or 1) // len(wanted))
+    rows = []
+    for index, model in enumerate(wanted):
+        gpu = devices[index % len(devices)]
+        engine = model.engine if gpu is not None else {"threads": threads} | model.engine
+        rows.append(WorkerRow(model.spec, "cpu" if gpu is None else "cuda", gpu, engine))
+    return rows

@@ -1,0 +1,124 @@
+"""A whole pool as one plan: the command line's wishes laid over tokenyard.toml, and each process's arguments."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import DEMO
+from tokenyard.scripts.config_file import ConfigFile, read_config
+from tokenyard.scripts.placement import Model, WorkerRow, choose_devices, parse_model, place
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line asks for; None and empty leave it to the file, then to the default."""
+
+    specs: Sequence[str] = ()
+    num_workers: int | None = None
+    gpus: Sequence[int] | None = None
+    device: str = "auto"
+    engine: dict[str, Any] = field(default_factory=dict)
+    host: str | None = None
+    port: int | None = None
+    num_fronts: int | None = None
+    api_keys: Sequence[str] = ()
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a supervisor keeps alive."""
+
+    workers: list[WorkerRow]
+    models: dict[str, Model]
+    """Of the file, by name: what a Spawn may ask for besides a MODEL_SPEC."""
+    devices: list[int | None]
+    """GPUs of this box; one None for the CPU."""
+    host: str
+    port: int
+    num_fronts: int
+    api_keys: list[str]
+    log_level: str
+
+    @property
+    def places(self) -> list[str]:
+        """This box's devices, as WorkerRow.place names them."""
+        return ["cpu" if gpu is None else f"cuda:{gpu}" for gpu in self.devices]
+
+    def place_one(self, model: str, device: str, workers: Sequence[WorkerRow]) -> WorkerRow:
+        """A place for one more of `model` beside `workers`: on the device asked for, else the least used one.
+
+        Raises SetupError.
+        """
+        if device in ("", "auto"):
+            used = [row.place for row in workers]
+            device = min(self.places, key=used.count)
+        if device not in self.places:
+            raise SetupError(f"there is no device {device!r} here; there are {', '.join(self.places)}")
+        found = self.models.get(model) or parse_model(model)
+        return place([found], [self.devices[self.places.index(device)]], 1)[0]
+
+    def broker_arguments(self, run_dir: Path) -> list[str]:
+        return ["broker", *self._common(run_dir)]
+
+    def front_arguments(self, run_dir: Path, fd: int, index: int) -> list[str]:
+        return ["front", "--fd", str(fd), "--index", str(index), *self._common(run_dir)]
+
+    def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
+        return [*row.arguments(), "--inc", inc.hex(), *self._common(run_dir)]
+
+    def front_environment(self) -> dict[str, str]:
+        """Keys go this way: arguments can be read by every user of the machine."""
+        return {"TOKENYARD_API_KEY": " ".join(self.api_keys)} if self.api_keys else {}
+
+    def _common(self, run_dir: Path) -> list[str]:
+        return ["--run-dir", str(run_dir), "--log-level", self.log_level]
+
+
+def make_plan(wishes: Wishes, path: Path | None) -> Plan:
+    """Lay the wishes over the file. Raises SetupError."""
+    config = read_config(path) if path else ConfigFile()
+    front = config.front
+    api_keys = list(wishes.api_keys) or front.get("api_keys", [])
+    if any(not isinstance(key, str) or not key or key.split() != [key] for key in api_keys):
+        raise SetupError("an API key must be a word without spaces")
+    devices = choose_devices(wishes.device, wishes.gpus)
+    return Plan(
+        workers=_plan_workers(wishes, config, devices),
+        models=config.models,
+        devices=devices,
+        host=wishes.host or front.get("host", DEFAULT_HOST),
+        port=front.get("port", DEFAULT_PORT) if wishes.port is None else wishes.port,
+        num_fronts=wishes.num_fronts or front.get("count", 1),
+        api_keys=api_keys,
+        log_level=wishes.log_level,
+    )
+
+
+def _plan_workers(wishes: Wishes, config: ConfigFile, devices: Sequence[int | None]) -> list[WorkerRow]:
+    """Models of the command line, else the file's workers, else the file's models, else the demo model."""
+    if wishes.specs or not config.workers:
+        models = [parse_model(spec) for spec in wishes.specs] or list(config.models.values()) or [Model(DEMO)]
+        models = [Model(model.spec, model.replicas, model.engine | wishes.engine) for model in models]
+        return place(models, devices, wishes.num_workers)
+    return config.workers
+
+
+def fleet_commands(path: Path, run_dir: Path) -> list[tuple[str, str]]:
+    """(name, arguments quoted for a shell) of each process that scripts/fleet.sh starts.
+
+    The workers are the agent's: it alone spawns and reaps. Fronts that share no socket listen on ports in a row.
+    """
+    plan = make_plan(Wishes(), path)
+    shared = ["--config", str(path), "--run-dir", str(run_dir)]
+    fronts = [
+        (f"front-{index}", ["front", "--port", str(plan.port + index), *shared]) for index in range(plan.num_fronts)
+    ]
+    commands = [("broker", plan.broker_arguments(run_dir)), *fronts, ("agent", ["agent", *shared])]
+    return [(name, shlex.join(arguments)) for name, arguments in commands]

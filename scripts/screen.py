@@ -1,0 +1,80 @@
+"""What the operator of `tokenyard serve` sees: the children's log, the progress of loading, the banner.
+
+On a terminal progress is a spinner below the log; elsewhere each change is a plain line.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from tokenyard.broker.config import RunDir
+from tokenyard.scripts.plan import Plan
+
+
+class Screen:
+    """All goes to stderr, in one order. While the spinner runs, rich has put itself in the place of sys.stderr."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._status = self._console.status("starting")
+        self._shown: dict[str, str] = {}
+        if self._console.is_terminal:
+            self._status.start()
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Log lines, as they came."""
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+    def progress(self, states: Mapping[str, str]) -> None:
+        """What each process that is not ready yet is doing."""
+        changed = {name: state for name, state in states.items() if self._shown.get(name) != state}
+        self._shown = dict(states)
+        if self._console.is_terminal:
+            self._status.update(", ".join(f"{name} {state}" for name, state in states.items()))
+        else:
+            self.write([f"{name}: {state}" for name, state in changed.items()])
+
+    def banner(self, title: str, facts: Mapping[str, str]) -> None:
+        """Ends the progress and tells where to go from here."""
+        self._status.stop()
+        if not self._console.is_terminal:
+            self.write([title, *(f"  {name:<8} {words}" for name, words in facts.items())])
+            return
+        table = Table.grid(padding=(0, 2))
+        for name, words in facts.items():
+            table.add_row(f"[dim]{name}[/]", words)
+        self._console.print(
+            Panel(table, title=f"[bold]{title}[/]", title_align="left", border_style="green", expand=False)
+        )
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._status.stop()
+
+
+def describe_worker(row: Mapping[str, Any]) -> str:
+    """A worker's state, from its row of the broker's Status answer."""
+    percent = row["load"].get("loading_percent")
+    return f"loading {percent} %" if row["state"] == "loading" and percent is not None else str(row["state"])
+
+
+def pool_facts(plan: Plan, run_dir: RunDir, port: int, body: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The banner's title and lines. `body`: the broker's Status answer."""
+    host = f"[{plan.host}]" if ":" in plan.host else plan.host
+    url = f"http://{host}:{port}/v1"
+    devices: dict[str, list[str]] = {}
+    for row in body["workers"]:
+        devices.setdefault(row["models"][0], []).append(row["device"])
+    key = "-H 'Authorization: Bearer KEY' " if plan.api_keys else ""
+    question = f'{{"model": "{next(iter(devices), "")}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    return f"Tokenyard {metadata.version('tokenyard')} serves {url}", {
+        "models": "; ".join(f"{model} on {', '.join(places)}" for model, places in devices.items()),
+        "key": "clients must send one of yours" if plan.api_keys else "none: whoever reaches this address may use it",
+        "run dir": f"{run_dir.path}  (tokenyard status shows the pool)",
+        "try": f"curl {url}/chat/completions {key}-H 'Content-Type: application/json' -d '{question}'",
+    }

@@ -1,0 +1,277 @@
+"""Keeping a pool alive: starts its processes, hears them, tells the broker of deaths, ends them in order.
+
+One thread, one poll loop. It decides little: watch.py says what to start and end, agency.py what to tell the broker.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from tokenyard.broker import logs, wire
+from tokenyard.broker.config import BEAT_S, RunDir
+from tokenyard.broker.errors import SetupError
+from tokenyard.scripts import agency, watch
+from tokenyard.scripts.agency import Agency
+from tokenyard.scripts.broker_peer import BrokerPeer
+from tokenyard.scripts.children import Child, cause_of_death, count_oom_kills, end_strays, start_child
+from tokenyard.scripts.placement import WorkerRow
+from tokenyard.scripts.plan import Plan
+from tokenyard.scripts.pool_dir import pool_dir
+from tokenyard.scripts.screen import Screen, describe_worker, pool_facts
+from tokenyard.scripts.tie import adopt_orphans
+from tokenyard.scripts.watch import Role, Watch
+
+log = logging.getLogger(__name__)
+
+STARTING_S = 0.1
+"""Between two looks at the pool until it is ready; BEAT_S after that."""
+BACKLOG = 2048
+"""Connections that wait while a front restarts: uvicorn's default."""
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def serve(plan: Plan, given: Path | None, drain_timeout_s: float) -> int:
+    """Run the whole pool until told to end; the exit status. Raises SetupError where it cannot start."""
+    with listen(plan.host, plan.port) as listener, pool_dir(given) as run_dir:
+        return Supervisor(plan, run_dir, drain_timeout_s, listener).run()
+
+
+def agent(plan: Plan, given: Path, drain_timeout_s: float) -> int:
+    """Run the workers of a pool whose broker and fronts are others' children."""
+    with pool_dir(given) as run_dir:
+        return Supervisor(plan, run_dir, drain_timeout_s, None).run()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The socket that all fronts share and that outlives each of them. Raises SetupError where the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
+        ) from error
+
+
+@contextmanager
+def caught_signals() -> Iterator[socket.socket]:
+    """A socket that yields the number of each ending signal as a byte."""
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        reading.setblocking(False)
+        writing.setblocking(False)
+        signal.set_wakeup_fd(writing.fileno())
+        for signum in ENDING_SIGNALS:
+            signal.signal(signum, lambda *_: None)
+        yield reading
+        signal.set_wakeup_fd(-1)
+
+
+class Supervisor:
+    """The processes of one pool, or of one box."""
+
+    def __init__(self, plan: Plan, run_dir: RunDir, drain_timeout_s: float, listener: socket.socket | None) -> None:
+        """`listener`: what the fronts share; None for an agent, which has no broker and no fronts."""
+        self._plan = plan
+        self._run_dir = run_dir
+        self._listener = listener
+        self._watch = Watch(drain_timeout_s)
+        self._children: dict[str, Child] = {}
+        """Those that live, by their post's name."""
+        self._rows: dict[str, WorkerRow] = {}
+        """Where and what each worker post is."""
+        self._num_workers = 0
+        """Worker posts so far: a name is never used again."""
+        self._agency = Agency(secrets.token_bytes(wire.INC_BYTES), os.getpid(), plan.places)
+        self._num_oom_kills = count_oom_kills()
+        """As of the last look."""
+        self._next_look_s = 0.0
+        self._is_announced = listener is None
+        """Whether the banner was shown; an agent has none."""
+        self._over: watch.Over | None = None
+
+    def run(self) -> int:
+        """Until drained, told to end, or nothing useful is left to keep alive; the exit status."""
+        adopt_orphans()
+        with caught_signals() as signals, zmq.Context() as context:
+            self._work = BrokerPeer(context, self._run_dir.work_endpoint)
+            self._control = BrokerPeer(context, self._run_dir.front_endpoint)
+            self._screen = Screen()
+            logs.setup("supervisor", self._plan.log_level.upper())
+            try:
+                self._add_posts(time.monotonic())
+                while self._over is None:
+                    self._turn(signals)
+                return self._over.status
+            finally:
+                self._end_all()
+                self._screen.close()
+                context.destroy()
+
+    def _turn(self, signals: socket.socket) -> None:
+        """Do what is due, wait for something to happen, do what follows."""
+        self._do(self._watch.tick(time.monotonic()))
+        self._look(time.monotonic())
+        poller = zmq.Poller()
+        for source in (self._work.socket, self._control.socket, signals):
+            poller.register(source, zmq.POLLIN)
+        for child in self._children.values():
+            for descriptor in child.descriptors:
+                poller.register(descriptor, zmq.POLLIN)
+        due = self._watch.next_due()
+        wake_s = self._next_look_s if due is None else min(self._next_look_s, due)
+        ready = dict(poller.poll(max(0, ceil(1000 * (wake_s - time.monotonic())))))
+        now = time.monotonic()
+        for name, child in list(self._children.items()):
+            if child.log in ready:  # its death may come in the same turn
+                self._screen.write(child.read_lines())
+            if child.death in ready:
+                self._bury(name, now)
+        for message in self._work.receive():
+            self._answer(self._agency.heard(message), now)
+        for message in self._control.receive():
+            if isinstance(message, wire.Answer) and not message.error:
+                self._take_status(message.body)
+        if signals.fileno() in ready:
+            self._take_signals(signals.recv(64), now)
+
+    def _look(self, now: float) -> None:
+        """A sign of life to the broker and a question about the pool, each beat."""
+        if now < self._next_look_s:
+            return
+        self._next_look_s = now + (BEAT_S if self._is_announced else STARTING_S)
+        self._num_oom_kills = count_oom_kills()
+        self._work.send(wire.Ping(self._agency.inc))
+        self._control.send(wire.Status(0))
+
+    # What watch.py wants
+
+    def _add_posts(self, now: float) -> None:
+        for row in self._plan.workers:
+            self._add_worker(row, now)
+        if self._listener is not None:
+            self._watch.add("broker", Role.BROKER, now)
+            for index in range(self._plan.num_fronts):
+                self._watch.add(f"front {index}", Role.FRONT, now)
+
+    def _add_worker(self, row: WorkerRow, now: float) -> str:
+        name = f"worker {self._num_workers}"
+        self._num_workers += 1
+        self._rows[name] = row
+        self._watch.add(name, Role.WORKER, now)
+        return name
+
+    def _do(self, actions: Sequence[watch.Action]) -> None:
+        for action in actions:
+            match action:
+                case watch.Start(name):
+                    self._start(name)
+                case watch.Terminate(name):
+                    self._children[name].send(signal.SIGTERM)
+                case watch.GaveUp(name, words):
+                    log.error("%s %s", name, words)
+                case watch.Over():
+                    self._over = self._over or action
+
+    def _start(self, name: str) -> None:
+        run_dir = self._run_dir.path
+        inc = secrets.token_bytes(wire.INC_BYTES)
+        if name in self._rows:
+            arguments = self._plan.worker_arguments(run_dir, self._rows[name], inc)
+            self._children[name] = start_child(arguments, inc)
+            self._answer(self._agency.started(inc), time.monotonic())
+        elif name == "broker":
+            self._children[name] = start_child(self._plan.broker_arguments(run_dir), inc)
+        else:
+            assert self._listener is not None
+            fd = self._listener.fileno()
+            arguments = self._plan.front_arguments(run_dir, fd, int(name.removeprefix("front ")))
+            self._children[name] = start_child(arguments, inc, self._plan.front_environment(), (fd,))
+
+    def _bury(self, name: str, now: float) -> None:
+        """Take note of a death: to the broker first, which waits for its cause."""
+        child = self._children.pop(name)
+        lines = child.read_lines()
+        status = child.reap()
+        cause, words = cause_of_death(status, child.last_line, count_oom_kills() - self._num_oom_kills)
+        if name in self._rows:
+            self._answer(self._agency.ended(child.inc, cause, words), now)
+        self._screen.write(lines)
+        end_strays({child.pid for child in self._children.values()})
+        if cause != "drained":
+            log.warning("%s (pid %d): %s", name, child.pid, words)
+        self._do(self._watch.died(name, status, now))
+
+    def _end_all(self) -> None:
+        """Leave nothing behind: no child, no grandchild."""
+        for child in self._children.values():
+            child.kill()
+        for child in self._children.values():
+            child.reap()
+        self._children.clear()
+        end_strays(set())
+
+    # What the broker wants
+
+    def _answer(self, actions: Sequence[agency.Action], now: float) -> None:
+        for action in actions:
+            match action:
+                case agency.Send(message):
+                    self._work.send(message)
+                case agency.StartWorker(req, model, device):
+                    self._spawn(req, model, device, now)
+                case agency.KillWorker(inc):
+                    next(child for child in self._children.values() if child.inc == inc).kill()
+                case agency.Say(words):
+                    log.warning("%s", words)
+
+    def _spawn(self, req: int, model: str, device: str, now: float) -> None:
+        try:
+            row = self._plan.place_one(model, device, list(self._rows.values()))
+        except SetupError as error:
+            self._answer(self._agency.failed(req, secrets.token_bytes(wire.INC_BYTES), str(error)), now)
+            return
+        name = self._add_worker(row, now)
+        self._do(self._watch.tick(now))
+        self._answer(self._agency.spawned(req, self._children[name].inc), now)
+
+    # What the operator wants
+
+    def _take_signals(self, numbers: bytes, now: float) -> None:
+        for number in numbers:
+            signum = signal.Signals(number)
+            if signum is not signal.SIGTERM:
+                self._over = watch.Over(128 + number, signum.name)  # the status that shells give a signal's victim
+                return
+            log.info("draining; SIGTERM again or Ctrl-C ends at once")
+            if self._listener is not None:
+                self._listener.close()  # with the fronts' own copies gone, new connections are refused
+            self._do(self._watch.drain(now))
+
+    def _take_status(self, body: dict[str, Any]) -> None:
+        """The pool as the broker sees it: note who is ready, show how far the others are."""
+        states = {front["pid"]: "ready" for front in body["fronts"]}
+        states |= {worker["pid"]: describe_worker(worker) for worker in body["workers"]}
+        waiting: dict[str, str] = {}
+        for name, child in self._children.items():
+            state = "ready" if name == "broker" else states.get(child.pid, "starting")
+            if state == "ready":
+                self._watch.ready(name)
+            else:
+                waiting[name] = state
+        if self._is_announced or self._listener is None:
+            return
+        self._screen.progress(waiting)
+        if not waiting and len(self._children) == len(self._watch.posts):
+            self._is_announced = True
+            self._screen.banner(*pool_facts(self._plan, self._run_dir, self._listener.getsockname()[1], body))
