@@ -10,8 +10,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
+import zmq
+
+from tokenyard.broker.config import RunDir
+from tokenyard.broker.wire import Status
+from tokenyard.scripts.broker_peer import BrokerPeer
+from tokenyard.scripts.control import ask
 
 START_S = 60.0
 """Bound on waits: importing torch and transformers takes seconds on two busy cores."""
@@ -76,6 +83,15 @@ class Yard:
         except httpx.TransportError:
             return {}
         return body
+
+    def status(self) -> dict[str, Any]:
+        """What the broker knows, as `tokenyard status` asks for it."""
+        with zmq.Context() as context:
+            broker = BrokerPeer(context, RunDir(self.run_dir).front_endpoint)
+            try:
+                return ask(broker, Status, 1)
+            finally:
+                broker.socket.close()
 
     def wait_workers(self, count: int) -> None:
         """Until the front knows so many workers that can take jobs."""

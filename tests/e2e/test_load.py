@@ -1,0 +1,61 @@
+"""Many streams at once, and clients that leave."""
+
+import asyncio
+
+import httpx
+from sse import stream
+from yard import Yard, wait_until
+
+
+def test_32_concurrent_streams_all_finish(server: Yard) -> None:
+    async def run() -> None:
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=32)
+        ) as client:
+            replies = await asyncio.gather(
+                *(
+                    stream(
+                        client,
+                        {
+                            "model": "tokenyard-demo",
+                            "messages": [{"role": "user", "content": f"Count from 1 to {10 + index % 4}."}],
+                            "max_tokens": 40 + index,
+                            "ignore_eos": True,
+                            "temperature": 0,
+                        },
+                    )
+                    for index in range(32)
+                )
+            )
+        for index, reply in enumerate(replies):
+            assert reply.finish_reason == "length"
+            assert reply.usage is not None
+            assert reply.usage["completion_tokens"] == 40 + index
+            assert reply.text.startswith("1, 2, 3")
+
+    asyncio.run(run())
+
+
+def running(server: Yard) -> int:
+    figures = server.status()["workers"][0]["load"]
+    return int(figures["running"] + figures["waiting"])
+
+
+def test_a_client_that_leaves_frees_its_worker(server: Yard) -> None:
+    body = {
+        "model": "tokenyard-demo",
+        "messages": [{"role": "user", "content": "Count from 1 to 60."}],
+        "max_tokens": 1900,
+        "ignore_eos": True,
+    }
+
+    async def leave(streaming: bool) -> None:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            task = asyncio.create_task(client.post("/v1/chat/completions", json={**body, "stream": streaming}))
+            await asyncio.to_thread(wait_until, lambda: running(server) == 1, "the job to run", 10)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    for streaming in (True, False):
+        asyncio.run(leave(streaming))
+        wait_until(lambda: running(server) == 0, "the job to be gone", 5)

@@ -1,0 +1,115 @@
+"""The first promise: a stream survives its worker, and the broker. Real processes, killed with -9 in mid-stream.
+
+The right text of every stream is known from an undisturbed run of the same request on the same pool.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from sse import Reply, stream
+from yard import Yard, wait_until
+
+LENGTH = 200
+NUM_STREAMS = 8
+
+
+def requests() -> list[dict[str, Any]]:
+    """Half greedy, half sampled with a seed; all long enough to be killed in the middle."""
+    return [
+        {
+            "model": "tokenyard-demo",
+            "messages": [{"role": "user", "content": f"Count from {index + 1} to 60."}],
+            "max_tokens": LENGTH,
+            "ignore_eos": True,
+            **({"temperature": 0} if index % 2 == 0 else {"temperature": 0.8, "seed": index}),
+        }
+        for index in range(NUM_STREAMS)
+    ]
+
+
+async def run_all(url: str, disturb: Callable[[], None] | None = None) -> list[Reply]:
+    """All requests at once; `disturb` is called when each stream has had a tenth of its tokens."""
+    events = [0] * NUM_STREAMS
+    disturbed = disturb is None
+
+    def seen(index: int, count: int) -> None:
+        nonlocal disturbed
+        events[index] = count
+        if not disturbed and min(events) >= LENGTH // 10:
+            assert max(events) < LENGTH, "every stream is still running"
+            disturbed = True
+            assert disturb is not None
+            disturb()
+
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        replies = await asyncio.gather(
+            *(
+                stream(client, body, lambda count, index=index: seen(index, count))  # type: ignore[misc]
+                for index, body in enumerate(requests())
+            )
+        )
+    assert disturbed
+    return replies
+
+
+@pytest.fixture(scope="module")
+def yard() -> Iterator[Yard]:
+    yard = Yard(num_workers=2)
+    yield yard
+    yard.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(yard: Yard) -> list[Reply]:
+    return asyncio.run(run_all(yard.url))
+
+
+def check(replies: list[Reply], undisturbed: list[Reply]) -> None:
+    for reply, right in zip(replies, undisturbed, strict=True):
+        assert reply.text == right.text
+        assert reply.finish_reason == right.finish_reason == "length"
+        assert reply.usage is not None
+        assert reply.usage["completion_tokens"] == LENGTH
+
+
+def test_an_undisturbed_run_repeats(yard: Yard, undisturbed: list[Reply]) -> None:
+    check(asyncio.run(run_all(yard.url)), undisturbed)
+    assert len({reply.text for reply in undisturbed}) == NUM_STREAMS
+
+
+def test_streams_survive_a_worker_killed_in_their_middle(yard: Yard, undisturbed: list[Reply]) -> None:
+    victim = yard.workers.pop(0)
+    check(asyncio.run(run_all(yard.url, victim.kill)), undisturbed)
+    assert victim.wait(5) == -9
+    wait_until(lambda: yard.pool().get("workers") == 1, "the front to drop the dead worker")
+    yard.workers.append(yard.start_worker())
+    yard.wait_workers(2)
+
+
+def test_streams_survive_a_broker_killed_in_their_middle(yard: Yard, undisturbed: list[Reply]) -> None:
+    check(asyncio.run(run_all(yard.url, yard.restart_broker)), undisturbed)
+    yard.wait_workers(2)
+
+
+def test_requests_made_while_the_broker_is_dead_are_answered(yard: Yard, undisturbed: list[Reply]) -> None:
+    yard.broker.kill()
+    yard.broker.wait()
+
+    async def ask() -> list[Reply]:
+        asking = asyncio.create_task(run_all(yard.url))
+        await asyncio.sleep(0.2)
+        yard.broker = yard.start("broker")
+        return await asking
+
+    check(asyncio.run(ask()), undisturbed)
+
+
+def test_a_worker_told_to_end_finishes_its_streams_first(yard: Yard, undisturbed: list[Reply]) -> None:
+    leaver = yard.workers.pop(0)
+    check(asyncio.run(run_all(yard.url, leaver.terminate)), undisturbed)
+    assert leaver.wait(20) == 0
+    yard.workers.append(yard.start_worker())
+    yard.wait_workers(2)
