@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# What must be clean besides the tests: lint, format, types, shell.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+"$root/scripts/setup.sh" --dev
+cd "$root"
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+.venv/bin/python -m mypy broker workers http scripts benchmarks
+if command -v shellcheck >/dev/null; then
+  shellcheck scripts/*.sh .ci/run
+else
+  echo "check: shellcheck is not there; the shell scripts were not checked"
+fi
