@@ -1,0 +1,180 @@
+"""One model on one device: takes sequences, and each step gives each of them its next tokens.
+
+`step()` is three verbs: schedule, run, commit. Errors of one sequence end that sequence; a device error leaves step()
+and ends the process. Called from one thread. Must not know of sockets (main.py) or of time.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.params import Params
+from tokenyard.broker.prefix import root_key
+from tokenyard.broker.wire import Delta, Finish, WorkerJob
+from tokenyard.workers.batch import Batch, pack
+from tokenyard.workers.blocks import BlockPool
+from tokenyard.workers.kv import KVPool
+from tokenyard.workers.model import EngineOptions, LoadedModel
+from tokenyard.workers.sampler import BROKEN, Sampled, Sampler
+from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
+
+__all__ = ["Engine", "EngineOptions", "Output"]
+
+
+class Output(NamedTuple):
+    """What one step added to one job."""
+
+    key: WorkerJob
+    delta: Delta
+
+
+class Engine:
+    """The running and waiting sequences of one loaded model."""
+
+    def __init__(self, model: LoadedModel, options: EngineOptions) -> None:
+        card = model.card
+        self.model = model
+        self.num_steps = 0
+        self._limit = min(card.context_length, card.pool_tokens)
+        """Tokens that a sequence can have, prompt and emitted together."""
+        self._kv = KVPool(model.shapes, model.num_blocks, card.block_size, model.dtype, model.device)
+        self._scheduler = Scheduler(
+            BlockPool(model.num_blocks),
+            card.block_size,
+            options.max_num_seqs,
+            options.max_batch_tokens,
+            root_key(card.commit, card.dtype),
+        )
+        self._sampler = Sampler(card.vocab_size, model.device)
+        self._sequences: dict[WorkerJob, Sequence] = {}
+        self._ready: list[Output] = []
+        """Outputs that need no step: ends of sequences that had nothing left to do."""
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences or self._ready)
+
+    def load(self) -> dict[str, int]:
+        """Figures for people and for the beat."""
+        return {
+            "running": len(self._scheduler.running),
+            "waiting": len(self._scheduler.waiting),
+            "num_blocks": self._scheduler.pool.num_blocks,
+            "free_blocks": self._scheduler.pool.num_free,
+            "hit_tokens": self._scheduler.hit_tokens,
+            "preempted": self._scheduler.num_preempted,
+        }
+
+    def add(self, key: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
+        """Take a job in; with `emitted_ids` it is resumed after them. Raises TokenyardError if it can never run."""
+        assert key not in self._sequences
+        self._refuse_impossible(prompt_ids, emitted_ids, params)
+        sequence = Sequence(key, prompt_ids, emitted_ids, params)
+        finish = self._finish(sequence) if emitted_ids else None
+        if finish:
+            self._ready.append(Output(key, Delta(key.job, key.attempt, len(emitted_ids), [], {}, finish)))
+            return
+        self._scheduler.add(sequence)
+        self._sequences[key] = sequence
+
+    def abort(self, key: WorkerJob) -> None:
+        """Forget a job without a word; an unknown one is none."""
+        self._ready = [output for output in self._ready if output.key != key]
+        sequence = self._sequences.get(key)
+        if sequence is not None:
+            self._forget(sequence)
+
+    @torch.inference_mode()
+    def step(self, held: Collection[bytes] = ()) -> list[Output]:
+        """Run one step for all sequences but those of the fronts in `held`."""
+        outputs, self._ready = self._ready, []
+        plan = self._scheduler.schedule(held)
+        if not (plan.decodes or plan.prefills):
+            return outputs
+        batch = pack(plan, self._kv, self.model.device)
+        sampled = self._run(batch)
+        self.num_steps += 1
+        return outputs + self._commit(plan, batch.sampled, sampled)
+
+    def check(self) -> None:
+        """Assert what must hold between steps."""
+        self._scheduler.check()
+        waiting_or_running = {*self._scheduler.waiting, *self._scheduler.running}
+        assert waiting_or_running == set(self._sequences.values())
+
+    def _run(self, batch: Batch) -> list[Sampled]:
+        logits = self.model.forward(batch.input_ids, batch.position_ids, batch.logit_rows, batch.step)
+        return self._sampler.sample(logits, batch.sampled) if batch.sampled else []
+
+    def _commit(self, plan: Plan, sequences: list[Sequence], sampled: list[Sampled]) -> list[Output]:
+        """Take the step's results over and tell them."""
+        outputs = []
+        for sequence, _, end in plan.prefills:
+            self._scheduler.advance(sequence, end)
+            if end < len(sequence.ids) and not sequence.announced:
+                outputs.append(_output(sequence, sequence.num_emitted, [], None))
+        for sequence, one in zip(sequences, sampled, strict=True):
+            outputs.append(self._emit(sequence, one))
+        return outputs
+
+    def _emit(self, sequence: Sequence, sampled: Sampled) -> Output:
+        self._scheduler.advance(sequence, len(sequence.ids))
+        index = sequence.num_emitted
+        if sampled.token == BROKEN:
+            self._kv.scrub(self._scheduler.disown(sequence))
+            self._forget(sequence)
+            words = "the model gave no finite logits for this sequence"
+            return _output(sequence, index, [], None, Finish("error", "worker_error", words))
+        self._scheduler.append(sequence, sampled.token)
+        finish = self._finish(sequence)
+        if finish:
+            self._forget(sequence)
+        return _output(sequence, index, [sampled.token], sampled, finish)
+
+    def _finish(self, sequence: Sequence) -> Finish | None:
+        """Why a sequence that has emitted ends now, if it does."""
+        params = sequence.params
+        if sequence.ids[-1] in params.stop_token_ids:
+            return Finish("stop")
+        if sequence.num_emitted >= params.max_tokens or len(sequence.ids) >= self._limit:
+            return Finish("length")
+        return None
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        self._sampler.forget(sequence)
+        del self._sequences[sequence.job]
+
+    def _refuse_impossible(self, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
+        """Raise TokenyardError for what no step could ever serve."""
+        vocab_size = self.model.card.vocab_size
+        if not prompt_ids:
+            raise TokenyardError("invalid_value", "the prompt is empty", "prompt")
+        if max(prompt_ids) >= vocab_size or (emitted_ids and max(emitted_ids) >= vocab_size):
+            raise TokenyardError("invalid_value", f"token ids must be below {vocab_size:,}", "prompt")
+        if params.max_tokens < 1:
+            raise TokenyardError("invalid_value", "max_tokens must be at least 1", "max_tokens")
+        for param, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            if any(not 0 <= one < vocab_size for one in ids):
+                raise TokenyardError("invalid_value", f"{param}: token ids must be below {vocab_size:,}", param)
+        if len(prompt_ids) + 1 > self._limit:
+            words = f"the prompt has {len(prompt_ids):,} tokens; with one to emit, at most {self._limit:,} fit"
+            if self._limit < self.model.card.context_length:
+                words += " in this worker's KV memory"
+            raise TokenyardError("context_length_exceeded", words, "messages")
+
+
+def _output(
+    sequence: Sequence, first_index: int, token_ids: list[int], sampled: Sampled | None, finish: Finish | None = None
+) -> Output:
+    """A delta; the first of a sequence tells how much of the prompt was found cached."""
+    extra: dict[str, object] = {}
+    if not sequence.announced:
+        sequence.announced = True
+        extra["cached_tokens"] = min(sequence.hit_tokens, sequence.num_prompt)
+    if sampled is not None and sampled.logprobs is not None:
+        extra["logprobs"] = [list(sampled.logprobs)]
+    job = sequence.job
+    return Output(job, Delta(job.job, job.attempt, first_index, token_ids, extra, finish))

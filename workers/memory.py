@@ -1,0 +1,78 @@
+"""How many KV blocks a worker may have.
+
+Must not know of the model beyond what its layers keep of a token.
+"""
+
+import logging
+import re
+
+import psutil
+import torch
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.workers.kv import LayerShape
+
+log = logging.getLogger(__name__)
+
+CPU_BYTES = 512 << 20
+"""Default on CPU: modest, as the machine has other work (transformers serve takes 60 % of RAM)."""
+CUDA_SHARE = 0.9
+"""Default on CUDA: of what is free after the profiling run; the rest is for fragmentation and other processes."""
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def block_bytes(shapes: list[LayerShape], block_size: int, dtype: torch.dtype) -> int:
+    return sum(shape.num_elements for shape in shapes) * block_size * dtype.itemsize
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that nobody uses now, what our allocator keeps in reserve included."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def parse_kv_memory(text: str, device: torch.device) -> int:
+    """Bytes that `--kv-memory` allows; empty is the default. Raises SetupError for anything unreadable."""
+    if not text:
+        return int(free_bytes(device) * CUDA_SHARE) if device.type == "cuda" else CPU_BYTES
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)", text.strip())
+    if match is None or not (match[2] == "%" or match[2].upper() in UNITS):
+        raise SetupError(f"--kv-memory {text}: give bytes with a unit (1GiB, 500MB) or a share of what is free (40%)")
+    if match[2] != "%":
+        return int(float(match[1]) * UNITS[match[2].upper()])
+    if not 0 < float(match[1]) <= 100:
+        raise SetupError(f"--kv-memory {text}: a share must be above 0% and at most 100%")
+    return int(free_bytes(device) * float(match[1]) / 100)
+
+
+def plan_blocks(
+    shapes: list[LayerShape],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    block_size: int,
+    context_length: int,
+    max_num_seqs: int,
+    kv_memory: str,
+) -> int:
+    """The pool's size in blocks: what memory allows, but no more than all sequences at full length could use."""
+    per_block = block_bytes(shapes, block_size, dtype)
+    allowed = parse_kv_memory(kv_memory, device)
+    useful = max_num_seqs * -(-context_length // block_size)
+    num_blocks = min(allowed // per_block, useful)
+    if num_blocks < 2:
+        raise SetupError(
+            f"KV memory of {allowed:,} bytes holds no two blocks of {per_block:,} bytes; raise --kv-memory"
+        )
+    log.info(
+        "KV pool: %d blocks of %d tokens (%.0f MiB of %.0f MiB allowed), %d tokens in all, context %d",
+        num_blocks,
+        block_size,
+        num_blocks * per_block / (1 << 20),
+        allowed / (1 << 20),
+        num_blocks * block_size,
+        context_length,
+    )
+    return num_blocks

@@ -1,0 +1,197 @@
+"""Loads a model, decides what it may use of the device, and describes it in a Card.
+
+Every causal language model that transformers can run on our attention function is served by its own unmodified code;
+what cannot is refused here, with words. Must not know of sequences or steps.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import DEMO, ModelSpec
+from tokenyard.broker.wire import Card
+from tokenyard.workers import attention
+from tokenyard.workers.attention import Step
+from tokenyard.workers.files import digest
+from tokenyard.workers.kv import LayerShape
+from tokenyard.workers.memory import plan_blocks
+from tokenyard.workers.selftest import selftest
+
+transformers_logging.disable_progress_bar()
+
+DEMO_DIR = Path(__file__).parent / "demo_model"
+DEMO_ID = "tokenyard-demo"
+PAGED_LAYERS = {"full_attention", "sliding_attention"}
+"""Layer types that our attention function serves; transformers names others (linear, chunked, ...) in the config."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class EngineOptions(NamedTuple):
+    """How much one worker takes on at once."""
+
+    block_size: int = 16
+    """Tokens in a KV block: vLLM's default; small enough that a shared prefix loses little."""
+    max_num_seqs: int = 64
+    """Sequences that run at once."""
+    max_batch_tokens: int = 512
+    """Tokens computed in one step, decodes and prefill chunks together: it bounds how long a step can take."""
+    kv_memory: str = ""
+    """`1GiB` or `40%` of what is free; empty: the default of memory.py."""
+    max_model_len: int | None = None
+    """Lowers the context length."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model on its device, checked, with its share of memory decided."""
+
+    card: Card
+    model: PreTrainedModel
+    shapes: list[LayerShape]
+    num_blocks: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def forward(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, logit_rows: torch.Tensor, step: Step
+    ) -> torch.Tensor:
+        """Logits [R, V] at `logit_rows` [R] of the packed tokens [1, T]."""
+        return attention.forward(self.model, input_ids, position_ids, logit_rows, step)
+
+
+def load_model(
+    spec: ModelSpec,
+    device: str,
+    dtype: str,
+    options: EngineOptions,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> LoadedModel:
+    """Load, check and size one model; `on_progress` hears fractions of the whole. Raises SetupError."""
+    source = _resolve(spec.source)
+    place = torch.device(device)
+    on_progress(0.0)
+    config = _read(lambda: AutoConfig.from_pretrained(source, revision=spec.revision), spec)
+    text_config = config.get_text_config()
+    _refuse_unserved(text_config, spec)
+    context_length = _context_length(text_config, options.max_model_len, spec)
+    chosen = _dtype(dtype, place, text_config)
+    on_progress(0.05)
+    model = _read(lambda: AutoModelForCausalLM.from_pretrained(source, revision=spec.revision, dtype=chosen), spec)
+    model.requires_grad_(False).eval().to(place)
+    on_progress(0.8)
+    shapes = selftest(model, options.block_size)
+    on_progress(0.95)
+    num_blocks = plan_blocks(
+        shapes,
+        chosen,
+        place,
+        block_size=options.block_size,
+        context_length=context_length,
+        max_num_seqs=options.max_num_seqs,
+        kv_memory=options.kv_memory,
+    )
+    card = Card(
+        names=spec.names or [DEMO_ID if spec.source == DEMO else _name(source)],
+        source=source,
+        commit=digest(Path(source)) if Path(source).is_dir() else config._commit_hash,
+        context_length=context_length,
+        pool_tokens=num_blocks * options.block_size,
+        block_size=options.block_size,
+        lane="paged",
+        dtype=str(chosen).removeprefix("torch."),
+        device=str(place),
+        vocab_size=text_config.vocab_size,
+        eos_token_ids=_eos_token_ids(model.generation_config, text_config),
+        generation_config=_generation_defaults(model.generation_config),
+        created=int(time.time()),
+    )
+    on_progress(1.0)
+    return LoadedModel(card, model, shapes, num_blocks, chosen, place)
+
+
+def _resolve(source: str) -> str:
+    """An absolute local directory, or a Hub name."""
+    if source == DEMO:
+        return str(DEMO_DIR)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    if path.is_absolute() or source.startswith((".", "~")):
+        raise SetupError(f"model {source}: there is no such directory")
+    return source
+
+
+def _name(source: str) -> str:
+    """What a model is called by default: its Hub name, or its directory's."""
+    return Path(source).name if Path(source).is_dir() else source
+
+
+def _read(load: Callable[[], Any], spec: ModelSpec) -> Any:
+    """Call into transformers, turning what a wrong or broken model raises into words for the user."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
+        words = str(error).strip().split("\n")[0] or type(error).__name__
+        raise SetupError(f"model {spec.source}: it cannot be loaded: {words}") from error
+
+
+def _refuse_unserved(config: PreTrainedConfig, spec: ModelSpec) -> None:
+    """Raise SetupError for architectures that keep more than keys and values of whole layers."""
+    types = set(getattr(config, "layer_types", None) or [])
+    if types - PAGED_LAYERS:
+        words = ", ".join(sorted(types - PAGED_LAYERS))
+        raise SetupError(
+            f"model {spec.source}: its layers of type {words} cannot run on the paged lane, the only one yet"
+        )
+    if not getattr(config, "is_causal", True):
+        raise SetupError(f"model {spec.source}: it is no causal language model")
+
+
+def _context_length(config: PreTrainedConfig, wanted: int | None, spec: ModelSpec) -> int:
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is None and wanted is None:
+        raise SetupError(f"model {spec.source}: its config names no context length; give --max-model-len")
+    if wanted is None:
+        return int(longest)  # type: ignore[arg-type]
+    if wanted < 2 or (longest is not None and wanted > longest):
+        raise SetupError(f"--max-model-len {wanted}: the model's own context length is {longest}")
+    return wanted
+
+
+def _dtype(wanted: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
+    """`auto` is the checkpoint's own type, and float32 on CPU (docs/architecture.md has the measurement)."""
+    if wanted == "auto":
+        own = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
+        return torch.float32 if device.type == "cpu" else own
+    chosen = DTYPES.get(wanted)
+    if chosen is None:
+        raise SetupError(f"--dtype {wanted}: choose one of auto, {', '.join(DTYPES)}")
+    return chosen
+
+
+def _eos_token_ids(generation: GenerationConfig | None, config: PreTrainedConfig) -> list[int]:
+    eos = generation.eos_token_id if generation is not None else None
+    if eos is None:
+        eos = config.eos_token_id
+    if eos is None:
+        return []
+    return [eos] if isinstance(eos, int) else list(eos)
+
+
+def _generation_defaults(generation: GenerationConfig | None) -> dict[str, Any]:
+    """What the model's generation_config sets; the front applies it where a request is silent."""
+    if generation is None:
+        return {}
+    return {
+        key: value
+        for key, value in generation.to_diff_dict().items()
+        if key not in ("transformers_version", "_from_model_config")
+    }

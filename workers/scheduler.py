@@ -1,0 +1,241 @@
+"""Which sequences run in the next step, and with how many tokens.
+
+Decides only: no torch, no time, no sockets; it does not know what a token means. One `schedule()` makes the plan of one
+step, the engine runs it, and `advance()` and `append()` tell what came of it.
+
+Rules, in order:
+  1. Every running sequence with one token left to compute (a decode) runs in every step: nothing stalls a stream.
+  2. What the token budget leaves goes to prompts, oldest first: those begun, then waiting ones; several share a step,
+     and a long one takes several steps.
+  3. A waiting sequence is admitted when all its tokens fit in free blocks, with one spare for each running sequence.
+  4. A decode that finds no free block takes it from the running sequence that arrived last, which waits again with its
+     tokens kept and is computed anew ("preempted"). The oldest sequence always moves on, so the queue always ends.
+"""
+
+from array import array
+from bisect import insort
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from tokenyard.broker.params import Params
+from tokenyard.broker.prefix import next_key
+from tokenyard.broker.wire import WorkerJob
+from tokenyard.workers.blocks import BlockPool
+
+
+class Sequence:
+    """One job in the engine: its tokens, how far they are computed, and the blocks that hold them."""
+
+    __slots__ = (
+        "announced",
+        "arrival",
+        "blocks",
+        "hit_tokens",
+        "ids",
+        "job",
+        "keys",
+        "num_computed",
+        "num_prompt",
+        "params",
+    )
+
+    def __init__(self, job: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
+        self.job = job
+        self.params = params
+        self.ids = array("I", prompt_ids)
+        """Prompt, then emitted tokens; u32, as prefix keys are made of."""
+        self.ids.extend(emitted_ids)
+        self.num_prompt = len(prompt_ids)
+        self.num_computed = 0
+        """Positions [0, num_computed) have their keys and values in the pool."""
+        self.blocks = array("i")
+        """The block table; empty while waiting."""
+        self.keys: list[bytes] = []
+        """Prefix keys of its first full blocks."""
+        self.hit_tokens = -1
+        """Tokens found cached at the first admission; -1 before it."""
+        self.announced = False
+        """Whether an output has told that it is running."""
+        self.arrival = 0
+        """Order of arrival, given by the scheduler."""
+
+    @property
+    def num_emitted(self) -> int:
+        return len(self.ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens not computed yet; 1 is a decode."""
+        return len(self.ids) - self.num_computed
+
+
+class Chunk(NamedTuple):
+    """Positions [start, end) of a sequence are computed in this step; the token after is sampled if end is its end."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+
+class Plan(NamedTuple):
+    """One step. Decodes have one token each, at position num_computed, and all of them are sampled."""
+
+    decodes: list[Sequence]
+    prefills: list[Chunk]
+
+
+def _by_arrival(sequence: Sequence) -> int:
+    return sequence.arrival
+
+
+class Scheduler:
+    """The waiting and running sequences of one engine over one block pool."""
+
+    def __init__(
+        self, pool: BlockPool, block_size: int, max_num_seqs: int, max_batch_tokens: int, root_key: bytes
+    ) -> None:
+        assert max_batch_tokens >= max_num_seqs > 0, "all decodes must fit in one step"
+        self.pool = pool
+        self.block_size = block_size
+        self.max_num_seqs = max_num_seqs
+        self.max_batch_tokens = max_batch_tokens
+        self.root_key = root_key
+        self.waiting: list[Sequence] = []
+        """In order of arrival; a preempted sequence is back in its old place."""
+        self.running: list[Sequence] = []
+        """In order of arrival."""
+        self.num_arrived = 0
+        self.num_preempted = 0
+        self.hit_tokens = 0
+        """Tokens that were found cached instead of computed, over all admissions."""
+
+    def add(self, sequence: Sequence) -> None:
+        """Take a sequence in; it must fit in the pool when it is alone."""
+        assert self._num_blocks(len(sequence.ids)) <= self.pool.num_blocks
+        sequence.arrival = self.num_arrived
+        self.num_arrived += 1
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that is done or not wanted; its full blocks stay cached."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._free(sequence)
+        else:
+            self.waiting.remove(sequence)
+
+    def schedule(self, held: Collection[bytes] = ()) -> Plan:
+        """Plan one step; sequences of the fronts in `held` keep their blocks but do not run."""
+        decodes: list[Sequence] = []
+        place = 0
+        while place < len(self.running):  # _grow takes victims from the end
+            sequence = self.running[place]
+            place += 1
+            if sequence.num_pending == 1 and sequence.job.front not in held and self._grow(sequence):
+                decodes.append(sequence)
+        budget = self.max_batch_tokens - len(decodes)
+        begun = [one for one in self.running if one.num_pending > 1 and one.job.front not in held]
+        prefills: list[Chunk] = []
+        for sequence in self._prompts(begun, held):
+            count = min(sequence.num_pending, budget)
+            if sequence.num_pending == 1:
+                decodes.append(sequence)
+            else:
+                prefills.append(Chunk(sequence, sequence.num_computed, sequence.num_computed + count))
+            budget -= count
+            if not budget:
+                break
+        return Plan(decodes, prefills)
+
+    def advance(self, sequence: Sequence, end: int) -> None:
+        """Positions up to `end` are computed: publish the blocks that became full."""
+        first = sequence.num_computed // self.block_size
+        sequence.num_computed = end
+        for index in range(first, end // self.block_size):
+            self.pool.publish(sequence.blocks[index], self._key(sequence, index))
+
+    def append(self, sequence: Sequence, token: int) -> None:
+        """A token was emitted; its keys and values are computed in a later step."""
+        sequence.ids.append(token)
+
+    def disown(self, sequence: Sequence) -> list[int]:
+        """Unpublish the blocks that only this sequence holds, as their content is bad, and return them."""
+        return self.pool.unpublish(sequence.blocks)
+
+    def _prompts(self, begun: list[Sequence], held: Collection[bytes]) -> Iterator[Sequence]:
+        """Sequences to prefill: those begun, then waiting ones, admitted as they are asked for."""
+        yield from begun
+        for sequence in list(self.waiting):
+            if sequence.job.front in held:
+                continue
+            if len(self.running) == self.max_num_seqs or not self._admit(sequence):
+                return
+            yield sequence
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Move a waiting sequence to the running ones, with blocks for all its tokens, unless they do not fit."""
+        num_blocks = self._num_blocks(len(sequence.ids))
+        reusable = (
+            len(sequence.ids) - 1
+        ) // self.block_size  # the last token is always computed: its logits are needed
+        hits = self.pool.match(self._key(sequence, index) for index in range(reusable))
+        spare = len(self.running)
+        if num_blocks - len(hits) + self.pool.num_cached(hits) + spare > self.pool.num_free:
+            return False
+        self.pool.take(hits)
+        sequence.blocks.extend(hits)
+        sequence.blocks.extend(self.pool.allocate(num_blocks - len(hits)))
+        sequence.num_computed = len(hits) * self.block_size
+        self.hit_tokens += sequence.num_computed
+        if sequence.hit_tokens < 0:
+            sequence.hit_tokens = sequence.num_computed
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=_by_arrival)
+        return True
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Give a decode the block that its next position needs; False if it had to be preempted itself."""
+        while self._num_blocks(len(sequence.ids)) > len(sequence.blocks):
+            if self.pool.num_free:
+                sequence.blocks.extend(self.pool.allocate(1))
+                continue
+            victim = self.running.pop()
+            self._free(victim)
+            insort(self.waiting, victim, key=_by_arrival)
+            self.num_preempted += 1
+            if victim is sequence:
+                return False
+        return True
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks = array("i")
+        sequence.num_computed = 0
+
+    def _key(self, sequence: Sequence, index: int) -> bytes:
+        """The prefix key of a full block; computed once, in order."""
+        keys = sequence.keys
+        while len(keys) <= index:
+            start = len(keys) * self.block_size
+            ids = sequence.ids[start : start + self.block_size]
+            keys.append(next_key(keys[-1] if keys else self.root_key, ids.tobytes()))
+        return keys[index]
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def check(self) -> None:
+        """Assert what must hold between steps."""
+        self.pool.check([sequence.blocks for sequence in self.running])
+        assert len(self.running) <= self.max_num_seqs
+        for queue in (self.waiting, self.running):
+            assert [one.arrival for one in queue] == sorted({one.arrival for one in queue})
+        assert not set(self.waiting) & set(self.running)
+        for one in self.waiting:
+            assert not one.blocks
+            assert one.num_computed == 0
+        for one in self.running:
+            assert 0 <= one.num_computed < len(one.ids)
+            assert one.num_computed <= len(one.blocks) * self.block_size
+            assert len(one.blocks) <= self._num_blocks(len(one.ids))
+            assert len(one.keys) <= len(one.ids) // self.block_size
