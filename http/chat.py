@@ -1,0 +1,166 @@
+"""POST /v1/chat/completions: from a checked request to plans, and from pieces to OpenAI's chunks and body."""
+
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from tokenyard.broker.wire import Card
+from tokenyard.http.choice import Choice, Piece, TokenLogprob
+from tokenyard.http.generation import Generation, Plan
+from tokenyard.http.messages import check_tool_choice
+from tokenyard.http.plans import Head, make_plans
+from tokenyard.http.prompt import Prompts
+from tokenyard.http.replies import event
+from tokenyard.http.schemas import ChatRequest
+from tokenyard.http.toolcalls import ToolCall, ToolCallParser
+from tokenyard.http.vocabulary import Vocabulary
+
+
+async def plan_chat(request: ChatRequest, prompts: Prompts) -> list[Plan]:
+    """Render and tokenize; one plan a choice. Raises TokenyardError naming the field that does not fit."""
+    check_tool_choice(request.tool_choice)
+    return make_plans(request, prompts, [await prompts.of_chat(request)], None)
+
+
+class ChatFormat:
+    """Shapes one answer."""
+
+    def __init__(self, request: ChatRequest, card: Card, generation: Generation) -> None:
+        self._request = request
+        self._generation = generation
+        self._options = request.stream_options
+        kind = "chat.completion.chunk" if request.stream else "chat.completion"
+        self._head = Head(kind, "chatcmpl", request, card)
+        self._ending: dict[str, Any] = {"usage": None} if self._options.include_usage else {}
+        self._parsers: dict[int, ToolCallParser] = {}
+        if request.tools and request.tool_choice != "none":
+            limit = None if request.parallel_tool_calls else 1
+            self._parsers = {choice.index: ToolCallParser(limit) for choice in generation.choices}
+        self._plain = (
+            not self._parsers
+            and request.num_logprobs < 0
+            and not request.return_token_ids
+            and not self._options.continuous_usage_stats
+        )
+        """Whether a piece in mid-stream is its text and nothing else, as nearly always."""
+        self._templates = [self._template(choice.index) for choice in generation.choices] if self._plain else []
+
+    def _template(self, index: int) -> tuple[bytes, bytes]:
+        mark = secrets.token_hex(8)
+        choice = {"index": index, "delta": {"content": mark}, "logprobs": None, "finish_reason": None}
+        return self._head.template(choice, mark, self._ending)
+
+    def opening(self, choice: Choice) -> bytes:
+        return self._chunk(choice.index, {"role": "assistant", "content": ""})
+
+    def chunk(self, choice: Choice, piece: Piece) -> bytes:
+        if self._plain and piece.finish_reason is None:
+            if not piece.text:
+                return b""
+            before, after = self._templates[choice.index]
+            return before + orjson.dumps(piece.text) + after
+        return b"".join(self._slow_chunks(choice, piece))
+
+    def _slow_chunks(self, choice: Choice, piece: Piece) -> Iterable[bytes]:
+        """All that a piece may hold; its logprobs and ids ride on its first chunk, then the finish chunk follows."""
+        logprobs = _logprobs(piece.logprobs, choice.vocabulary)
+        ids = piece.token_ids if self._request.return_token_ids else None
+        deltas = self._deltas(choice.index, piece)
+        if not deltas and (logprobs or ids):
+            deltas = [{"content": ""}]
+        for delta in deltas:
+            yield self._chunk(choice.index, delta, logprobs=logprobs, token_ids=ids)
+            logprobs = ids = None
+        if piece.finish_reason is not None:
+            yield self._chunk(choice.index, {}, finish=self._finish_reason(choice.index, piece.finish_reason))
+
+    def _deltas(self, index: int, piece: Piece) -> list[dict[str, Any]]:
+        parser = self._parsers.get(index)
+        if parser is None:
+            return [{"content": piece.text}] if piece.text else []
+        parts = parser.push(piece.text)
+        if piece.finish_reason is not None:
+            parts += parser.flush()
+        deltas: list[dict[str, Any]] = []
+        number = parser.num_calls - sum(isinstance(part, ToolCall) for part in parts)
+        for part in parts:
+            if isinstance(part, str):
+                deltas.append({"content": part})
+                continue
+            # Name first and arguments after, as OpenAI's own streams have it: some clients rely on it.
+            call = {"index": number, **_call(part._replace(arguments=""))}
+            deltas.append({"tool_calls": [call]})
+            deltas.append({"tool_calls": [{"index": number, "function": {"arguments": part.arguments}}]})
+            number += 1
+        return deltas
+
+    def _finish_reason(self, index: int, reason: str) -> str:
+        parser = self._parsers.get(index)
+        return "tool_calls" if reason == "stop" and parser is not None and parser.num_calls else reason
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        logprobs: dict[str, Any] | None = None,
+        token_ids: list[int] | None = None,
+        finish: str | None = None,
+    ) -> bytes:
+        choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        if token_ids is not None:
+            choice["token_ids"] = token_ids
+        ending = {"usage": self._generation.usage} if self._options.continuous_usage_stats else self._ending
+        return event({**self._head.fields, "choices": [choice], **ending})
+
+    def closing(self) -> bytes:
+        if not self._options.include_usage:
+            return b""
+        return event({**self._head.fields, "choices": [], "usage": self._generation.usage})
+
+    def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
+        choices = [self._whole_choice(choice, pieces[choice.index]) for choice in self._generation.choices]
+        return {**self._head.fields, "choices": choices, "usage": self._generation.usage}
+
+    def _whole_choice(self, choice: Choice, pieces: list[Piece]) -> dict[str, Any]:
+        text = "".join(piece.text for piece in pieces)
+        reason = pieces[-1].finish_reason
+        assert reason is not None
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if (parser := self._parsers.get(choice.index)) is not None:
+            parts = parser.push(text) + parser.flush()
+            if calls := [_call(part) for part in parts if isinstance(part, ToolCall)]:
+                message["content"] = "".join(part for part in parts if isinstance(part, str)) or None
+                message["tool_calls"] = calls
+        entries = [entry for piece in pieces for entry in piece.logprobs]
+        whole = {
+            "index": choice.index,
+            "message": message,
+            "logprobs": _logprobs(entries, choice.vocabulary) if self._request.num_logprobs >= 0 else None,
+            "finish_reason": self._finish_reason(choice.index, reason),
+        }
+        if self._request.return_token_ids:
+            whole["token_ids"] = [token_id for piece in pieces for token_id in piece.token_ids]
+        return whole
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+
+
+def _logprobs(entries: list[TokenLogprob], vocabulary: Vocabulary) -> dict[str, Any] | None:
+    if not entries:
+        return None
+
+    def describe(token_id: int, logprob: float) -> dict[str, Any]:
+        text, data = vocabulary.token(token_id)
+        return {"token": text, "logprob": logprob, "bytes": list(data)}
+
+    content = [
+        {**describe(entry.token_id, entry.logprob), "top_logprobs": [describe(*one) for one in entry.top]}
+        for entry in entries
+    ]
+    return {"content": content, "refusal": None}

@@ -1,0 +1,149 @@
+"""Strict checks of JSON values, each with words a client can act on. Knows nothing of what the fields mean.
+
+A check takes a value and its dotted path and returns it typed, or raises TokenyardError naming the path. Nothing is
+coerced: "5" is no number, true is no integer.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tokenyard.http.errors import invalid
+
+Check = Callable[[Any, str], Any]
+
+MAX_STOPS = 16
+"""OpenAI takes 4; each costs a search per token, so some end is needed."""
+MAX_LOGIT_BIAS = 1024
+"""One row's sparse addition in the sampler; OpenAI's own documentation names no limit, practice is 300."""
+MAX_STOP_TOKEN_IDS = 256
+"""They are masked one by one until min_tokens is reached."""
+
+
+def _shown(value: Any) -> str:
+    """A value in words, short."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def anything(value: Any, param: str) -> Any:
+    """For fields whose inside is checked elsewhere."""
+    return value
+
+
+def boolean(value: Any, param: str) -> Any:
+    if type(value) is not bool:
+        invalid(param, f"must be true or false, not {_shown(value)}")
+    return value
+
+
+def number(low: float, high: float, above: bool = False) -> Check:
+    """A finite number in [low, high], or in (low, high] with `above`."""
+    words = f"above {low} and at most {high}" if above else f"from {low} to {high}"
+
+    def check(value: Any, param: str) -> float:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            invalid(param, f"must be a number {words}, not {_shown(value)}")
+        if not low <= value <= high or (above and value == low):
+            invalid(param, f"must be {words}, not {_shown(value)}")
+        return float(value)
+
+    return check
+
+
+def integer(low: int, high: int) -> Check:
+    """A whole number in [low, high]; 1.0 is none."""
+
+    def check(value: Any, param: str) -> int:
+        if type(value) is not int:
+            invalid(param, f"must be an integer, not {_shown(value)}")
+        if not low <= value <= high:
+            words = f"at least {low}" if value < low else f"at most {high}"
+            invalid(param, f"must be {words}, not {value}")
+        return value
+
+    return check
+
+
+def string(low: int, high: int) -> Check:
+    """Text of `low` to `high` characters."""
+
+    def check(value: Any, param: str) -> str:
+        if type(value) is not str:
+            invalid(param, f"must be a string, not {_shown(value)}")
+        if not low <= len(value) <= high:
+            invalid(param, f"must have {low} to {high} characters, not {len(value)}")
+        return value
+
+    return check
+
+
+def instance(*kinds: type, words: str) -> Check:
+    """Any value of these JSON types."""
+
+    def check(value: Any, param: str) -> Any:
+        if type(value) not in kinds:
+            invalid(param, f"must be {words}, not {_shown(value)}")
+        return value
+
+    return check
+
+
+def array(item: Check, low: int = 0, high: int | None = None) -> Check:
+    """A list whose items pass `item`."""
+
+    def check(value: Any, param: str) -> list[Any]:
+        if type(value) is not list:
+            invalid(param, f"must be a list, not {_shown(value)}")
+        if len(value) < low:
+            invalid(param, "must not be empty" if low == 1 else f"must have at least {low} items")
+        if high is not None and len(value) > high:
+            invalid(param, f"must have at most {high} items, not {len(value)}")
+        return [item(one, f"{param}.{index}") for index, one in enumerate(value)]
+
+    return check
+
+
+def mapping(items: dict[str, Check]) -> Check:
+    """An object; the named items are checked, others let through and left out."""
+
+    def check(value: Any, param: str) -> dict[str, Any]:
+        if type(value) is not dict:
+            invalid(param, f"must be an object, not {_shown(value)}")
+        return {key: item(value[key], f"{param}.{key}") for key, item in items.items() if value.get(key) is not None}
+
+    return check
+
+
+_one_stop = string(1, 1024)
+_stop_list = array(_one_stop, high=MAX_STOPS)
+
+
+def stop_strings(value: Any, param: str) -> list[str]:
+    """One non-empty string or a list of them."""
+    if type(value) is str:
+        return [_one_stop(value, param)]
+    if type(value) is not list:
+        invalid(param, f"must be a string or a list of strings, not {_shown(value)}")
+    stops: list[str] = _stop_list(value, param)
+    return stops
+
+
+token_ids = array(integer(0, (1 << 32) - 1), high=MAX_STOP_TOKEN_IDS)
+"""A short list of token ids; the vocabulary's end is checked once the model is known."""
+
+_bias = number(-100, 100)
+
+
+def logit_bias(value: Any, param: str) -> dict[int, float]:
+    """An object from token ids, as strings of digits, to numbers from -100 to 100."""
+    if type(value) is not dict:
+        invalid(param, f"must be an object from token ids to numbers, not {_shown(value)}")
+    if len(value) > MAX_LOGIT_BIAS:
+        invalid(param, f"must have at most {MAX_LOGIT_BIAS} entries, not {len(value)}")
+    biases: dict[int, float] = {}
+    for key, bias in value.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            invalid(param, f"must have token ids as keys, not {_shown(key)}")
+        biases[int(key)] = _bias(bias, f"{param}.{key}")
+    return biases

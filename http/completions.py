@@ -1,0 +1,95 @@
+"""POST /v1/completions: from a checked request to plans, and from pieces to OpenAI's chunks and body."""
+
+import secrets
+from typing import Any
+
+import orjson
+
+from tokenyard.broker.wire import Card
+from tokenyard.http.choice import Choice, Piece, TokenLogprob
+from tokenyard.http.errors import invalid
+from tokenyard.http.fields import MAX_CHOICES
+from tokenyard.http.generation import Generation, Plan
+from tokenyard.http.plans import Head, make_plans
+from tokenyard.http.prompt import Prompts
+from tokenyard.http.replies import event
+from tokenyard.http.schemas import CompletionRequest
+from tokenyard.http.vocabulary import Vocabulary
+
+SILENT_MAX_TOKENS = 16
+"""OpenAI's default for this endpoint."""
+
+
+async def plan_completion(request: CompletionRequest, prompts: Prompts) -> list[Plan]:
+    """Tokenize; n plans a prompt. Raises TokenyardError naming the field that does not fit."""
+    ids = await prompts.of_completion(request)
+    if len(ids) * request.n > MAX_CHOICES:
+        invalid("prompt", f"and n together ask for more than {MAX_CHOICES} choices")
+    return make_plans(request, prompts, ids, SILENT_MAX_TOKENS)
+
+
+class CompletionFormat:
+    """Shapes one answer."""
+
+    def __init__(self, request: CompletionRequest, card: Card, generation: Generation) -> None:
+        self._request = request
+        self._generation = generation
+        self._options = request.stream_options
+        self._head = Head("text_completion", "cmpl", request, card)
+        self._ending: dict[str, Any] = {"usage": None} if self._options.include_usage else {}
+        self._plain = (
+            request.num_logprobs < 0 and not request.return_token_ids and not self._options.continuous_usage_stats
+        )
+        """Whether a piece in mid-stream is its text and nothing else, as nearly always."""
+        self._templates = [self._template(choice.index) for choice in generation.choices] if self._plain else []
+
+    def _template(self, index: int) -> tuple[bytes, bytes]:
+        mark = secrets.token_hex(8)
+        choice = {"index": index, "text": mark, "logprobs": None, "finish_reason": None}
+        return self._head.template(choice, mark, self._ending)
+
+    def opening(self, choice: Choice) -> bytes:
+        return b""
+
+    def chunk(self, choice: Choice, piece: Piece) -> bytes:
+        if piece.finish_reason is None:
+            if not piece.text and (self._plain or not piece.token_ids):
+                return b""
+            if self._plain:
+                before, after = self._templates[choice.index]
+                return before + orjson.dumps(piece.text) + after
+        ending = {"usage": self._generation.usage} if self._options.continuous_usage_stats else self._ending
+        return event({**self._head.fields, "choices": [self._choice(choice, [piece])], **ending})
+
+    def closing(self) -> bytes:
+        if not self._options.include_usage:
+            return b""
+        return event({**self._head.fields, "choices": [], "usage": self._generation.usage})
+
+    def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
+        choices = [self._choice(choice, pieces[choice.index]) for choice in self._generation.choices]
+        return {**self._head.fields, "choices": choices, "usage": self._generation.usage}
+
+    def _choice(self, choice: Choice, pieces: list[Piece]) -> dict[str, Any]:
+        entries = [entry for piece in pieces for entry in piece.logprobs]
+        shaped = {
+            "index": choice.index,
+            "text": "".join(piece.text for piece in pieces),
+            "logprobs": _logprobs(entries, choice.vocabulary) if self._request.num_logprobs >= 0 else None,
+            "finish_reason": pieces[-1].finish_reason,
+        }
+        if self._request.return_token_ids:
+            shaped["token_ids"] = [token_id for piece in pieces for token_id in piece.token_ids]
+        return shaped
+
+
+def _logprobs(entries: list[TokenLogprob], vocabulary: Vocabulary) -> dict[str, Any]:
+    """OpenAI's older shape: parallel lists. Tokens whose text is the same share one key of top_logprobs."""
+    return {
+        "tokens": [vocabulary.token(entry.token_id)[0] for entry in entries],
+        "token_logprobs": [entry.logprob for entry in entries],
+        "top_logprobs": [
+            {vocabulary.token(token_id)[0]: logprob for token_id, logprob in reversed(entry.top)} for entry in entries
+        ],
+        "text_offset": [entry.offset for entry in entries],
+    }

@@ -1,0 +1,49 @@
+"""Failures as an HTTP client sees them: OpenAI's `{"error": {message, type, param, code}}`, whatever went wrong.
+
+Failures that cross processes are TokenyardError (broker/errors.py); HttpError adds those that only HTTP knows.
+"""
+
+import math
+from typing import Any, NoReturn
+
+from tokenyard.broker.errors import KINDS, TokenyardError
+
+
+class HttpError(Exception):
+    """A failure of the HTTP exchange itself: no such route, body too large, wrong key."""
+
+    def __init__(self, status: int, code: str, words: str, kind: str = "invalid_request_error") -> None:
+        super().__init__(words)
+        self.status = status
+        self.code = code
+        self.words = words
+        self.kind = kind
+
+
+INTERNAL = HttpError(500, "internal_error", "the server failed at this request; its log says why", "server_error")
+
+Failure = TokenyardError | HttpError
+
+
+def invalid(param: str, words: str) -> NoReturn:
+    """Refuse a request's field; `param` is its dotted path, such as `messages.0.content`."""
+    raise TokenyardError("invalid_value", f"{param} {words}", param)
+
+
+def status_of(error: Failure) -> int:
+    return error.status if isinstance(error, HttpError) else KINDS[error.code].status
+
+
+def body_of(error: Failure) -> dict[str, Any]:
+    """OpenAI's error body."""
+    if isinstance(error, HttpError):
+        return {"error": {"message": error.words, "type": error.kind, "param": None, "code": error.code}}
+    kind = KINDS[error.code].type
+    return {"error": {"message": error.words, "type": kind, "param": error.param, "code": error.code}}
+
+
+def headers_of(error: Failure) -> dict[str, str]:
+    """Retry-After, in whole seconds as RFC 9110 has it, where the broker said when to try again."""
+    if isinstance(error, TokenyardError) and error.retry_ms > 0:
+        return {"retry-after": str(math.ceil(error.retry_ms / 1000))}
+    return {}

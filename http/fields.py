@@ -1,0 +1,166 @@
+"""What becomes of every field of a request body: honoured, accepted without effect, or refused by name.
+
+CHAT and COMPLETIONS are the whole truth: a test compares them with the openai SDK's own types. A field is *harmless*
+when leaving it aside cannot change the answer's text; whatever could, and is not done, is refused. Fields that are in
+no table are let through: clients send all kinds of notes. `null` means absent everywhere.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tokenyard.http.checks import (
+    Check,
+    anything,
+    array,
+    boolean,
+    instance,
+    integer,
+    logit_bias,
+    mapping,
+    number,
+    stop_strings,
+    string,
+    token_ids,
+)
+from tokenyard.http.errors import invalid
+
+MAX_CHOICES = 128
+"""OpenAI's limit of `n`."""
+MAX_TOP_LOGPROBS = 20
+"""OpenAI's limit; the worker's too (broker/params.py)."""
+INT64 = 1 << 63
+
+
+class Field(NamedTuple):
+    """One field's fate; exactly one of the three."""
+
+    honoured: Check | None = None
+    refused: Callable[[Any], bool] | None = None
+    """Whether this value would change the answer; other values are let through."""
+    why: str = ""
+
+    @property
+    def harmless(self) -> bool:
+        return self.honoured is None and self.refused is None
+
+
+HARMLESS = Field()
+
+
+def refused_unless(*neutral: Any, why: str = "is not supported here") -> Field:
+    """Refused, except for the values that ask for nothing."""
+    return Field(refused=lambda value: value not in neutral, why=why)
+
+
+def read(body: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
+    """The honoured fields of `body` that are present, checked. Raises TokenyardError naming the first bad field."""
+    values: dict[str, Any] = {}
+    for name, value in body.items():
+        field = table.get(name, HARMLESS)
+        if value is None or field.harmless:
+            continue
+        if field.honoured is not None:
+            values[name] = field.honoured(value, name)
+        elif field.refused is not None and field.refused(value):
+            invalid(name, field.why)
+    return values
+
+
+_PENALTY = number(-2, 2)
+
+SAMPLING: dict[str, Field] = {
+    "temperature": Field(number(0, 2)),
+    "top_p": Field(number(0, 1, above=True)),
+    "top_k": Field(integer(-1, INT64)),
+    "min_p": Field(number(0, 1)),
+    "presence_penalty": Field(_PENALTY),
+    "frequency_penalty": Field(_PENALTY),
+    # 0 would divide logits by zero, 10 flattens any distribution: vLLM sets no upper end, transformers neither.
+    "repetition_penalty": Field(number(0, 10, above=True)),
+    "seed": Field(integer(-INT64, INT64 - 1)),
+    "logit_bias": Field(logit_bias),
+    "min_tokens": Field(integer(0, INT64)),
+    "ignore_eos": Field(boolean),
+    "stop_token_ids": Field(token_ids),
+    "generation_config": Field(instance(dict, str, words="an object or a JSON string")),
+}
+"""OpenAI's fields that reach the sampler, and vLLM's names for those that OpenAI lacks."""
+
+COMMON: dict[str, Field] = {
+    **SAMPLING,
+    "model": Field(string(1, 512)),
+    "max_tokens": Field(integer(1, INT64)),
+    "n": Field(integer(1, MAX_CHOICES)),
+    "stop": Field(stop_strings),
+    "stream": Field(boolean),
+    "stream_options": Field(mapping({"include_usage": boolean, "continuous_usage_stats": boolean})),
+    "skip_special_tokens": Field(boolean),
+    "include_stop_str_in_output": Field(boolean),
+    "return_token_ids": Field(boolean),
+    "cache_salt": Field(string(1, 256)),
+    "priority": Field(integer(-(1 << 31), (1 << 31) - 1)),
+    # Notes for the provider; none of them touches the text.
+    "user": HARMLESS,
+    "metadata": HARMLESS,
+    "store": HARMLESS,
+    "service_tier": HARMLESS,
+    "safety_identifier": HARMLESS,
+    "prompt_cache_key": HARMLESS,
+    "prompt_cache_options": HARMLESS,
+    "prompt_cache_retention": HARMLESS,
+    # What other servers call extensions and we do not do.
+    "use_beam_search": refused_unless(False),
+    "length_penalty": refused_unless(1, 1.0),
+    "early_stopping": refused_unless(False),
+    "logits_processors": refused_unless([]),
+    "allowed_token_ids": refused_unless(),
+    "bad_words": refused_unless([]),
+    "prompt_logprobs": refused_unless(),
+    "truncate_prompt_tokens": refused_unless(),
+    "spaces_between_special_tokens": refused_unless(True),
+    "structured_outputs": refused_unless(),
+    "guided_json": refused_unless(),
+    "guided_regex": refused_unless(),
+    "guided_choice": refused_unless(),
+    "guided_grammar": refused_unless(),
+    "return_tokens_as_token_ids": refused_unless(False),
+}
+
+CHAT: dict[str, Field] = {
+    **COMMON,
+    "messages": Field(array(anything, 1)),
+    "max_completion_tokens": Field(integer(1, INT64)),
+    "logprobs": Field(boolean),
+    "top_logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
+    "tools": Field(array(anything)),
+    "tool_choice": Field(anything),
+    "parallel_tool_calls": Field(boolean),
+    "reasoning_effort": Field(string(1, 32)),
+    "chat_template_kwargs": Field(instance(dict, words="an object")),
+    "continue_final_message": Field(boolean),
+    "add_generation_prompt": Field(boolean),
+    "response_format": Field(
+        refused=lambda value: value != {"type": "text"}, why="supports only the type 'text' so far"
+    ),
+    "modalities": refused_unless(["text"], why="supports only ['text']"),
+    "verbosity": refused_unless("medium"),
+    "functions": refused_unless([], why="is deprecated and not supported; use tools"),
+    "function_call": refused_unless("none", why="is deprecated and not supported; use tool_choice"),
+    "audio": refused_unless(),
+    "prediction": refused_unless(),
+    "web_search_options": refused_unless(),
+    "moderation": refused_unless(),
+    "chat_template": refused_unless(why="is not taken from requests; the model's own template is used"),
+    "documents": refused_unless([]),
+}
+
+COMPLETIONS: dict[str, Field] = {
+    **COMMON,
+    "prompt": Field(instance(str, list, words="a string, a list of strings, or a list of token ids or of such lists")),
+    "logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
+    "best_of": Field(integer(1, MAX_CHOICES)),
+    "add_special_tokens": Field(boolean),
+    "echo": refused_unless(False, why="is not supported yet"),
+    "suffix": refused_unless("", why="is not supported: the served models do not fill in the middle"),
+    "response_format": CHAT["response_format"],
+}

@@ -1,0 +1,128 @@
+"""The jobs of one HTTP request: submits them, follows each into its Choice, cancels what is no longer wanted.
+
+Knows the pool and choices, not HTTP.
+"""
+
+import logging
+from typing import Any, NamedTuple, Protocol
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.wire import Finish
+from tokenyard.http.choice import Choice, Piece
+from tokenyard.http.pool import JobRequest, Pool
+
+log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Hears of a generation as it goes, on the event loop's thread, inside the socket's callback."""
+
+    def started(self, choice: Choice) -> None:
+        """A choice's job runs; comes once, before its first piece."""
+
+    def piece(self, choice: Choice, piece: Piece) -> None:
+        """More of a choice. The last piece of the last choice makes the generation `finished`."""
+
+    def failed(self, error: TokenyardError) -> None:
+        """The whole generation ends here; every job is cancelled."""
+
+
+class Plan(NamedTuple):
+    """One choice to be made, and the job that makes it."""
+
+    choice: Choice
+    job: JobRequest
+    counts_prompt: bool
+    """Whether its prompt counts in the usage: n choices of one prompt count it once."""
+
+
+class Generation:
+    """Runs plans. `start` once; `cancel` in any case at the end, it is harmless when all is over."""
+
+    def __init__(self, pool: Pool, plans: list[Plan]) -> None:
+        self.plans = plans
+        self._pool = pool
+        self._listener: Listener | None = None
+        self._jobs: dict[int, int] = {}
+        """Running jobs' numbers by choice index."""
+        self._started: set[int] = set()
+
+    @property
+    def choices(self) -> list[Choice]:
+        return [plan.choice for plan in self.plans]
+
+    @property
+    def finished(self) -> bool:
+        """Every choice has its finish_reason."""
+        return all(plan.choice.finished for plan in self.plans)
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage object, as of now."""
+        counted = [plan for plan in self.plans if plan.counts_prompt]
+        num_prompt = sum(len(plan.job.prompt_ids) for plan in counted)
+        num_completion = sum(plan.choice.num_tokens for plan in self.plans)
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_completion,
+            "total_tokens": num_prompt + num_completion,
+            "prompt_tokens_details": {"cached_tokens": sum(plan.choice.num_cached for plan in counted)},
+        }
+
+    def start(self, listener: Listener) -> None:
+        """Submit every job."""
+        self._listener = listener
+        for plan in self.plans:
+            self._jobs[plan.choice.index] = self._pool.submit(plan.job, _Sink(self, plan.choice))
+
+    def cancel(self) -> None:
+        """End what still runs; the listener hears nothing more."""
+        self._listener = None
+        while self._jobs:
+            self._pool.cancel(self._jobs.popitem()[1])
+
+    def delta(self, choice: Choice, token_ids: list[int], extra: dict[str, Any], finish: Finish | None) -> None:
+        """From a sink: more tokens of one choice."""
+        if finish is not None:
+            del self._jobs[choice.index]
+            if finish.reason not in ("stop", "length"):
+                code = finish.code or ("cancelled" if finish.reason == "cancelled" else "worker_error")
+                return self.fail(choice, TokenyardError(code, finish.words or "the job ended early", finish.param))
+        if (listener := self._listener) is None:
+            return None
+        try:
+            if choice.index not in self._started:
+                self._started.add(choice.index)
+                listener.started(choice)
+            piece = choice.push(token_ids, extra, finish)
+            if piece.finish_reason is not None and finish is None:
+                # A stop string: the worker does not know of it.
+                self._pool.cancel(self._jobs.pop(choice.index))
+            listener.piece(choice, piece)
+        except Exception:  # A bug that one request meets must not end the others, whose tokens share this callback.
+            log.exception("a choice failed")
+            self.fail(choice, TokenyardError("worker_error", "the server failed at this answer; its log says why"))
+
+    def fail(self, choice: Choice, error: TokenyardError) -> None:
+        """From a sink: one job failed, and with it the request."""
+        self._jobs.pop(choice.index, None)
+        listener = self._listener
+        self.cancel()
+        if listener is not None:
+            listener.failed(error)
+
+
+class _Sink:
+    """Binds one job's calls to its choice."""
+
+    __slots__ = ("_choice", "_generation")
+
+    def __init__(self, generation: Generation, choice: Choice) -> None:
+        self._generation = generation
+        self._choice = choice
+
+    def delta(self, token_ids: list[int], extra: dict[str, Any], finish: Finish | None) -> None:
+        self._generation.delta(self._choice, token_ids, extra, finish)
+
+    def failed(self, error: TokenyardError) -> None:
+        self._generation.fail(self._choice, error)

@@ -1,0 +1,129 @@
+"""A conversation and its tools as clients send them, checked and brought to the shape that chat templates expect.
+
+Knows no template and no tokenizer.
+"""
+
+from typing import Any
+
+import orjson
+
+from tokenyard.http.checks import string
+from tokenyard.http.errors import invalid
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+_function_name = string(1, 256)
+
+
+def read_messages(raw: list[Any]) -> list[dict[str, Any]]:
+    """Raises TokenyardError naming the message and its part, such as `messages.0.content.1.type`."""
+    return [_message(message, f"messages.{index}") for index, message in enumerate(raw)]
+
+
+def _message(raw: Any, param: str) -> dict[str, Any]:
+    if type(raw) is not dict:
+        invalid(param, "must be an object")
+    role = raw.get("role")
+    if role not in ROLES:
+        invalid(f"{param}.role", f"must be one of {', '.join(ROLES)}" if role is not None else "is required")
+    message: dict[str, Any] = {"role": "system" if role == "developer" else role}
+    message["content"] = _content(raw, role, param)
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if raw.get(name) is not None:
+            if type(raw[name]) is not str:
+                invalid(f"{param}.{name}", "must be a string")
+            message[name] = raw[name]
+    if raw.get("function_call") is not None:
+        invalid(f"{param}.function_call", "is deprecated and not supported; use tool_calls")
+    if raw.get("audio") is not None:
+        invalid(f"{param}.audio", "is not supported: the served models read text")
+    if raw.get("tool_calls"):
+        if role != "assistant":
+            invalid(f"{param}.tool_calls", "belong to messages of the assistant")
+        message["tool_calls"] = _tool_calls(raw["tool_calls"], f"{param}.tool_calls")
+    return message
+
+
+def _content(raw: dict[str, Any], role: str, param: str) -> str:
+    """The text of a message; null and absent are empty where the assistant may have said nothing."""
+    content = raw.get("content")
+    param = f"{param}.content"
+    if content is None:
+        if role == "user" and "content" not in raw:
+            invalid(param, "is required")
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        invalid(param, "must be a string or a list of parts")
+    return "".join(_part(part, f"{param}.{index}") for index, part in enumerate(content))
+
+
+def _part(part: Any, param: str) -> str:
+    if type(part) is not dict:
+        invalid(param, "must be an object")
+    kind = part.get("type")
+    if kind not in ("text", "refusal"):
+        if not isinstance(kind, str):
+            invalid(f"{param}.type", "must be 'text'")
+        invalid(f"{param}.type", f"must be 'text': the served models do not read {kind[:40]!r}")
+    text = part.get(kind)
+    if not isinstance(text, str):
+        invalid(f"{param}.{kind}", "must be a string")
+    return text
+
+
+def _tool_calls(raw: Any, param: str) -> list[dict[str, Any]]:
+    """Calls of an earlier turn. Templates want arguments as an object; clients send them as a string of JSON."""
+    if type(raw) is not list:
+        invalid(param, "must be a list")
+    calls = []
+    for index, call in enumerate(raw):
+        at = f"{param}.{index}"
+        function = call.get("function") if type(call) is dict else None
+        if type(function) is not dict:
+            invalid(f"{at}.function", "must be an object")
+        name = _function_name(function.get("name"), f"{at}.function.name")
+        arguments = _arguments(function.get("arguments"), f"{at}.function.arguments")
+        calls.append({"id": call.get("id"), "type": "function", "function": {"name": name, "arguments": arguments}})
+    return calls
+
+
+def _arguments(raw: Any, param: str) -> Any:
+    """An object where it is one; a model's own malformed JSON goes back to it as it was."""
+    if raw is None:
+        return {}
+    if isinstance(raw, dict):
+        return raw
+    if not isinstance(raw, str):
+        invalid(param, "must be a string of JSON")
+    try:
+        value = orjson.loads(raw or "{}")
+    except orjson.JSONDecodeError:
+        return raw
+    return value if isinstance(value, dict) else raw
+
+
+def read_tools(raw: list[Any]) -> list[dict[str, Any]]:
+    """Function tools for the template. Raises TokenyardError naming the tool and its part."""
+    for index, tool in enumerate(raw):
+        param = f"tools.{index}"
+        if type(tool) is not dict:
+            invalid(param, "must be an object")
+        if tool.get("type") != "function":
+            invalid(f"{param}.type", "must be 'function'")
+        function = tool.get("function")
+        if type(function) is not dict:
+            invalid(f"{param}.function", "must be an object")
+        _function_name(function.get("name"), f"{param}.function.name")
+        if not isinstance(function.get("parameters", {}), dict | None):
+            invalid(f"{param}.function.parameters", "must be a JSON schema")
+        if function.get("strict"):
+            invalid(f"{param}.function.strict", "is not supported yet: calls are not constrained to the schema")
+    return raw
+
+
+def check_tool_choice(choice: Any) -> None:
+    """Raises TokenyardError for a choice that would have to constrain the answer."""
+    if choice is not None and choice not in ("none", "auto"):
+        invalid("tool_choice", "must be 'auto' or 'none': calls cannot be forced yet")

@@ -1,0 +1,133 @@
+"""What wraps every request: ids, keys, body limit, and the last resort. Pure ASGI, so that streams pass untouched.
+
+(Starlette's BaseHTTPMiddleware costs a task and a queue per message: 61 instead of 25 µs a token, measured.)
+"""
+
+import hmac
+import logging
+import re
+import secrets
+import time
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tokenyard.http.errors import INTERNAL, Failure, HttpError, body_of, headers_of, status_of
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
+"""For load balancers and people: never behind a key."""
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def error_response(error: Failure) -> JSONResponse:
+    """OpenAI's body, the status, and Retry-After where there is one."""
+    headers = headers_of(error)
+    if status_of(error) == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(body_of(error), status_of(error), headers)
+
+
+class RequestIds:
+    """Gives every answer an X-Request-Id: the client's own, echoed and never used inside, or one we make.
+
+    Writes the access log too, since it sees every request begin and end.
+    """
+
+    def __init__(self, app: ASGIApp, access_log: bool) -> None:
+        self._app = app
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else b"req_" + secrets.token_hex(12).encode()
+        status, began = 499, time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            if self._access_log:
+                took_s = time.monotonic() - began
+                log.info("%s %s %d %.3f s %s", scope["method"], scope["path"], status, took_s, request_id.decode())
+
+
+class ApiKeys:
+    """Lets in who sends one of the keys as a bearer token."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS and not self._knows(scope):
+            error = HttpError(401, "invalid_api_key", "send one of the server's API keys: Authorization: Bearer KEY")
+            return await error_response(error)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+    def _knows(self, scope: Scope) -> bool:
+        kind, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        # All keys are compared, each in constant time: how long it takes tells nothing.
+        matches = [hmac.compare_digest(given.strip(), key) for key in self._keys]
+        return kind.lower() == b"bearer" and any(matches)
+
+
+class BodyLimit:
+    """Refuses bodies above a size, before they are read where the length is announced."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        error = HttpError(413, "request_too_large", f"the body is over the limit of {self._max_bytes:,} bytes")
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            return await error_response(error)(scope, receive, send)
+        num_bytes = 0
+
+        async def receive_limited() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_bytes:
+                raise error
+            return message
+
+        return await self._app(scope, receive_limited, send)
+
+
+class LastResort:
+    """Turns a bug into a 500 in OpenAI's shape; the traceback goes to the log only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begun = False
+
+        async def send_noticing(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noticing)
+        except Exception:  # Whatever a request meets, the next one is served.
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if not begun:
+                await error_response(INTERNAL)(scope, receive, send)

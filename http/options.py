@@ -1,0 +1,34 @@
+"""How one front process is set up. Values only: no sockets, no HTTP."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class FrontOptions:
+    """What `tokenyard front` can be told; main.py's arguments carry the same names."""
+
+    run_dir: Path
+    """Where the broker's sockets are."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 lets the system choose; the log names the port."""
+    fd: int | None = None
+    """An inherited listening socket, used instead of host and port: how several fronts share one port."""
+    index: int = 0
+    """Which of several fronts this is, for the log."""
+    api_keys: tuple[str, ...] = ()
+    """Any of them opens /v1; without one, /v1 is open."""
+    cors_origins: tuple[str, ...] = ("*",)
+    log_level: str = "INFO"
+    access_log: bool = False
+    max_body_bytes: int = 8 << 20
+    """A 131,072-token prompt is under 1 MB of text; ids as JSON take 8 bytes a token."""
+    drain_s: float = 30.0
+    """After SIGTERM, streams may go on for so long."""
+    header_wait_s: float = 1.0
+    """A stream's headers wait so long for the job to run, so that a refusal can still be an HTTP status."""
+    keep_alive_s: float = 15.0
+    """A silent stream gets an SSE comment so often: half of the 30 s after which common proxies cut."""
+    stall_s: float = 30.0
+    """A client that reads nothing for so long while we have more for it is cut."""

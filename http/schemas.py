@@ -1,0 +1,108 @@
+"""The two request bodies, typed; each field is checked by the tables of fields.py first.
+
+Knows no model: what depends on one (vocabulary, context length, template) is checked where the model is known.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.http.errors import invalid
+from tokenyard.http.fields import CHAT, COMPLETIONS, SAMPLING, read
+
+
+@dataclass(slots=True)
+class StreamOptions:
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """What chat and completions share."""
+
+    model: str
+    max_tokens: int | None = None
+    max_tokens_param: str = "max_tokens"
+    """Which field named the limit, for the words of an error."""
+    n: int = 1
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """The fields of fields.SAMPLING that the request names."""
+    stop: list[str] = field(default_factory=list)
+    stream: bool = False
+    stream_options: StreamOptions = field(default_factory=StreamOptions)
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    return_token_ids: bool = False
+    cache_salt: str = ""
+    priority: int = 0
+    num_logprobs: int = -1
+    """As Params.logprobs: -1 for none, 0 for the chosen token's only."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatRequest(Request):
+    messages: list[Any]
+    tools: list[Any] = field(default_factory=list)
+    tool_choice: Any = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class CompletionRequest(Request):
+    prompt: Any
+    add_special_tokens: bool = True
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """A request's body as an object. Raises TokenyardError for anything else, NaN and Infinity included."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise TokenyardError("invalid_value", f"the body is not valid JSON: {error}") from error
+    if type(value) is not dict:
+        raise TokenyardError("invalid_value", f"the body must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def parse_chat(body: dict[str, Any]) -> ChatRequest:
+    """Raises TokenyardError naming the first field at fault."""
+    values = read(body, CHAT)
+    if "max_completion_tokens" in values:
+        values["max_tokens"] = values.pop("max_completion_tokens")
+        values["max_tokens_param"] = "max_completion_tokens"
+    wanted = values.pop("logprobs", False)
+    top = values.pop("top_logprobs", None)
+    if top is not None and not wanted:
+        invalid("top_logprobs", "needs logprobs to be true")
+    values["num_logprobs"] = (top or 0) if wanted else -1
+    return ChatRequest(**_common(values, "messages"))
+
+
+def parse_completion(body: dict[str, Any]) -> CompletionRequest:
+    """Raises TokenyardError naming the first field at fault."""
+    values = read(body, COMPLETIONS)
+    values["num_logprobs"] = values.pop("logprobs", -1)
+    best_of = values.pop("best_of", None)
+    if best_of is not None and best_of != values.get("n", 1):
+        invalid("best_of", "is supported only where it equals n")
+    return CompletionRequest(**_common(values, "prompt"))
+
+
+def _common(values: dict[str, Any], content: str) -> dict[str, Any]:
+    """Check the rules between fields, and gather the sampler's."""
+    for name in ("model", content):
+        if name not in values:
+            invalid(name, "is required")
+    if "stream_options" in values:
+        if not values.get("stream"):
+            invalid("stream_options", "is allowed only with stream true")
+        values["stream_options"] = StreamOptions(**values["stream_options"])
+    values["sampling"] = {name: values.pop(name) for name in SAMPLING if name in values}
+    return values

@@ -1,0 +1,59 @@
+"""Stop strings over a stream of text: what may be shown now, and where it ends. Knows no tokens and no HTTP."""
+
+
+class StopScanner:
+    """Passes text through, holding back what may yet become a stop string; the first match to be complete ends it.
+
+    That rule, and the longest of those that are complete at the same character, does not depend on how text is cut
+    into pushes, so tokens' borders do not show.
+    """
+
+    def __init__(self, stops: list[str], include: bool = False) -> None:
+        assert all(stops), "an empty stop string matches everywhere"
+        self._stops = stops
+        self._include = include
+        self._held = ""
+        """Text not yet shown: the longest tail that begins some stop string."""
+        self.stopped: str | None = None
+        """The string that ended the text, once one has."""
+
+    def push(self, text: str) -> str:
+        """Take more text; return what may be shown. Nothing after a match."""
+        if self.stopped is not None:
+            return ""
+        if not self._stops:
+            return text
+        text = self._held + text
+        found = self._earliest(text)
+        if found is None:
+            keep = self._ambiguous(text)
+            self._held = text[len(text) - keep :]
+            return text[: len(text) - keep]
+        start, self.stopped = found
+        self._held = ""
+        return text[: start + len(self.stopped)] if self._include else text[:start]
+
+    def flush(self) -> str:
+        """The text has ended without a match: what was held back."""
+        held, self._held = self._held, ""
+        return held
+
+    def _earliest(self, text: str) -> tuple[int, str] | None:
+        """Start and string of the first match to be complete."""
+        matches = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if not matches:
+            return None
+        _, start, stop = min(matches)
+        return start, stop
+
+    def _ambiguous(self, text: str) -> int:
+        """Length of the longest tail of `text` that is a proper beginning of a stop string."""
+        longest = 0
+        for stop in self._stops:
+            start = max(0, len(text) - len(stop) + 1)
+            while (start := text.find(stop[0], start)) >= 0:
+                if stop.startswith(text[start:]):
+                    longest = max(longest, len(text) - start)
+                    break
+                start += 1
+        return longest
