@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from tokenyard.broker.wire import PROTOCOL, AgentHello, Exited, Kill, Message, Refused, Spawn, Spawned, Who
 
+MAX_ANSWERS = 256
+"""Far more Spawns than any operator repeats at once (broker/control.py forgets one after 60 s)."""
+
 
 class Send(NamedTuple):
     """To the broker."""
@@ -44,10 +47,8 @@ class Agency:
         self._pid = pid
         self._devices = list(devices)
         self._living: set[bytes] = set()
-        self._epoch = b""
-        """The broker's incarnation, as its Who told."""
         self._answers: dict[int, bytes] = {}
-        """The worker that each Spawn of this epoch led to: a repeat gets the same answer."""
+        """The worker that each of the latest Spawns led to: a repeat gets the same answer, also from a new broker."""
 
     def hello(self) -> Send:
         return Send(AgentHello(PROTOCOL, self.inc, self._pid, self._devices, sorted(self._living)))
@@ -65,6 +66,8 @@ class Agency:
     def spawned(self, req: int, inc: bytes) -> list[Action]:
         """What a StartWorker led to."""
         self._answers[req] = inc
+        if len(self._answers) > MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
         return [Send(Spawned(req, inc))]
 
     def failed(self, req: int, inc: bytes, words: str) -> list[Action]:
@@ -74,10 +77,7 @@ class Agency:
     def heard(self, message: Message) -> list[Action]:
         """A message from the broker."""
         match message:
-            case Who(epoch):
-                if epoch != self._epoch:
-                    self._epoch = epoch
-                    self._answers.clear()
+            case Who():
                 return [self.hello()]
             case Spawn(req, model, device):
                 if inc := self._answers.get(req):

@@ -1,0 +1,246 @@
+"""The supervisor's decisions, driven with a clock of our own."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tokenyard.scripts.watch import (
+    FIRST_DELAY_S,
+    HEALTHY_S,
+    LAST_DELAY_S,
+    LOOP_DEATHS,
+    Action,
+    GaveUp,
+    Over,
+    Role,
+    Start,
+    Terminate,
+    Watch,
+)
+
+DRAIN_S = 30.0
+
+
+def make_watch(*workers: str) -> Watch:
+    watch = Watch(DRAIN_S)
+    for name in workers or ("w0", "w1"):
+        watch.add(name, Role.WORKER, 0)
+    watch.add("broker", Role.BROKER, 0)
+    watch.add("front", Role.FRONT, 0)
+    return watch
+
+
+def started(*workers: str) -> Watch:
+    watch = make_watch(*workers)
+    for action in watch.tick(0):
+        assert isinstance(action, Start)
+        watch.ready(action.name)
+    return watch
+
+
+def test_all_start_at_once() -> None:
+    watch = make_watch()
+    assert watch.tick(0) == [Start("w0"), Start("w1"), Start("broker"), Start("front")]
+    assert watch.tick(1) == []
+    assert watch.next_due() is None
+
+
+def test_delays_double_up_to_the_last() -> None:
+    watch = started()
+    now, delays = 0.0, []
+    for _ in range(10):
+        assert watch.died("w0", -9, now) == []
+        due = watch.next_due()
+        assert due is not None
+        assert watch.tick(due - 0.01) == []
+        assert watch.tick(due) == [Start("w0")]
+        watch.ready("w0")
+        delays.append(due - now)
+        now = due
+    expected = [min(FIRST_DELAY_S * 2**n, LAST_DELAY_S) for n in range(10)]
+    assert all(abs(delay - right) < 1e-9 for delay, right in zip(delays, expected, strict=True))
+
+
+def test_a_healthy_life_starts_the_delays_anew() -> None:
+    watch = started()
+    watch.died("w0", 1, 1.0)
+    watch.tick(5.0)
+    watch.ready("w0")
+    watch.died("w0", 1, 5.0 + HEALTHY_S)
+    assert watch.next_due() == 5.0 + HEALTHY_S + FIRST_DELAY_S
+
+
+def crash(watch: Watch, name: str, now: float) -> tuple[list[Action], float]:
+    """Let it die as soon as it starts, LOOP_DEATHS times: what followed, and when."""
+    for _ in range(LOOP_DEATHS):
+        now += 1
+        actions = watch.died(name, 1, now)
+        if not actions:
+            now += LAST_DELAY_S / 2
+            watch.tick(now)
+    return actions, now
+
+
+def test_a_crash_loop_is_given_up() -> None:
+    watch = make_watch()
+    watch.tick(0)
+    actions, now = crash(watch, "w0", 0)
+    assert actions == [GaveUp("w0", f"died {LOOP_DEATHS} times in {now - 1:.0f} s and was never ready")]
+    assert watch.tick(now + LAST_DELAY_S) == []
+
+
+def test_without_any_worker_all_is_over() -> None:
+    watch = make_watch("w0")
+    watch.tick(0)
+    actions, _ = crash(watch, "w0", 0)
+    assert [type(action) for action in actions] == [GaveUp, Over]
+    assert actions[1].status == 1  # type: ignore[union-attr]
+
+
+def test_a_broker_in_a_crash_loop_ends_all() -> None:
+    watch = make_watch()
+    watch.tick(0)
+    actions, _ = crash(watch, "broker", 0)
+    assert [type(action) for action in actions] == [GaveUp, Over]
+
+
+def test_one_that_was_ready_is_never_given_up() -> None:
+    watch = started()
+    now = 0.0
+    for _ in range(3 * LOOP_DEATHS):
+        assert watch.died("w0", -6, now) == []
+        now += LAST_DELAY_S
+        assert watch.tick(now) == [Start("w0")]
+        watch.ready("w0")
+
+
+def test_slow_deaths_are_no_loop() -> None:
+    watch = make_watch()
+    watch.tick(0)
+    now = 0.0
+    for _ in range(3 * LOOP_DEATHS):
+        now += 20
+        assert watch.died("w0", 1, now) == []
+        watch.tick(now + LAST_DELAY_S)
+
+
+def test_a_wrong_set_up_is_given_up_at_once() -> None:
+    watch = make_watch()
+    watch.tick(0)
+    assert watch.died("w0", 2, 1) == [GaveUp("w0", "cannot start as it was told to")]
+
+
+def test_a_wrong_set_up_after_a_good_life_is_tried_again() -> None:
+    watch = started()
+    assert watch.died("w0", 2, 1) == []
+    assert watch.next_due() is not None
+
+
+def test_a_drained_worker_has_gone_for_good() -> None:
+    watch = started()
+    assert watch.died("w0", 0, 1) == []
+    assert watch.tick(100) == []
+    assert "w0" not in watch.posts
+
+
+def test_a_front_that_ends_by_itself_is_started_again() -> None:
+    watch = started()
+    watch.died("front", 0, 1)
+    assert watch.tick(2) == [Start("front")]
+
+
+def test_a_drain_ends_fronts_then_workers_then_broker() -> None:
+    watch = started()
+    assert watch.drain(1) == [Terminate("front")]
+    assert watch.died("front", 0, 2) == [Terminate("w0"), Terminate("w1")]
+    assert watch.died("w1", 0, 3) == []
+    assert watch.died("w0", 0, 4) == [Terminate("broker")]
+    assert watch.died("broker", 0, 5) == [Over(0)]
+
+
+def test_streams_keep_their_worker_while_fronts_drain() -> None:
+    watch = started()
+    watch.drain(1)
+    assert watch.died("w0", -9, 2) == []
+    assert watch.tick(3) == [Start("w0")]
+
+
+def test_a_second_drain_ends_at_once() -> None:
+    watch = started()
+    watch.drain(1)
+    assert [type(action) for action in watch.drain(2)] == [Over]
+
+
+def test_a_drain_that_takes_too_long_ends() -> None:
+    watch = started()
+    watch.drain(1)
+    assert watch.next_due() == 1 + DRAIN_S
+    assert [type(action) for action in watch.tick(1 + DRAIN_S)] == [Over]
+
+
+class AnyWatch(RuleBasedStateMachine):
+    """Whatever happens: none is forgotten, none is started twice, and a drain comes to its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watch = make_watch("w0", "w1", "w2")
+        self.now = 0.0
+        self.alive: set[str] = set()
+        self.terminated: set[str] = set()
+        self.over = False
+
+    def perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Start(name):
+                    assert name not in self.alive
+                    self.alive.add(name)
+                case Terminate(name):
+                    assert name in self.alive
+                    self.terminated.add(name)
+                case Over():
+                    self.over = True
+
+    @rule(passed=st.floats(0, 20))
+    def wait(self, passed: float) -> None:
+        self.now += passed
+        if not self.over:
+            self.perform(self.watch.tick(self.now))
+
+    @precondition(lambda self: not self.over and self.alive)
+    @rule(data=st.data(), status=st.sampled_from([0, 1, 2, -9, -11]))
+    def die(self, data: st.DataObject, status: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.alive)))
+        self.alive.discard(name)
+        self.perform(self.watch.died(name, status, self.now))
+
+    @precondition(lambda self: not self.over and self.alive)
+    @rule(data=st.data())
+    def become_ready(self, data: st.DataObject) -> None:
+        self.watch.ready(data.draw(st.sampled_from(sorted(self.alive))))
+
+    @precondition(lambda self: not self.over)
+    @rule()
+    def drain(self) -> None:
+        self.perform(self.watch.drain(self.now))
+
+    @invariant()
+    def holds(self) -> None:
+        self.watch.check()
+        assert self.over or self.alive == {
+            name for name, post in self.watch.posts.items() if post.alive_since is not None
+        }
+
+    def teardown(self) -> None:
+        if not self.over and not self.terminated:
+            self.perform(self.watch.drain(self.now))
+        while not self.over:
+            leaving = self.alive & self.terminated
+            assert leaving, "the drain waits for nobody"
+            name = leaving.pop()
+            self.alive.discard(name)
+            self.perform(self.watch.died(name, 0, self.now))
+
+
+TestAnyWatch = AnyWatch.TestCase
+TestAnyWatch.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
