@@ -25,6 +25,8 @@ from tokenyard.http.prompt import PromptLibrary
 from tokenyard.http.replies import EventStream, WholeReply
 from tokenyard.http.schemas import parse_chat, parse_completion, parse_json
 
+VERSION = version("tokenyard")
+
 STARTING_RETRY_MS = 1000
 """A worker takes seconds to load; asking once a second costs nobody anything."""
 
@@ -76,12 +78,12 @@ def _add_probes(api: FastAPI, pool: Pool, library: PromptLibrary) -> None:
     @api.get("/ready")
     async def ready() -> Response:
         if pool.ready and any(library.has(card) for card in pool.cards()):
-            return JSONResponse({"status": "ready"})
+            return JSONResponse({"status": "ready", "workers": pool.num_workers, "models": len(pool.cards())})
         return error_response(_starting(pool))
 
     @api.get("/version")
     async def get_version() -> dict[str, str]:
-        return {"version": version("tokenyard")}
+        return {"version": VERSION}
 
 
 def _add_models(api: FastAPI, pool: Pool) -> None:
