@@ -10,9 +10,10 @@ cpu_index=https://download.pytorch.org/whl/cpu
 extra=""
 if [[ ${1:-} == --dev ]]; then extra="[dev]"; fi
 
-stamp=.venv/tokenyard${extra:+-dev}.stamp
-state="$root $(sha256sum <pyproject.toml)"
-if [[ -f $stamp && $(<"$stamp") == "$state" ]]; then exit 0; fi
+stamp=.venv/tokenyard.stamp
+state="$root $(sha256sum <pyproject.toml)"  # a checkout that was moved is set up again
+done_before=$(cat "$stamp" 2>/dev/null || true)
+if [[ $done_before == "$state $extra" || $done_before == "$state [dev]" ]]; then exit 0; fi
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -78,5 +79,5 @@ install_torch
 say "installing tokenyard$extra and what it needs"
 install --editable ".$extra"
 link_types
-printf '%s' "$state" >"$stamp"
+printf '%s' "$state $extra" >"$stamp"
 say "done in $((SECONDS - started)) s"
