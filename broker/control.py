@@ -1,0 +1,121 @@
+"""The operator's requests: status, drain, spawn, kill.
+
+Each is repeated until answered, and idempotent: by the asker's connection and `req` where it spawns, by nature
+elsewhere. Only agents spawn and end processes; the broker asks them.
+"""
+
+from itertools import count
+
+from tokenyard.broker.records import Agent, State, Worker
+from tokenyard.broker.wire import Answer, Drain, DrainWorker, Kill, KillWorker, Spawn, Spawned, SpawnWorker, Status
+
+REQUEST_MEMORY_S = 60.0
+"""A request is remembered so long after it was last heard: an asker repeats it every 0.1 s."""
+
+
+class _Spawning:
+    """A SpawnWorker on its way."""
+
+    def __init__(self, asker: bytes, asked: SpawnWorker, agent: Agent, req: int) -> None:
+        self.asker = asker
+        self.asked = asked
+        self.agent = agent
+        self.req = req
+        """Towards the agent, which hears from many askers."""
+        self.answer: Answer | None = None
+        self.heard_s = 0.0
+
+
+class Control:
+    def __init__(self, state: State, pid: int, now: float) -> None:
+        self._state = state
+        self._pid = pid
+        self._started_s = now
+        self._spawning: dict[tuple[bytes, int], _Spawning] = {}  # by asker and its req
+        # Starts anew with each broker, so that an agent never takes one broker's request for another's.
+        self._reqs = count(int.from_bytes(state.epoch[:4], "big") << 20)
+
+    def status(self, peer: bytes, status: Status) -> None:
+        state = self._state
+        broker = {
+            "pid": self._pid,
+            "epoch": state.epoch.hex(),
+            "uptime_s": state.now - self._started_s,
+            "queued": state.num_queued,
+            "settled": state.settled,
+        }
+        body = {
+            "broker": broker,
+            "workers": [self._describe(worker) for worker in state.workers.values()],
+            "fronts": [
+                {"inc": front.inc.hex(), "pid": front.pid, "jobs": len(front.jobs)} for front in state.fronts.values()
+            ],
+            "agents": [
+                {"inc": agent.inc.hex(), "pid": agent.pid, "devices": agent.devices, "workers": len(agent.workers)}
+                for agent in state.agents.values()
+            ],
+            "models": {
+                model.name: {
+                    "queued": sum(map(len, model.queues.values())),
+                    "placed": model.num_placed,
+                    "workers": len(model.workers),
+                }
+                for model in state.models.values()
+            },
+        }
+        state.send(peer, Answer(status.req, "", body))
+
+    def _describe(self, worker: Worker) -> dict[str, object]:
+        return {
+            "inc": worker.inc.hex(),
+            "name": worker.name,
+            "pid": worker.pid,
+            "state": worker.state,
+            "models": worker.card.names if worker.card else [],
+            "device": worker.card.device if worker.card else "",
+            "capacity": worker.capacity,
+            "running": len(worker.placements),
+            "step": worker.step,
+            "load": worker.load,
+            "silent_s": self._state.now - worker.heard_s,
+        }
+
+    def drain(self, peer: bytes, drain: DrainWorker) -> None:
+        worker = self._state.workers.get(drain.inc)
+        if worker is None:
+            return self._state.send(peer, Answer(drain.req, f"no worker {drain.inc.hex()}"))
+        self._state.send(worker.peer, Drain())
+        return self._state.send(peer, Answer(drain.req, ""))
+
+    def kill(self, peer: bytes, kill: KillWorker) -> None:
+        agent = next((agent for agent in self._state.agents.values() if kill.inc in agent.workers), None)
+        if agent is None:
+            return self._state.send(peer, Answer(kill.req, f"no agent owns a worker {kill.inc.hex()}"))
+        self._state.send(agent.peer, Kill(kill.inc))
+        return self._state.send(peer, Answer(kill.req, ""))
+
+    def spawn(self, peer: bytes, spawn: SpawnWorker) -> None:
+        """Pass it to the agent with the fewest workers; answered once that has spawned."""
+        state = self._state
+        spawning = self._spawning.get((peer, spawn.req))
+        if spawning is None or (spawning.answer is None and spawning.agent.inc not in state.agents):
+            agent = min(state.agents.values(), key=lambda agent: len(agent.workers), default=None)
+            if agent is None:
+                return state.send(peer, Answer(spawn.req, "no agent is here to spawn it"))
+            spawning = self._spawning[peer, spawn.req] = _Spawning(peer, spawn, agent, next(self._reqs))
+        spawning.heard_s = state.now
+        if spawning.answer is not None:
+            return state.send(peer, spawning.answer)
+        return state.send(spawning.agent.peer, Spawn(spawning.req, spawn.model, spawn.device))
+
+    def spawned(self, agent: Agent, spawned: Spawned) -> None:
+        agent.workers.add(spawned.inc)
+        spawning = next((one for one in self._spawning.values() if one.req == spawned.req), None)
+        if spawning is None or spawning.answer is not None:
+            return
+        spawning.answer = Answer(spawning.asked.req, "", {"inc": spawned.inc.hex()})
+        self._state.send(spawning.asker, spawning.answer)
+
+    def forget_answered(self) -> None:
+        oldest_s = self._state.now - REQUEST_MEMORY_S
+        self._spawning = {key: one for key, one in self._spawning.items() if one.heard_s > oldest_s}

@@ -1,0 +1,318 @@
+"""The broker's decisions: who is there, who is alive, what each message leads to. Sans-IO.
+
+`handle(peer, message, now)`, `gone(peer, now)` and `tick(now)` return the messages to send; `next_tick_s` says when to
+call `tick` again at the latest. A peer is an opaque name of a connection. This file must not know of sockets, clocks or
+randomness; jobs.py has the life of a job, dispatch.py the choice of a worker, control.py the operator's requests.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Any
+
+from tokenyard.broker import wire
+from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S, SILENCE_S
+from tokenyard.broker.control import Control
+from tokenyard.broker.dispatch import Model
+from tokenyard.broker.jobs import Jobs
+from tokenyard.broker.records import Agent, Death, Front, Peer, State, Worker
+from tokenyard.broker.wire import Message
+
+SWEEP_S = BEAT_S / 2
+"""Between two looks at who is silent: adds an eighth at most to SILENCE_S."""
+
+DEATH_MEMORY_S = 10.0
+"""How late an agent's word on a death still counts: over twice SILENCE_S, after which the agent is dead itself."""
+
+QUEUE_LIMIT = 1024
+"""Fresh jobs waiting in one broker: four times the largest decode batch of one worker."""
+
+LOAD_TIMEOUT_S = 600.0
+"""How long the jobs of a model without a worker wait: a 70B model from a slow disk loads in about five minutes."""
+
+log = logging.getLogger("broker")
+
+Actions = list[tuple[bytes, Message]]
+
+
+class Core:
+    """One broker's life. `awaited`: the workers that seem to live already; until they have spoken nothing is placed."""
+
+    def __init__(
+        self,
+        epoch: bytes,
+        now: float,
+        pid: int = 0,
+        awaited: Iterable[bytes] = (),
+        queue_limit: int = QUEUE_LIMIT,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+    ) -> None:
+        self._state = state = State(epoch, queue_limit, load_timeout_s, now, grace_until_s=now + GRACE_S)
+        self._jobs = Jobs(state)
+        self._control = Control(state, pid, now)
+        self._awaited = set(awaited)
+        self._deaths: dict[bytes, Death] = {}
+        self._next_sweep_s = now + SWEEP_S
+        self._grace_over = False
+        self._handlers: dict[type[Any], Callable[[bytes, Any], None]] = {
+            wire.FrontHello: self._front_hello,
+            wire.WorkerHello: self._worker_hello,
+            wire.AgentHello: self._agent_hello,
+            wire.Goodbye: self._goodbye,
+            wire.Status: self._control.status,
+            wire.DrainWorker: self._control.drain,
+            wire.SpawnWorker: self._control.spawn,
+            wire.KillWorker: self._control.kill,
+        }
+        self._from_front: dict[type[Any], Callable[[Front, Any], None]] = {
+            wire.Ping: lambda front, ping: None,
+            wire.Submit: self._jobs.submit,
+            wire.Cancel: lambda front, cancel: self._jobs.cancel(front, cancel.job),
+        }
+        self._from_worker: dict[type[Any], Callable[[Worker, Any], None]] = {
+            wire.Beat: self._beat,
+            wire.Done: self._jobs.done,
+        }
+        self._from_agent: dict[type[Any], Callable[[Agent, Any], None]] = {
+            wire.Ping: lambda agent, ping: None,
+            wire.Spawned: self._control.spawned,
+            wire.Exited: self._exited,
+        }
+        self._settle_if_complete()
+
+    # ---- events
+
+    def handle(self, peer: bytes, message: Message, now: float) -> Actions:
+        """A message has come from `peer`."""
+        state = self._state
+        state.now = now
+        kind = type(message)
+        sender = state.peers.get(peer)
+        if handler := self._handlers.get(kind):
+            handler(peer, message)
+        elif sender is None:
+            state.send(peer, wire.Who(state.epoch))
+        else:
+            sender.heard_s = now
+            self._handle_known(sender, message)
+        return self._take_actions()
+
+    def gone(self, peer: bytes, now: float) -> Actions:
+        """The connection or the process behind `peer` has ended."""
+        self._state.now = now
+        if sender := self._state.peers.get(peer):
+            self._forget(sender, "its process or connection ended")
+        return self._take_actions()
+
+    def tick(self, now: float) -> Actions:
+        """Do what time alone makes due."""
+        state = self._state
+        state.now = now
+        self._jobs.expire_deadlines()
+        for death in self._deaths.values():
+            if death.announce_s <= now:
+                self._jobs.announce(death)
+        if now >= state.grace_until_s and not self._grace_over:
+            self._end_grace()
+        if now >= self._next_sweep_s:
+            self._sweep()
+        return self._take_actions()
+
+    @property
+    def next_tick_s(self) -> float:
+        """When `tick` has something to do again, at the latest."""
+        announce_s = min((death.announce_s for death in self._deaths.values()), default=inf)
+        grace_s = inf if self._grace_over else self._state.grace_until_s
+        return min(self._next_sweep_s, announce_s, grace_s, self._jobs.next_deadline_s())
+
+    def _handle_known(self, sender: Peer, message: Message) -> None:
+        match sender:
+            case Front():
+                handler: Any = self._from_front.get(type(message))
+            case Worker():
+                handler = self._from_worker.get(type(message))
+            case Agent():
+                handler = self._from_agent.get(type(message))
+        if handler:
+            handler(sender, message)
+        else:
+            words = f"a {type(sender).__name__.lower()} does not send {type(message).__name__}"
+            self._state.send(sender.peer, wire.Refused(words))
+
+    def _take_actions(self) -> Actions:
+        actions, self._state.out = self._state.out, []
+        return actions
+
+    # ---- who is there
+
+    def _front_hello(self, peer: bytes, hello: wire.FrontHello) -> None:
+        state = self._state
+        if not self._admit(peer, hello):
+            return
+        front = state.fronts.setdefault(hello.inc, Front(hello.inc))
+        if not front.peer:
+            log.info("front %s is here (pid %d, %d jobs)", hello.inc.hex(), hello.pid, len(hello.jobs))
+        front.pid = hello.pid
+        self._register(peer, front)
+        ups = [worker.info for worker in state.workers.values() if worker.card is not None]
+        state.send(peer, wire.Welcome(state.epoch, ups))
+        for job, attempt in hello.jobs:
+            self._jobs.claim(front, job, attempt)
+        if state.settled:
+            self._jobs.settle(front)
+
+    def _worker_hello(self, peer: bytes, hello: wire.WorkerHello) -> None:
+        state = self._state
+        if not self._admit(peer, hello):
+            return
+        if hello.capacity < 1 or hello.state not in ("loading", "ready", "draining"):
+            state.send(peer, wire.Refused(f"capacity {hello.capacity}, state {hello.state!r}"))
+            return
+        worker = state.workers.get(hello.inc)
+        if worker is None:
+            worker = Worker(hello.inc, b"", hello.pid, hello.name, hello.endpoint, hello.capacity, hello.state, None, 0)
+            state.workers[hello.inc] = worker
+            self._deaths.pop(hello.inc, None)
+            log.info("worker %s %s is here (pid %d, %s)", hello.inc.hex(), hello.name, hello.pid, hello.state)
+        self._register(peer, worker)
+        worker.capacity, worker.endpoint, worker.name = hello.capacity, hello.endpoint, hello.name
+        worker.state = hello.state
+        if hello.card is not None and worker.card is None:
+            worker.card = hello.card
+            self._model(hello.card.names[0]).join(worker)
+            log.info("worker %s serves %s", hello.inc.hex(), hello.card.names[0])
+            state.tell_fronts(wire.WorkerUp(worker.info))
+        self._jobs.reconcile(worker, hello.jobs)
+        self._awaited.discard(hello.inc)
+        self._settle_if_complete()
+
+    def _agent_hello(self, peer: bytes, hello: wire.AgentHello) -> None:
+        if not self._admit(peer, hello):
+            return
+        agent = self._state.agents.get(hello.inc)
+        if agent is None:
+            agent = self._state.agents[hello.inc] = Agent(hello.inc, b"", hello.pid, hello.devices, set(), 0)
+            log.info("agent %s is here (pid %d)", hello.inc.hex(), hello.pid)
+        self._register(peer, agent)
+        agent.devices, agent.workers = hello.devices, set(hello.workers)
+
+    def _admit(self, peer: bytes, hello: wire.FrontHello | wire.WorkerHello | wire.AgentHello) -> bool:
+        """Whether this peer can take part; if not, it is told why."""
+        if hello.protocol != wire.PROTOCOL:
+            words = f"this broker speaks protocol {wire.PROTOCOL}, not {hello.protocol}; restart both from one version"
+        elif len(hello.inc) != wire.INC_BYTES:
+            words = f"an incarnation has {wire.INC_BYTES} bytes, not {len(hello.inc)}"
+        elif (known := self._state.peers.get(peer)) and known.inc != hello.inc:
+            words = f"this connection belongs to {known.inc.hex()}"
+        else:
+            return True
+        self._state.send(peer, wire.Refused(words))
+        return False
+
+    def _register(self, peer: bytes, sender: Peer) -> None:
+        """From now on this connection speaks for it; an older one no longer does."""
+        self._state.peers.pop(sender.peer, None)
+        self._state.peers[peer] = sender
+        sender.peer, sender.heard_s = peer, self._state.now
+
+    def _model(self, name: str) -> Model:
+        return self._state.models.setdefault(name, Model(name, inf))
+
+    # ---- who is alive
+
+    def _beat(self, worker: Worker, beat: wire.Beat) -> None:
+        worker.patience_s, worker.step, worker.load = beat.patience_ms / 1000, beat.step, beat.load
+        worker.state = beat.state if beat.state in ("loading", "ready", "draining") else worker.state
+        self._jobs.reconcile(worker, beat.jobs)
+
+    def _goodbye(self, peer: bytes, goodbye: wire.Goodbye) -> None:
+        sender = self._state.peers.get(peer)
+        if sender is not None and sender.inc == goodbye.inc:
+            self._forget(sender, "it said goodbye")
+
+    def _exited(self, agent: Agent, exited: wire.Exited) -> None:
+        """The agent has reaped a worker: `Lost` need wait no longer, and a crash counts, however late the word."""
+        agent.workers.discard(exited.inc)
+        if worker := self._state.workers.get(exited.inc):
+            self._forget(worker, f"{exited.cause}: {exited.words}")
+        if death := self._deaths.get(exited.inc):
+            if exited.cause == "crash":
+                self._jobs.count_crash(death)
+            if death.announce_s < inf:
+                self._jobs.announce(death)
+
+    def _forget(self, sender: Peer, words: str) -> None:
+        state = self._state
+        state.peers.pop(sender.peer, None)
+        log.info("%s %s is gone: %s", type(sender).__name__.lower(), sender.inc.hex(), words)
+        match sender:
+            case Front():
+                del state.fronts[sender.inc]
+                self._jobs.drop_all(sender)
+            case Agent():
+                del state.agents[sender.inc]
+            case Worker():
+                self._bury(sender)
+
+    def _bury(self, worker: Worker) -> None:
+        """Tell the fronts at once that it is down; `Lost` waits a moment for the agent's word on why."""
+        state = self._state
+        del state.workers[worker.inc]
+        self._awaited.discard(worker.inc)
+        lost: list[wire.WorkerJob] = []
+        if model := worker.model:
+            worker.state = "draining"  # takes nothing while its jobs are taken off
+            lost = self._jobs.lose(worker)
+            model.leave(worker, state.now + state.load_timeout_s)
+            state.tell_fronts(wire.WorkerDown(worker.inc))
+        has_agent = any(worker.inc in agent.workers for agent in state.agents.values())
+        wait_s = EXIT_WAIT_S if has_agent else 0.0
+        death = self._deaths[worker.inc] = Death(lost, state.now + wait_s, state.now + DEATH_MEMORY_S)
+        if not has_agent:
+            self._jobs.announce(death)
+        self._settle_if_complete()
+        if model:
+            self._jobs.dispatch(model)
+
+    # ---- by time
+
+    def _settle_if_complete(self) -> None:
+        state = self._state
+        if state.settled or self._awaited:
+            return
+        state.settled = True
+        for front in state.fronts.values():
+            self._jobs.settle(front)
+        for model in state.models.values():
+            self._jobs.dispatch(model)
+
+    def _end_grace(self) -> None:
+        state = self._state
+        self._grace_over = True
+        self._awaited.clear()
+        for front in list(state.fronts.values()):
+            self._jobs.drop_unconfirmed(front)
+            if not front.peer:
+                del state.fronts[front.inc]
+        self._settle_if_complete()
+
+    def _sweep(self) -> None:
+        """Find who is silent, which models no worker came back for, and what can be forgotten."""
+        state = self._state
+        now = state.now
+        if now - self._next_sweep_s > BEAT_S:  # we were stopped ourselves: nobody had a chance to be heard
+            for sender in state.peers.values():
+                sender.heard_s = now
+        self._next_sweep_s = now + SWEEP_S
+        for sender in list(state.peers.values()):
+            patience_s = sender.patience_s if isinstance(sender, Worker) else 0.0
+            if now - sender.heard_s > max(SILENCE_S, patience_s):
+                self._forget(sender, f"silent for {now - sender.heard_s:.1f} s")
+        for model in list(state.models.values()):
+            if model.known_until_s <= now:
+                del state.models[model.name]
+                code = "pool_unavailable" if model.served else "model_not_found"
+                self._jobs.reject_queued(model, code, f"no worker came for {model.name!r}")
+        self._jobs.forget_ended()
+        self._control.forget_answered()
+        self._deaths = {inc: death for inc, death in self._deaths.items() if death.forget_s > now}

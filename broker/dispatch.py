@@ -1,0 +1,245 @@
+"""Which worker gets which job of one model: queues, workers by load, known prefixes.
+
+No cost here grows with the number of workers or of queued jobs. Knows nothing of messages, peers or time.
+"""
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from math import ceil, inf
+
+from tokenyard.broker.records import Job, Lane, Worker
+
+NUM_BUCKETS = 256
+"""Steps of load share that are told apart: exact up to a capacity of 256, the largest decode bucket planned."""
+
+MAX_PREFIX_BONUS = 0.25
+"""Of load share: so much imbalance at most a known prefix may buy (docs/protocol.md, Jobs)."""
+
+MAX_PREFIX_KEYS = 1 << 17
+"""Blocks remembered per model: 2 million tokens at 16 a block, in about 40 MB."""
+
+MAX_PREFIX_WORKERS = 4
+"""Workers remembered per prefix: a system prompt is soon everywhere, and then least-loaded finds it anyway."""
+
+Rank = tuple[bool, int]
+"""(fresh, priority): resumed jobs first, then the lower priority."""
+
+
+class JobQueue:
+    """Jobs by rank, then arrival; any of them can leave at once."""
+
+    def __init__(self) -> None:
+        self._ranks: list[Rank] = []  # sorted; only those with jobs
+        self._jobs: dict[Rank, OrderedDict[Job, None]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._jobs.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._ranks)
+
+    def push(self, job: Job) -> None:
+        rank = self._rank(job)
+        if rank not in self._jobs:
+            insort(self._ranks, rank)
+            self._jobs[rank] = OrderedDict()
+        self._jobs[rank][job] = None
+
+    def head(self) -> Job:
+        return next(iter(self._jobs[self._ranks[0]]))
+
+    def remove(self, job: Job) -> None:
+        rank = self._rank(job)
+        del self._jobs[rank][job]
+        if not self._jobs[rank]:
+            del self._jobs[rank]
+            del self._ranks[bisect_left(self._ranks, rank)]
+
+    def all(self) -> list[Job]:
+        return [job for rank in self._ranks for job in self._jobs[rank]]
+
+    @staticmethod
+    def _rank(job: Job) -> Rank:
+        assert job.submit is not None
+        return job.attempt == 1, job.submit.priority
+
+
+class LoadIndex:
+    """Workers with free credit, by steps of load share; among equals, the one that waited longest."""
+
+    def __init__(self) -> None:
+        self._buckets = [OrderedDict[bytes, Worker]() for _ in range(NUM_BUCKETS + 1)]
+        self._filled = 0  # bit b: bucket b holds a worker
+
+    def put(self, worker: Worker, bucket: int) -> None:
+        self._buckets[bucket][worker.inc] = worker
+        self._filled |= 1 << bucket
+
+    def remove(self, worker: Worker, bucket: int) -> None:
+        del self._buckets[bucket][worker.inc]
+        if not self._buckets[bucket]:
+            self._filled &= ~(1 << bucket)
+
+    def least(self) -> Worker | None:
+        """The least loaded worker."""
+        if not self._filled:
+            return None
+        bucket = (self._filled & -self._filled).bit_length() - 1
+        return next(iter(self._buckets[bucket].values()))
+
+    def empty(self) -> Worker | None:
+        """A worker on which nothing runs."""
+        return next(iter(self._buckets[0].values()), None)
+
+
+class PrefixMemory:
+    """Which workers got which prompt prefix, least recently used forgotten first."""
+
+    def __init__(self, limit: int = MAX_PREFIX_KEYS) -> None:
+        self._limit = limit
+        self._workers: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def longest(self, keys: list[bytes]) -> tuple[int, tuple[bytes, ...]]:
+        """How many of the chained keys are known, and the incarnations that got the last known one.
+
+        `remember` touches the shallow keys of a chain last, so a known key has all its predecessors: bisect.
+        """
+        known = bisect_left(keys, True, key=lambda key: key not in self._workers)
+        return known, self._workers[keys[known - 1]] if known else ()
+
+    def remember(self, keys: list[bytes], inc: bytes) -> None:
+        workers = self._workers
+        for key in reversed(keys):
+            incs = workers.get(key, ())
+            if not incs or incs[0] != inc:
+                workers[key] = (inc, *[other for other in incs if other != inc][: MAX_PREFIX_WORKERS - 1])
+            workers.move_to_end(key)
+        while len(workers) > self._limit:
+            workers.popitem(last=False)
+
+
+class Model:
+    """One model: its workers, its queues, and the choice between them."""
+
+    def __init__(self, name: str, known_until_s: float) -> None:
+        self.name = name
+        self.served = False
+        """Whether a worker was ever seen with it."""
+        self.known_until_s = known_until_s
+        """Without a worker, its jobs wait so long; inf while it has one."""
+        self.workers: dict[bytes, Worker] = {}
+        self.queues = {lane: JobQueue() for lane in Lane}
+        self.num_placed = 0
+        self._by_load = {lane: LoadIndex() for lane in Lane}
+        self._prefixes = PrefixMemory()
+        self._suspect_workers: set[bytes] = set()
+        self._reserved: Worker | None = None
+        """It takes nothing more until it is empty: suspects wait for it."""
+
+    def join(self, worker: Worker) -> None:
+        worker.model = self
+        self.workers[worker.inc] = worker
+        self.num_placed += len(worker.placements)
+        self.served, self.known_until_s = True, inf
+        self.update(worker)
+
+    def leave(self, worker: Worker, known_until_s: float) -> None:
+        worker.state = "gone"
+        self.update(worker)
+        worker.model = None
+        del self.workers[worker.inc]
+        self._suspect_workers.discard(worker.inc)
+        self.num_placed -= len(worker.placements)
+        if self._reserved is worker:
+            self._reserved = None
+        if not self.workers:
+            self.known_until_s = known_until_s
+
+    def update(self, worker: Worker) -> None:
+        """Put the worker where its state and load now belong; call it after each change of either."""
+        if not worker.placements:
+            worker.lane = Lane.CLEAN
+            self._suspect_workers.discard(worker.inc)
+        position = self._position(worker)
+        if position == worker.position:
+            return
+        if worker.position is not None:
+            lane, bucket = worker.position
+            self._by_load[lane].remove(worker, bucket)
+        worker.position = position
+        if position is not None:
+            lane, bucket = position
+            self._by_load[lane].put(worker, bucket)
+
+    def _position(self, worker: Worker) -> tuple[Lane, int] | None:
+        if worker.state != "ready" or not worker.credit:
+            return None
+        if worker.placements and (worker.lane is Lane.ALONE or worker is self._reserved):
+            return None
+        return worker.lane, ceil(worker.share * NUM_BUCKETS)
+
+    def next_match(self) -> tuple[Job, Worker] | None:
+        """The next job that can run and its worker; suspects first, or they would wait for an idle moment for ever."""
+        for lane in reversed(Lane):
+            if lane is Lane.CLEAN:
+                self._reserve()
+            if queue := self.queues[lane]:
+                job = queue.head()
+                if worker := self._pick(job):
+                    return job, worker
+        return None
+
+    def _pick(self, job: Job) -> Worker | None:
+        clean = self._by_load[Lane.CLEAN]
+        if job.lane is Lane.CLEAN:
+            least = clean.least()
+            return least and self._pick_by_prefix(job, least)
+        if job.lane is Lane.SUSPECT and (worker := self._by_load[Lane.SUSPECT].least()):
+            return worker
+        return clean.empty()
+
+    def _pick_by_prefix(self, job: Job, least: Worker) -> Worker:
+        """The least loaded worker, or one whose known prefix outweighs its load."""
+        assert job.submit is not None
+        keys = job.submit.prefix_keys
+        num_known, incs = self._prefixes.longest(keys)
+        if not num_known or least.inc in incs:
+            return least
+        bonus = MAX_PREFIX_BONUS * num_known / len(keys)
+        knowing = [self.workers[inc] for inc in incs if inc in self.workers]
+        open_ones = [worker for worker in knowing if worker.position and worker.position[0] is Lane.CLEAN]
+        best = min(open_ones, key=lambda worker: worker.share, default=least)
+        return best if best.share - bonus <= least.share else least
+
+    def note_placed(self, job: Job, worker: Worker) -> None:
+        """Call it with the placement made."""
+        assert job.submit is not None
+        worker.lane = job.lane
+        if job.lane is not Lane.CLEAN:
+            self._suspect_workers.add(worker.inc)
+        if worker is self._reserved:
+            self._reserved = None
+        self._prefixes.remember(job.submit.prefix_keys, worker.inc)
+        self.num_placed += 1
+        self.update(worker)
+
+    def note_freed(self, worker: Worker) -> None:
+        """Call it with the placement removed."""
+        self.num_placed -= 1
+        self.update(worker)
+
+    def _reserve(self) -> None:
+        """Where suspects wait and no worker runs any, let one run empty for them; else let go of it."""
+        if self._reserved is not None and self._reserved.state != "ready":
+            self._reserved = None
+        suspects_wait = bool(self.queues[Lane.SUSPECT] or self.queues[Lane.ALONE])
+        wanted = suspects_wait and not self._suspect_workers
+        if wanted == (self._reserved is not None):
+            return
+        released, self._reserved = self._reserved, self._by_load[Lane.CLEAN].least() if wanted else None
+        for worker in (released, self._reserved):
+            if worker is not None:
+                self.update(worker)

@@ -1,0 +1,320 @@
+"""The life of a job: submitted, queued, placed, ended; lost with its worker, fenced by a newer attempt.
+
+A job's record outlives its end by LINGER_S, so that a repeated Submit is answered and never run twice. Peers and
+time-outs are core.py's business, the choice of a worker dispatch.py's.
+"""
+
+import heapq
+from itertools import count
+from math import inf
+
+from tokenyard.broker.config import BEAT_S, SILENCE_S
+from tokenyard.broker.dispatch import Model
+from tokenyard.broker.records import MAX_CRASHES, Death, Front, Job, Lane, Phase, Placement, State, Worker
+from tokenyard.broker.wire import Accepted, Done, Lost, Placed, Reject, Start, Submit, WorkerJob
+
+LINGER_S = 2 * SILENCE_S
+"""An ended job is remembered so long: a front that was silent for half of it is dead, and its repeats with it."""
+
+MISSING_S = 2 * BEAT_S
+MISSING_BEATS = 2
+"""A placement is lost when so old and so often unlisted in a row: one beat may have crossed the Start."""
+
+RETRY_MS = 1000
+"""What queue_full suggests: about the time in which a step-bound queue moves by a whole batch."""
+
+
+class Jobs:
+    """All decisions about jobs, over a State that it shares with the rest of the core."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._ties = count()
+
+    # ---- from fronts
+
+    def submit(self, front: Front, submit: Submit) -> None:
+        """Queue or place it, refuse it, or answer a repeat with the state it has."""
+        state = self._state
+        front.claims.pop(submit.job, None)
+        old = front.jobs.get(submit.job)
+        if old is not None and submit.attempt <= old.attempt:
+            if submit.attempt == old.attempt:
+                old.confirmed = True
+                state.send(front.peer, old.answer)
+            return None
+        crashes = max(submit.crashes, old.crashes if old else 0)
+        if old is not None:
+            self._fence(old)
+            del front.jobs[old.number]
+        model = self._model_for(submit)
+        if model is None:
+            served = ", ".join(sorted(state.models)) or "none"
+            return self._refuse(front, submit, "model_not_found", f"no model {submit.model!r}; served: {served}")
+        if crashes >= MAX_CRASHES:
+            return self._refuse(front, submit, "job_crashes_workers", _crash_words(crashes))
+        job = Job(front, submit.job, submit.attempt, crashes, Phase.QUEUED, Accepted(submit.job, submit.attempt))
+        front.jobs[job.number] = job
+        self._enqueue(job, submit, model)
+        self.dispatch(model)
+        if job.phase is not Phase.QUEUED:
+            return None
+        if job.attempt == 1 and state.num_queued > state.queue_limit:
+            self._dequeue(job)
+            del front.jobs[job.number]
+            words = f"{state.queue_limit} requests are waiting already"
+            return self._refuse(front, submit, "queue_full", words, RETRY_MS)
+        return state.send(front.peer, job.answer)
+
+    def cancel(self, front: Front, number: int) -> None:
+        """Take it out of the queue, or have its worker drop it."""
+        front.claims.pop(number, None)
+        job = front.jobs.get(number)
+        if job is None or job.phase is Phase.ENDED:
+            return
+        model = job.model
+        self._fence(job)
+        self._end(job, Reject(number, job.attempt, "cancelled", "the client has gone", 0))
+        if model is not None:
+            self.dispatch(model)
+
+    def claim(self, front: Front, number: int, attempt: int) -> None:
+        """The front believes this attempt accepted: confirm it, or remember the claim until settle()."""
+        job = front.jobs.get(number)
+        if job is None or job.attempt < attempt:
+            front.claims[number] = attempt
+        elif job.attempt == attempt:
+            job.confirmed = True
+            self._state.send(front.peer, job.answer)
+
+    def settle(self, front: Front) -> None:
+        """All workers have spoken: what this front claims and nobody has is lost."""
+        for number, attempt in front.claims.items():
+            job = front.jobs.get(number)
+            if job is None or job.attempt < attempt:
+                self._state.send(front.peer, Lost(number, attempt, job.crashes if job else 0))
+        front.claims.clear()
+
+    def drop_unconfirmed(self, front: Front) -> None:
+        """The grace is over: what a worker claimed and the front has not spoken for runs for nobody."""
+        for job in [job for job in front.jobs.values() if not job.confirmed]:
+            self._fence(job)
+            del front.jobs[job.number]
+
+    def drop_all(self, front: Front) -> None:
+        """The front is gone: its jobs end everywhere."""
+        models = {job.model for job in front.jobs.values() if job.model is not None}
+        for job in front.jobs.values():
+            self._fence(job)
+        front.jobs.clear()
+        for model in models:
+            self.dispatch(model)
+
+    # ---- from workers
+
+    def done(self, worker: Worker, done: Done) -> None:
+        key = WorkerJob(done.front, done.job, done.attempt)
+        if key in worker.placements:
+            job = self._free(worker, key)
+            if job is not None:
+                self._end(job, job.answer)
+            self._dispatch_on(worker)
+
+    def reconcile(self, worker: Worker, claims: list[WorkerJob]) -> None:
+        """Compare what the worker says it runs with what is placed on it, and heal both sides."""
+        now = self._state.now
+        claimed = set(claims)
+        for key, placement in list(worker.placements.items()):
+            placement.num_missed = 0 if key in claimed else placement.num_missed + 1
+            missing = placement.num_missed >= MISSING_BEATS and now - placement.placed_s > MISSING_S
+            if missing and (job := self._free(worker, key)):
+                self._end(job, Lost(job.number, job.attempt, job.crashes))
+                self._state.send(job.front.peer, job.answer)
+        for key in claims:
+            if key not in worker.placements:
+                self._take_claim(worker, key)
+            elif worker.placements[key].aborted:
+                self._state.abort(worker, key)
+        self._dispatch_on(worker)
+
+    def lose(self, worker: Worker) -> list[WorkerJob]:
+        """The worker is gone: end what ran on it, saying nothing yet; returns what it took along."""
+        lost = []
+        for key in list(worker.placements):
+            if job := self._free(worker, key):
+                self._end(job, Lost(job.number, job.attempt, job.crashes))
+                lost.append(key)
+        return lost
+
+    def count_crash(self, death: Death) -> None:
+        """The worker crashed by itself, says its agent: that counts against its jobs, whatever attempt they are at."""
+        if death.counted:
+            return
+        death.counted = True
+        for key in death.jobs:
+            if (job := self._state.job_of(key)) is None:
+                continue
+            job.crashes += 1
+            if isinstance(job.answer, Lost):
+                job.answer = job.answer._replace(crashes=job.crashes)
+            elif job.phase is Phase.QUEUED:
+                self._suspect(job)
+
+    def announce(self, death: Death) -> None:
+        """Tell the fronts what was lost, unless they have moved on."""
+        death.announce_s = inf
+        for key in death.jobs:
+            job = self._state.job_of(key)
+            if job is not None and job.attempt == key.attempt and isinstance(job.answer, Lost):
+                self._state.send(job.front.peer, job.answer)
+
+    # ---- by time
+
+    def expire_deadlines(self) -> None:
+        state = self._state
+        while (due_s := self.next_deadline_s()) <= state.now:
+            _, _, job = heapq.heappop(state.deadlines)
+            if job.deadline_s != due_s:
+                continue
+            model = job.model
+            assert model is not None
+            self._dequeue(job)
+            self._reject(job, "deadline_exceeded", "the request waited in the queue for as long as it may")
+            self.dispatch(model)
+
+    def next_deadline_s(self) -> float:
+        """When the next queued job may run out of time; it may also have left the queue."""
+        return self._state.deadlines[0][0] if self._state.deadlines else inf
+
+    def forget_ended(self) -> None:
+        ended = self._state.ended
+        while ended and ended[0][0] <= self._state.now:
+            _, job = ended.popleft()
+            if job.front.jobs.get(job.number) is job:
+                del job.front.jobs[job.number]
+
+    def reject_queued(self, model: Model, code: str, words: str) -> None:
+        """No worker came in time."""
+        for job in [job for queue in model.queues.values() for job in queue.all()]:
+            self._dequeue(job)
+            self._reject(job, code, words)
+
+    def dispatch(self, model: Model) -> None:
+        """Place what can be placed."""
+        state = self._state
+        while state.settled and (match := model.next_match()):
+            job, worker = match
+            submit = job.submit
+            assert submit is not None
+            assert worker.credit > 0
+            key = job.key
+            worker.placements[key] = Placement(state.now)
+            model.note_placed(job, worker)
+            self._dequeue(job)
+            job.phase, job.worker, job.answer = Phase.PLACED, worker, Placed(job.number, job.attempt, worker.inc)
+            start = Start(*key, submit.kind, submit.prompt_ids, submit.emitted_ids, submit.params)
+            state.send(worker.peer, start)
+            state.send(job.front.peer, job.answer)
+
+    # ---- steps
+
+    def _model_for(self, submit: Submit) -> Model | None:
+        """The model it asks for. One that a resumed job names was served once; in the grace any may still turn up."""
+        state = self._state
+        model = state.models.get(submit.model)
+        if model is None and (submit.attempt > 1 or state.now < state.grace_until_s):
+            wait_s = state.now + state.load_timeout_s if submit.attempt > 1 else state.grace_until_s
+            model = state.models[submit.model] = Model(submit.model, wait_s)
+        return model
+
+    def _enqueue(self, job: Job, submit: Submit, model: Model) -> None:
+        state = self._state
+        job.submit, job.model, job.lane = submit, model, Lane.of(job.crashes)
+        model.queues[job.lane].push(job)
+        state.num_queued += 1
+        if submit.deadline_ms > 0:
+            job.deadline_s = state.now + submit.deadline_ms / 1000
+            if len(state.deadlines) > 2 * state.num_queued + 64:  # mostly stale: rebuild, so that memory stays bounded
+                state.deadlines[:] = [entry for entry in state.deadlines if entry[2].deadline_s == entry[0]]
+                heapq.heapify(state.deadlines)
+            heapq.heappush(state.deadlines, (job.deadline_s, next(self._ties), job))
+
+    def _dequeue(self, job: Job) -> None:
+        assert job.model is not None
+        job.model.queues[job.lane].remove(job)
+        self._state.num_queued -= 1
+        job.submit, job.model, job.deadline_s = None, None, inf
+
+    def _suspect(self, job: Job) -> None:
+        """Move a queued job to the lane that its raised count demands, or give it up."""
+        submit, model, deadline_s = job.submit, job.model, job.deadline_s
+        assert submit is not None
+        assert model is not None
+        self._dequeue(job)
+        if job.crashes >= MAX_CRASHES:
+            return self._reject(job, "job_crashes_workers", _crash_words(job.crashes))
+        self._enqueue(job, submit._replace(deadline_ms=0), model)
+        job.deadline_s = deadline_s  # its entry in the heap still stands
+        return self.dispatch(model)
+
+    def _fence(self, job: Job) -> None:
+        """Stop this attempt wherever it is."""
+        if job.phase is Phase.QUEUED:
+            self._dequeue(job)
+        elif job.phase is Phase.PLACED:
+            assert job.worker is not None
+            self._state.abort(job.worker, job.key)
+
+    def _free(self, worker: Worker, key: WorkerJob) -> Job | None:
+        """Take the placement off the worker; returns its job if that was still running there."""
+        assert worker.model is not None
+        placement = worker.placements.pop(key)
+        worker.model.note_freed(worker)
+        return None if placement.aborted else self._state.job_of(key)
+
+    def _take_claim(self, worker: Worker, key: WorkerJob) -> None:
+        """The worker runs an attempt that is not placed on it: take it over if it is the newest, else drop it."""
+        state = self._state
+        if worker.model is None:
+            return
+        worker.placements[key] = Placement(state.now)
+        worker.model.num_placed += 1
+        job = state.job_of(key)
+        in_grace = state.now < state.grace_until_s
+        waiting_for_it = job is not None and job.attempt == key.attempt and job.phase is Phase.QUEUED
+        newer_than_known = in_grace and (job is None or job.attempt < key.attempt)
+        if not (waiting_for_it or newer_than_known):
+            state.abort(worker, key)
+            return
+        if job is not None:
+            self._fence(job)
+        front = state.fronts.setdefault(key.front, Front(key.front))
+        answer = Placed(key.job, key.attempt, worker.inc)
+        crashes = job.crashes if job else 0
+        confirmed = waiting_for_it or front.claims.pop(key.job, 0) == key.attempt
+        front.jobs[key.job] = Job(
+            front, key.job, key.attempt, crashes, Phase.PLACED, answer, worker=worker, confirmed=confirmed
+        )
+        state.send(front.peer, answer)
+
+    def _dispatch_on(self, worker: Worker) -> None:
+        if worker.model is not None:
+            worker.model.update(worker)
+            self.dispatch(worker.model)
+
+    def _end(self, job: Job, answer: Placed | Reject | Lost | Accepted) -> None:
+        job.phase, job.answer, job.worker = Phase.ENDED, answer, None
+        job.submit, job.model, job.deadline_s = None, None, inf
+        self._state.ended.append((self._state.now + LINGER_S, job))
+
+    def _reject(self, job: Job, code: str, words: str) -> None:
+        self._end(job, Reject(job.number, job.attempt, code, words, 0))
+        self._state.send(job.front.peer, job.answer)
+
+    def _refuse(self, front: Front, submit: Submit, code: str, words: str, retry_ms: int = 0) -> None:
+        """Never queued, so nothing to remember: a repeat is judged again."""
+        self._state.send(front.peer, Reject(submit.job, submit.attempt, code, words, retry_ms))
+
+
+def _crash_words(num_crashes: int) -> str:
+    return f"{num_crashes} workers crashed while they ran this request"

@@ -1,0 +1,250 @@
+"""The broker's process: two ROUTER sockets, a pidfd for each peer, and a loop that performs what the core decides.
+
+Decisions belong to core.py. The loop handles what has arrived before it hears of deaths, so that a Done outruns the
+exit that follows it.
+"""
+
+import argparse
+import logging
+import os
+import secrets
+import select
+import signal
+import socket as sockets
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from tokenyard.broker import logs
+from tokenyard.broker.codec import decode, encode
+from tokenyard.broker.config import MAX_MESSAGE_BYTES, ROUTER_HWM, RunDir, default_run_dir
+from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT, Actions, Core
+from tokenyard.broker.errors import SetupError, WireError
+from tokenyard.broker.wire import INC_BYTES, AgentHello, FrontHello, Message, WorkerHello
+
+Socket = zmq.Socket[bytes]
+
+MAX_FRAMES = 256
+"""Taken from one socket before the other and the clock get their turn: about 10 ms of work."""
+
+COMPLAIN_S = 1.0
+"""Between two log lines about bad frames: a flood of them must not become a flood of lines."""
+
+log = logging.getLogger("broker")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerOptions:
+    run_dir: Path
+    queue_limit: int = QUEUE_LIMIT
+    load_timeout_s: float = LOAD_TIMEOUT_S
+    log_level: str = "INFO"
+
+
+def run(options: BrokerOptions) -> None:
+    """Be the broker of this run directory until SIGTERM or SIGINT. Raises SetupError where it cannot start."""
+    logs.setup("broker", options.log_level)
+    run_dir = RunDir(options.run_dir).create()
+    run_dir.lock("broker")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    broker = Broker(run_dir, options)
+    try:
+        broker.serve()
+    except KeyboardInterrupt:
+        log.info("told to end")
+    finally:
+        broker.close()
+
+
+class Complaints:
+    """Log lines about bad peers, at most one every COMPLAIN_S; the rest are counted."""
+
+    def __init__(self) -> None:
+        self._num_silent = 0
+        self._next_s = 0.0
+
+    def say(self, words: str, now: float) -> None:
+        if now < self._next_s:
+            self._num_silent += 1
+            return
+        log.warning("%s (and %d more not logged)", words, self._num_silent)
+        self._num_silent, self._next_s = 0, now + COMPLAIN_S
+
+
+class Broker:
+    """Names a peer by its socket's letter and its routing id: two ROUTERs may give out the same id."""
+
+    def __init__(self, run_dir: RunDir, options: BrokerOptions) -> None:
+        self._core = Core(
+            secrets.token_bytes(INC_BYTES),
+            time.monotonic(),
+            os.getpid(),
+            living_workers(run_dir),
+            options.queue_limit,
+            options.load_timeout_s,
+        )
+        self._context = zmq.Context()
+        self._sockets = {
+            b"f": self._bind(run_dir.front_endpoint),
+            b"w": self._bind(run_dir.work_endpoint),
+        }
+        self._pidfds: dict[bytes, int] = {}
+        self._peers: dict[int, bytes] = {}  # pidfd → peer
+        self._deaths = select.epoll()  # of pidfds, so that one poll's cost does not grow with the peers
+        self._poller = zmq.Poller()
+        for source in (*self._sockets.values(), self._deaths.fileno()):
+            self._poller.register(source, zmq.POLLIN)
+        self._complaints = Complaints()
+
+    def serve(self) -> None:
+        """The loop: wait, take what came, hear of deaths, look at the clock."""
+        while True:
+            wait_s = max(0.0, self._core.next_tick_s - time.monotonic())
+            ready = dict(self._poller.poll(1 + int(1000 * wait_s)))
+            for letter, socket in self._sockets.items():
+                if socket in ready:
+                    self._receive(letter, socket)
+            if self._deaths.fileno() in ready:
+                self._reap()
+            self._perform(self._core.tick(time.monotonic()))
+
+    def close(self) -> None:
+        for peer in list(self._pidfds):
+            self._unwatch(peer)
+        self._deaths.close()
+        self._context.destroy(linger=0)
+
+    def _bind(self, endpoint: str) -> Socket:
+        socket = self._context.socket(zmq.ROUTER)
+        socket.linger = 0
+        socket.router_mandatory = True
+        socket.sndhwm = socket.rcvhwm = ROUTER_HWM
+        socket.maxmsgsize = MAX_MESSAGE_BYTES
+        socket.bind(endpoint)
+        Path(endpoint.removeprefix("ipc://")).chmod(0o600)
+        return socket
+
+    def _receive(self, letter: bytes, socket: Socket) -> None:
+        """Take what waits on one socket, up to MAX_FRAMES."""
+        for _ in range(MAX_FRAMES):
+            try:
+                peer = letter + socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            pid = 0
+            if peer in self._pidfds:
+                body = socket.recv()
+            else:
+                frame = socket.recv(copy=False)
+                body = frame.bytes
+                pid = self._credited_pid(frame)
+            now = time.monotonic()
+            try:
+                while socket.rcvmore:
+                    socket.recv()
+                    body = b""
+                message = decode(body)
+                if pid < 0:
+                    raise WireError("another user's process")
+            except WireError as error:
+                self._complaints.say(f"dropped a frame of {peer.hex()}: {error}", now)
+                continue
+            if pid and isinstance(message, FrontHello | WorkerHello | AgentHello):
+                self._watch(peer, pid)
+            self._perform(self._core.handle(peer, message, now))
+
+    @staticmethod
+    def _credited_pid(frame: zmq.Frame) -> int:
+        """The sender's pid as the kernel gives it, 0 where it gives none; -1: not our user.
+
+        A pid that the peer claims itself is not used: in another pid namespace it would name someone else.
+        """
+        try:
+            _, uid, _, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
+        except (zmq.ZMQError, ValueError):
+            return 0
+        return int(pid) if int(uid) == os.getuid() else -1
+
+    def _watch(self, peer: bytes, pid: int) -> None:
+        """Hear of the process's end at once. Where that is impossible, a failing send or silence tells."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            log.warning("cannot watch pid %d: %s", pid, error.strerror)
+            return
+        self._pidfds[peer], self._peers[pidfd] = pidfd, peer
+        self._deaths.register(pidfd, select.EPOLLIN)
+
+    def _unwatch(self, peer: bytes) -> None:
+        if (pidfd := self._pidfds.pop(peer, None)) is not None:
+            del self._peers[pidfd]
+            self._deaths.unregister(pidfd)
+            os.close(pidfd)
+
+    def _reap(self) -> None:
+        for pidfd, _ in self._deaths.poll(0):
+            peer = self._peers[pidfd]
+            self._unwatch(peer)
+            self._perform(self._core.gone(peer, time.monotonic()))
+
+    def _perform(self, actions: Actions) -> None:
+        """Send all messages, and those that a vanished receiver leads to."""
+        pending = deque(actions)
+        while pending:
+            peer, message = pending.popleft()
+            if not self._send(peer, message):
+                self._unwatch(peer)
+                pending.extend(self._core.gone(peer, time.monotonic()))
+
+    def _send(self, peer: bytes, message: Message) -> bool:
+        """Whether the receiver is still there. One that takes nothing more misses messages; each has its repeat."""
+        try:
+            self._sockets[peer[:1]].send_multipart((peer[1:], encode(message)), zmq.NOBLOCK)
+        except zmq.Again:
+            self._complaints.say(f"{peer.hex()} takes no more messages", time.monotonic())
+        except WireError as error:
+            self._complaints.say(f"not sent: {error}", time.monotonic())
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+
+def living_workers(run_dir: RunDir) -> list[bytes]:
+    """Incarnations whose token socket still listens: a new broker places nothing until they have spoken.
+
+    The sockets of the dead are removed.
+    """
+    found = []
+    for path in run_dir.path.glob("w-*.sock"):
+        with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK) as probe, suppress(OSError):
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                continue
+            found.append(bytes.fromhex(path.stem.removeprefix("w-")))
+    return found
+
+
+def main() -> None:
+    """`python -m tokenyard.broker.main --run-dir DIR`: the broker alone, for tests and fleets."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-dir", type=Path, default=default_run_dir())
+    parser.add_argument("--queue-limit", type=int, default=QUEUE_LIMIT)
+    parser.add_argument("--load-timeout-s", type=float, default=LOAD_TIMEOUT_S)
+    try:
+        run(BrokerOptions(**vars(parser.parse_args())))
+    except SetupError as error:
+        sys.exit(f"tokenyard broker: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""What the broker remembers: one class per kind of peer, the job, and the state that holds them.
+
+Plain data and sums over it. Decisions live in dispatch.py (where), jobs.py (a job's life), core.py (peers, time) and
+control.py (the operator). Nothing here may know of sockets or clocks: `State.now` is given with every event.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from math import inf
+from typing import TYPE_CHECKING
+
+from tokenyard.broker.wire import Abort, Accepted, Card, Lost, Message, Placed, Reject, Submit, WorkerInfo, WorkerJob
+
+if TYPE_CHECKING:
+    from tokenyard.broker.dispatch import Model
+
+MAX_CRASHES = 3
+"""Counted attempts that fail a job (docs/protocol.md, Jobs)."""
+
+
+class Lane(IntEnum):
+    """Which jobs may share a worker: those under the same suspicion, so that a poisoned one takes no clean one along.
+
+    The last lane runs one job at a time: of many that crashed together, only the guilty one crashes alone.
+    """
+
+    CLEAN = 0
+    SUSPECT = 1
+    ALONE = 2
+
+    @staticmethod
+    def of(crashes: int) -> "Lane":
+        return Lane(min(crashes, Lane.ALONE))
+
+
+class Phase(Enum):
+    """Of one attempt. Queued → placed → ended, or queued → ended; a newer attempt starts over."""
+
+    QUEUED = "queued"
+    PLACED = "placed"
+    ENDED = "ended"
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The newest attempt of one front's job."""
+
+    front: "Front"
+    number: int
+    attempt: int
+    crashes: int
+    """Attempts so far that ended with a crash of the worker's own."""
+    phase: Phase
+    answer: Accepted | Placed | Reject | Lost
+    """What a repeat of its Submit gets: the state it has."""
+    submit: Submit | None = None
+    """None once placed (the payload has gone on) and when adopted from a worker's claim."""
+    model: "Model | None" = None
+    """Set while queued."""
+    lane: Lane = Lane.CLEAN
+    """The queue it stands in; `crashes` may be higher when it was raised after placing."""
+    deadline_s: float = inf
+    """When it must have left the queue; inf once it has."""
+    worker: "Worker | None" = None
+    """Set while placed."""
+    confirmed: bool = True
+    """False: adopted from a worker's claim, and its front has not yet spoken for it."""
+
+    @property
+    def key(self) -> WorkerJob:
+        return WorkerJob(self.front.inc, self.number, self.attempt)
+
+
+@dataclass(slots=True)
+class Placement:
+    """One attempt that holds a credit of one worker, until the worker says that it has left."""
+
+    placed_s: float
+    aborted: bool = False
+    """Told to go; nobody waits for it any more."""
+    num_missed: int = 0
+    """Beats in a row that did not list it."""
+
+
+@dataclass(slots=True, eq=False)
+class Front:
+    inc: bytes
+    peer: bytes = b""
+    """Empty: known only from a worker's claim after a restart of the broker."""
+    pid: int = 0
+    heard_s: float = 0.0
+    jobs: dict[int, Job] = field(default_factory=dict)
+    claims: dict[int, int] = field(default_factory=dict)
+    """Job → attempt: claimed in a hello, not found here, decided when all workers have spoken."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    inc: bytes
+    peer: bytes
+    pid: int
+    name: str
+    endpoint: str
+    capacity: int
+    state: str
+    """loading, ready or draining, as the worker says."""
+    card: Card | None
+    heard_s: float
+    patience_s: float = 0.0
+    """How long it may be silent where that is longer than SILENCE_S."""
+    step: int = 0
+    load: dict[str, int] = field(default_factory=dict)
+    placements: dict[WorkerJob, Placement] = field(default_factory=dict)
+    model: "Model | None" = None
+    """Set when it has a card."""
+    lane: Lane = Lane.CLEAN
+    """Whose jobs run on it; free to change when nothing does."""
+    position: tuple[Lane, int] | None = None
+    """Where dispatch.LoadIndex holds it; None: it takes no job now."""
+
+    @property
+    def credit(self) -> int:
+        return max(0, self.capacity - len(self.placements))
+
+    @property
+    def share(self) -> float:
+        """Of its capacity, taken."""
+        return len(self.placements) / self.capacity
+
+    @property
+    def info(self) -> WorkerInfo:
+        assert self.card is not None
+        return WorkerInfo(self.inc, self.endpoint, self.card)
+
+
+@dataclass(slots=True, eq=False)
+class Agent:
+    inc: bytes
+    peer: bytes
+    pid: int
+    devices: list[str]
+    workers: set[bytes]
+    """Incarnations of its living workers."""
+    heard_s: float
+
+
+@dataclass(slots=True)
+class Death:
+    """A worker that is gone, kept a while for the agent's word on why."""
+
+    jobs: list[WorkerJob]
+    """What it took along."""
+    announce_s: float
+    """When Lost goes out, word or no word; inf: it has gone out."""
+    forget_s: float
+    counted: bool = False
+    """Whether its crash has been counted against its jobs."""
+
+
+Peer = Front | Worker | Agent
+
+
+@dataclass(slots=True)
+class State:
+    """All that the broker knows, and the actions that the event at hand has led to so far."""
+
+    epoch: bytes
+    queue_limit: int
+    load_timeout_s: float
+    now: float
+    """Time of the event being handled; the clock is the caller's."""
+    grace_until_s: float
+    """Until then a job that only a worker knows is taken over, not aborted."""
+    settled: bool = False
+    """Whether all awaited workers have spoken: until then nothing is placed, lest a job that runs already run twice."""
+    out: list[tuple[bytes, Message]] = field(default_factory=list)
+    peers: dict[bytes, Peer] = field(default_factory=dict)
+    fronts: dict[bytes, Front] = field(default_factory=dict)
+    workers: dict[bytes, Worker] = field(default_factory=dict)
+    agents: dict[bytes, Agent] = field(default_factory=dict)
+    models: dict[str, "Model"] = field(default_factory=dict)
+    num_queued: int = 0
+    deadlines: list[tuple[float, int, Job]] = field(default_factory=list)
+    """Heap of (deadline_s, tie-break, job); an entry is stale once the job's own deadline differs."""
+    ended: deque[tuple[float, Job]] = field(default_factory=deque)
+    """(when to forget it, job), oldest first; stale where the front's record has moved on."""
+
+    def send(self, peer: bytes, message: Message) -> None:
+        if peer:
+            self.out.append((peer, message))
+
+    def tell_fronts(self, message: Message) -> None:
+        for front in self.fronts.values():
+            self.send(front.peer, message)
+
+    def abort(self, worker: Worker, key: WorkerJob) -> None:
+        """Have the worker drop an attempt; its credit comes back with Done or with a beat that lacks it."""
+        worker.placements[key].aborted = True
+        self.send(worker.peer, Abort(*key))
+
+    def job_of(self, key: WorkerJob) -> Job | None:
+        front = self.fronts.get(key.front)
+        return front.jobs.get(key.job) if front else None
