@@ -68,9 +68,8 @@ def _read_model(path: Path, name: str, table: Any) -> Model:
     table = _check(path, where, table, MODEL_KEYS)
     if "source" not in table:
         raise SetupError(f"{path}: {where} lacks the key source")
-    for key in ("replicas",):
-        if table.get(key, 1) < 1:
-            raise SetupError(f"{path}: {where} {key}: must be at least 1")
+    if table.get("replicas", 1) < 1:
+        raise SetupError(f"{path}: {where} replicas: must be at least 1")
     spec = write_spec(ModelSpec(table["source"], table.get("revision"), [name]))
     return Model(spec, table.get("replicas"), _engine(table))
 
@@ -83,7 +82,7 @@ def _read_worker(path: Path, where: str, table: Any, models: dict[str, Model]) -
         model = models.get(table["model"]) or parse_model(table["model"])
     except SetupError as error:
         raise SetupError(f"{path}: {where} model: {error}") from error
-    device = table.get("device", "cuda" if "gpu" in table else "cpu")
+    device = table.get("device", "cuda")
     if device not in ("cpu", "cuda"):
         raise SetupError(f"{path}: {where} device: choose cpu or cuda, not {device!r}")
     if (device == "cuda") != ("gpu" in table):

@@ -1,0 +1,90 @@
+"""Which workers a model gets, and where."""
+
+import os
+
+import pytest
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.scripts.placement import (
+    Model,
+    WorkerRow,
+    choose_devices,
+    find_gpus,
+    parse_gpus,
+    parse_model,
+    place,
+)
+
+A, B = Model("a"), Model("b")
+
+
+def places(rows: list[WorkerRow]) -> list[tuple[str, str]]:
+    return [(row.spec, row.place) for row in rows]
+
+
+def test_one_model_gets_all_gpus() -> None:
+    assert places(place([A], [0, 1], None)) == [("a", "cuda:0"), ("a", "cuda:1")]
+
+
+def test_models_share_the_gpus() -> None:
+    assert places(place([A, B], [0, 1, 2], None)) == [("a", "cuda:0"), ("a", "cuda:1"), ("b", "cuda:2")]
+
+
+def test_every_model_gets_a_worker() -> None:
+    assert places(place([A, B], [0], None)) == [("a", "cuda:0"), ("b", "cuda:0")]
+
+
+def test_replicas_go_before_workers_before_the_devices() -> None:
+    assert places(place([Model("a", replicas=1), B], [0, 1, 2, 3], 2)) == [
+        ("a", "cuda:0"),
+        ("b", "cuda:1"),
+        ("b", "cuda:2"),
+    ]
+
+
+def test_cpu_workers_share_the_cores() -> None:
+    cores = os.cpu_count() or 1
+    rows = place([A], [None], 2)
+    assert [row.engine for row in rows] == [{"threads": max(1, cores // 2)}] * 2
+    assert place([Model("a", engine={"threads": 7})], [None], None)[0].engine == {"threads": 7}
+
+
+def test_arguments_of_a_worker() -> None:
+    row = WorkerRow("a,name=n", "cuda", 3, {"max_model_len": 512, "dtype": "float16"})
+    assert row.arguments() == [
+        *("worker", "a,name=n", "--device", "cuda", "--gpu", "3"),
+        *("--max-model-len", "512", "--dtype", "float16"),
+    ]
+
+
+def test_a_spec_loses_its_replicas() -> None:
+    assert parse_model("org/model@abc,name=x,name=y,replicas=2") == Model("org/model@abc,name=x,name=y", 2)
+    assert parse_model("org/model") == Model("org/model", None)
+
+
+@pytest.mark.parametrize("text", ["", "a", "0,", "0;1", "-1"])
+def test_bad_gpus_are_refused(text: str) -> None:
+    with pytest.raises(SetupError, match="--gpus"):
+        parse_gpus(text)
+
+
+def test_gpus_are_chosen() -> None:
+    assert choose_devices("auto", parse_gpus("1,0")) == [1, 0]
+    assert choose_devices("cpu", None) == [None]
+    with pytest.raises(SetupError, match="exclude each other"):
+        choose_devices("cpu", [0])
+    with pytest.raises(SetupError, match="choose auto, cuda or cpu"):
+        choose_devices("tpu", None)
+
+
+def test_gpus_that_are_hidden_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "listdir", lambda path: ["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_gpus() == [0, 1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert find_gpus() == [1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-4f2a")
+    with pytest.raises(SetupError, match="only numbers"):
+        find_gpus()
