@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from tokenyard.broker.errors import TokenyardError
@@ -18,10 +19,11 @@ from tokenyard.http.chat import ChatFormat, plan_chat
 from tokenyard.http.completions import CompletionFormat, plan_completion
 from tokenyard.http.errors import HttpError
 from tokenyard.http.generation import Generation
+from tokenyard.http.library import TokenizerLibrary
 from tokenyard.http.middleware import ApiKeys, BodyLimit, LastResort, RequestIds, error_response
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
-from tokenyard.http.prompt import PromptLibrary
+from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import EventStream, WholeReply
 from tokenyard.http.schemas import parse_chat, parse_completion, parse_json
 
@@ -33,7 +35,7 @@ STARTING_RETRY_MS = 1000
 
 def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
     """The whole application; its lifespan starts and closes the pool."""
-    library = PromptLibrary()
+    library = TokenizerLibrary()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -49,6 +51,7 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
             TokenyardError: _on_failure,
             HttpError: _on_failure,
             HTTPException: _on_http_exception,
+            ClientDisconnect: _on_client_gone,
         },
         # The field tables validate, so there is no schema to show.
         openapi_url=None,
@@ -70,7 +73,7 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
     )
 
 
-def _add_probes(api: FastAPI, pool: Pool, library: PromptLibrary) -> None:
+def _add_probes(api: FastAPI, pool: Pool, library: TokenizerLibrary) -> None:
     @api.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
@@ -96,21 +99,25 @@ def _add_models(api: FastAPI, pool: Pool) -> None:
         return _model(_find(pool, name))
 
 
-def _add_generation(api: FastAPI, pool: Pool, library: PromptLibrary, options: FrontOptions) -> None:
+def _add_generation(api: FastAPI, pool: Pool, library: TokenizerLibrary, options: FrontOptions) -> None:
+    async def get_prompter(model: str) -> Prompter:
+        card = _find(pool, model)
+        return Prompter(card, await library.get(card))
+
     @api.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
         request = parse_chat(parse_json(await http.body()))
-        card = _find(pool, request.model)
-        generation = Generation(pool, await plan_chat(request, await library.get(card)))
-        form = ChatFormat(request, card, generation)
+        prompter = await get_prompter(request.model)
+        generation = Generation(pool, await plan_chat(request, prompter))
+        form = ChatFormat(request, prompter, generation)
         return EventStream(generation, form, options) if request.stream else WholeReply(generation, form)
 
     @api.post("/v1/completions")
     async def completions(http: Request) -> Response:
         request = parse_completion(parse_json(await http.body()))
-        card = _find(pool, request.model)
-        generation = Generation(pool, await plan_completion(request, await library.get(card)))
-        form = CompletionFormat(request, card, generation)
+        prompter = await get_prompter(request.model)
+        generation = Generation(pool, await plan_completion(request, prompter))
+        form = CompletionFormat(request, prompter, generation)
         return EventStream(generation, form, options) if request.stream else WholeReply(generation, form)
 
 
@@ -150,6 +157,11 @@ def _model(card: Card) -> dict[str, Any]:
 async def _on_failure(request: Request, error: Exception) -> Response:
     assert isinstance(error, TokenyardError | HttpError)
     return error_response(error)
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:
+    """The client left before its body was whole: nobody reads this, the access log has it."""
+    return Response(status_code=499)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

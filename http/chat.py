@@ -6,33 +6,33 @@ from typing import Any
 
 import orjson
 
-from tokenyard.broker.wire import Card
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.generation import Generation, Plan
 from tokenyard.http.messages import check_tool_choice
-from tokenyard.http.plans import Head, make_plans
-from tokenyard.http.prompt import Prompts
+from tokenyard.http.plans import UNLIKELY, Head, make_plans
+from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import event
 from tokenyard.http.schemas import ChatRequest
 from tokenyard.http.toolcalls import ToolCall, ToolCallParser
 from tokenyard.http.vocabulary import Vocabulary
 
 
-async def plan_chat(request: ChatRequest, prompts: Prompts) -> list[Plan]:
+async def plan_chat(request: ChatRequest, prompter: Prompter) -> list[Plan]:
     """Render and tokenize; one plan a choice. Raises TokenyardError naming the field that does not fit."""
     check_tool_choice(request.tool_choice)
-    return make_plans(request, prompts, [await prompts.of_chat(request)], None)
+    return make_plans(request, prompter, [await prompter.of_chat(request)])
 
 
 class ChatFormat:
     """Shapes one answer."""
 
-    def __init__(self, request: ChatRequest, card: Card, generation: Generation) -> None:
+    def __init__(self, request: ChatRequest, prompter: Prompter, generation: Generation) -> None:
         self._request = request
         self._generation = generation
+        self._vocabulary = prompter.loaded.vocabulary
         self._options = request.stream_options
         kind = "chat.completion.chunk" if request.stream else "chat.completion"
-        self._head = Head(kind, "chatcmpl", request, card)
+        self._head = Head(kind, "chatcmpl", request, prompter.card)
         self._ending: dict[str, Any] = {"usage": None} if self._options.include_usage else {}
         self._parsers: dict[int, ToolCallParser] = {}
         if request.tools and request.tool_choice != "none":
@@ -65,7 +65,7 @@ class ChatFormat:
 
     def _slow_chunks(self, choice: Choice, piece: Piece) -> Iterable[bytes]:
         """All that a piece may hold; its logprobs and ids ride on its first chunk, then the finish chunk follows."""
-        logprobs = _logprobs(piece.logprobs, choice.vocabulary)
+        logprobs = _logprobs(piece.logprobs, self._vocabulary)
         ids = piece.token_ids if self._request.return_token_ids else None
         deltas = self._deltas(choice.index, piece)
         if not deltas and (logprobs or ids):
@@ -138,7 +138,7 @@ class ChatFormat:
         whole = {
             "index": choice.index,
             "message": message,
-            "logprobs": _logprobs(entries, choice.vocabulary) if self._request.num_logprobs >= 0 else None,
+            "logprobs": _logprobs(entries, self._vocabulary) if self._request.num_logprobs >= 0 else None,
             "finish_reason": self._finish_reason(choice.index, reason),
         }
         if self._request.return_token_ids:
@@ -157,7 +157,7 @@ def _logprobs(entries: list[TokenLogprob], vocabulary: Vocabulary) -> dict[str, 
 
     def describe(token_id: int, logprob: float) -> dict[str, Any]:
         text, data = vocabulary.token(token_id)
-        return {"token": text, "logprob": logprob, "bytes": list(data)}
+        return {"token": text, "logprob": max(logprob, UNLIKELY), "bytes": list(data)}
 
     content = [
         {**describe(entry.token_id, entry.logprob), "top_logprobs": [describe(*one) for one in entry.top]}

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from tokenyard.broker.wire import Finish
 from tokenyard.http.detokenize import Detokenizer
 from tokenyard.http.stops import StopScanner
-from tokenyard.http.vocabulary import Vocabulary
 
 
 class TokenLogprob(NamedTuple):
@@ -39,14 +38,12 @@ class Choice:
         self,
         index: int,
         detokenizer: Detokenizer,
-        vocabulary: Vocabulary,
         stops: StopScanner,
         *,
         show_stop_token: bool = False,
         num_logprobs: int = -1,
     ) -> None:
         self.index = index
-        self.vocabulary = vocabulary
         self.num_tokens = 0
         """Tokens generated so far, a final stop token included."""
         self.num_cached = 0

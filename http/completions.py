@@ -5,37 +5,34 @@ from typing import Any
 
 import orjson
 
-from tokenyard.broker.wire import Card
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import MAX_CHOICES
 from tokenyard.http.generation import Generation, Plan
-from tokenyard.http.plans import Head, make_plans
-from tokenyard.http.prompt import Prompts
+from tokenyard.http.plans import UNLIKELY, Head, make_plans
+from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import event
 from tokenyard.http.schemas import CompletionRequest
 from tokenyard.http.vocabulary import Vocabulary
 
-SILENT_MAX_TOKENS = 16
-"""OpenAI's default for this endpoint."""
 
-
-async def plan_completion(request: CompletionRequest, prompts: Prompts) -> list[Plan]:
+async def plan_completion(request: CompletionRequest, prompter: Prompter) -> list[Plan]:
     """Tokenize; n plans a prompt. Raises TokenyardError naming the field that does not fit."""
-    ids = await prompts.of_completion(request)
-    if len(ids) * request.n > MAX_CHOICES:
+    prompts = await prompter.of_completion(request)
+    if len(prompts) * request.n > MAX_CHOICES:
         invalid("prompt", f"and n together ask for more than {MAX_CHOICES} choices")
-    return make_plans(request, prompts, ids, SILENT_MAX_TOKENS)
+    return make_plans(request, prompter, prompts)
 
 
 class CompletionFormat:
     """Shapes one answer."""
 
-    def __init__(self, request: CompletionRequest, card: Card, generation: Generation) -> None:
+    def __init__(self, request: CompletionRequest, prompter: Prompter, generation: Generation) -> None:
         self._request = request
         self._generation = generation
+        self._vocabulary = prompter.loaded.vocabulary
         self._options = request.stream_options
-        self._head = Head("text_completion", "cmpl", request, card)
+        self._head = Head("text_completion", "cmpl", request, prompter.card)
         self._ending: dict[str, Any] = {"usage": None} if self._options.include_usage else {}
         self._plain = (
             request.num_logprobs < 0 and not request.return_token_ids and not self._options.continuous_usage_stats
@@ -75,7 +72,7 @@ class CompletionFormat:
         shaped = {
             "index": choice.index,
             "text": "".join(piece.text for piece in pieces),
-            "logprobs": _logprobs(entries, choice.vocabulary) if self._request.num_logprobs >= 0 else None,
+            "logprobs": _logprobs(entries, self._vocabulary) if self._request.num_logprobs >= 0 else None,
             "finish_reason": pieces[-1].finish_reason,
         }
         if self._request.return_token_ids:
@@ -87,9 +84,10 @@ def _logprobs(entries: list[TokenLogprob], vocabulary: Vocabulary) -> dict[str, 
     """OpenAI's older shape: parallel lists. Tokens whose text is the same share one key of top_logprobs."""
     return {
         "tokens": [vocabulary.token(entry.token_id)[0] for entry in entries],
-        "token_logprobs": [entry.logprob for entry in entries],
+        "token_logprobs": [max(entry.logprob, UNLIKELY) for entry in entries],
         "top_logprobs": [
-            {vocabulary.token(token_id)[0]: logprob for token_id, logprob in reversed(entry.top)} for entry in entries
+            {vocabulary.token(token_id)[0]: max(logprob, UNLIKELY) for token_id, logprob in reversed(entry.top)}
+            for entry in entries
         ],
         "text_offset": [entry.offset for entry in entries],
     }

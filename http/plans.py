@@ -15,40 +15,45 @@ from tokenyard.http.choice import Choice
 from tokenyard.http.detokenize import Detokenizer
 from tokenyard.http.generation import Plan
 from tokenyard.http.pool import JobRequest
-from tokenyard.http.prompt import Prompts
+from tokenyard.http.prompt import Prompt, Prompter
 from tokenyard.http.sampling import resolve, seeds
 from tokenyard.http.schemas import Request
 from tokenyard.http.stops import StopScanner
 
+UNLIKELY = -9999.0
+"""OpenAI's stand-in for a logprob of minus infinity, which JSON cannot say."""
 
-def make_plans(
-    request: Request, prompts: Prompts, prompt_ids: list[list[int]], silent_max_tokens: int | None
-) -> list[Plan]:
-    """One plan for each of `n` choices of each prompt, in the order of OpenAI's choice indices."""
-    card = prompts.card
+CONTEXT_TOKENS = 8
+"""Prompt tokens after which a continued text is decoded: more than any character has bytes."""
+
+
+def make_plans(request: Request, prompter: Prompter, prompts: list[Prompt]) -> list[Plan]:
+    """One plan for each of `n` choices of each prompt, in the order of OpenAI's choice indices.
+
+    Raises TokenyardError naming the field that does not fit the model.
+    """
+    card, loaded = prompter.card, prompter.loaded
     plans = []
-    for number, ids in enumerate(prompt_ids):
-        params, stop = resolve(request, card, len(ids), silent_max_tokens)
-        # A completion goes on from its prompt's text; an answer in a chat begins anew.
-        context = [] if silent_max_tokens is None else ids[-CONTEXT_TOKENS:]
+    for number, prompt in enumerate(prompts):
+        params, stop = resolve(request, card, len(prompt.ids))
+        context = prompt.ids[-CONTEXT_TOKENS:] if prompt.continued else []
         for index, seed in enumerate(seeds(request.sampling.get("seed"), request.n)):
             choice = Choice(
                 number * request.n + index,
-                Detokenizer(prompts.backend, request.skip_special_tokens, context),
-                prompts.vocabulary,
+                Detokenizer(loaded.backend, request.skip_special_tokens, context),
                 StopScanner(stop, request.include_stop_str_in_output),
                 show_stop_token=request.include_stop_str_in_output,
                 num_logprobs=request.num_logprobs,
             )
             job = JobRequest(
-                card.names[0], ids, params._replace(seed=seed), priority=request.priority, salt=request.cache_salt
+                card.names[0],
+                prompt.ids,
+                params._replace(seed=seed),
+                priority=request.priority,
+                salt=request.cache_salt,
             )
             plans.append(Plan(choice, job, counts_prompt=index == 0))
     return plans
-
-
-CONTEXT_TOKENS = 8
-"""Prompt tokens that a completion's first characters are decoded after: more than any character has bytes."""
 
 
 class Head:

@@ -1,142 +1,131 @@
-"""From what a client sent to prompt token ids: tokenizers, chat templates, and the checks of messages.
+"""From a request to prompt token ids: chat templates, tokenizing, and the checks of ids that clients send.
 
-Loads tokenizers without torch (main.py sets USE_TORCH=0 first). Knows no sockets and no jobs.
+Knows no sockets and no jobs.
 """
 
 import asyncio
-import logging
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http.errors import invalid
+from tokenyard.http.library import LoadedTokenizer
 from tokenyard.http.messages import read_messages, read_tools
 from tokenyard.http.schemas import ChatRequest, CompletionRequest
-from tokenyard.http.vocabulary import Vocabulary
-
-log = logging.getLogger(__name__)
+from tokenyard.http.toolcalls import OPEN
 
 LONG_PROMPT_CHARS = 16_000
-"""Texts above this go to a thread: at about 1 µs a character, tokenizing them holds the loop for over 10 ms."""
+"""Texts above this go to a thread: at some 0.3 µs a character, tokenizing them holds the loop for over 5 ms."""
 
 
-class Prompts:
-    """One model's way from text to ids."""
+class Prompt(NamedTuple):
+    ids: list[int]
+    continued: bool
+    """Whether the answer's text goes on in mid-text, so that, say, a first word keeps its leading space."""
 
-    def __init__(self, card: Card, tokenizer: PreTrainedTokenizerFast) -> None:
+
+class Prompter:
+    """Makes prompts for one model. Its methods raise TokenyardError naming the field that cannot be used."""
+
+    def __init__(self, card: Card, loaded: LoadedTokenizer) -> None:
         self.card = card
-        self.backend: Tokenizer = tokenizer.backend_tokenizer
-        self.vocabulary = Vocabulary(self.backend)
-        self._tokenizer = tokenizer
-        template = tokenizer.chat_template
-        self._template: str = template if isinstance(template, str) else ""
-        self.calls_tools = "<tool_call>" in self._template
-        """Whether the template teaches Hermes' format of tool calls, the one that toolcalls.py reads."""
+        self.loaded = loaded
 
-    async def of_chat(self, request: ChatRequest) -> list[int]:
-        """The ids of a rendered conversation. Raises TokenyardError naming what cannot be rendered."""
-        return await self._encode(self._render(request), add_special_tokens=False)
+    async def of_chat(self, request: ChatRequest) -> Prompt:
+        """A rendered conversation."""
+        if not self.loaded.template:
+            words = f"{self.card.names[0]} is a base model without a chat template; use /v1/completions"
+            raise TokenyardError("invalid_value", words, "messages")
+        messages = read_messages(request.messages)
+        continued = _continues(request, messages)
+        return Prompt(await self._encode(self._render(request, messages, continued), False), continued)
 
-    async def of_completion(self, request: CompletionRequest) -> list[list[int]]:
-        """The ids of each prompt. Raises TokenyardError naming the prompt at fault."""
-        prompt = request.prompt
+    async def of_completion(self, request: CompletionRequest) -> list[Prompt]:
+        """Each prompt of a string, a list of strings, a list of ids, or a list of such lists."""
+        prompt, special = request.prompt, request.add_special_tokens
         if isinstance(prompt, str):
-            return [await self._text(prompt, "prompt", request.add_special_tokens)]
+            return [await self._of_text(prompt, "prompt", special)]
+        if prompt and type(prompt[0]) is int:
+            return [self._of_ids(prompt, "prompt")]
         if not prompt:
             invalid("prompt", "must not be empty")
-        if type(prompt[0]) is int:
-            return [self._ids(prompt, "prompt")]
-        prompts = []
-        for index, one in enumerate(prompt):
-            param = f"prompt.{index}"
-            if isinstance(one, list):
-                prompts.append(self._ids(one, param))
-            else:
-                prompts.append(await self._text(one, param, request.add_special_tokens))
-        return prompts
+        return [
+            self._of_ids(one, f"prompt.{index}")
+            if isinstance(one, list)
+            else await self._of_text(one, f"prompt.{index}", special)
+            for index, one in enumerate(prompt)
+        ]
 
-    async def _text(self, text: Any, param: str, add_special_tokens: bool) -> list[int]:
+    async def _of_text(self, text: Any, param: str, add_special_tokens: bool) -> Prompt:
         if not isinstance(text, str):
-            invalid(param, "must be a string or a list of token ids, as all of the prompt's items")
+            invalid(param, "must be a string or a list of token ids")
         ids = await self._encode(text, add_special_tokens)
         if not ids:
             invalid(param, "must not be empty")
-        return ids
+        return Prompt(ids, continued=True)
 
-    def _ids(self, ids: list[Any], param: str) -> list[int]:
+    def _of_ids(self, ids: list[Any], param: str) -> Prompt:
         if not ids:
             invalid(param, "must not be empty")
         for index, token_id in enumerate(ids):
-            if type(token_id) is not int:
-                invalid(f"{param}.{index}", "must be a token id, as all of its list")
-            if not 0 <= token_id < self.card.vocab_size:
-                invalid(f"{param}.{index}", f"must be a token id from 0 to {self.card.vocab_size - 1}, not {token_id}")
-        return ids
+            if type(token_id) is not int or not 0 <= token_id < self.card.vocab_size:
+                invalid(f"{param}.{index}", f"must be a token id from 0 to {self.card.vocab_size - 1}")
+        return Prompt(ids, continued=True)
 
     async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         def encode() -> list[int]:
-            ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+            ids: list[int] = self.loaded.backend.encode(text, add_special_tokens=add_special_tokens).ids
             return ids
 
         return encode() if len(text) <= LONG_PROMPT_CHARS else await asyncio.to_thread(encode)
 
-    def _render(self, request: ChatRequest) -> str:
-        if not self._template:
-            raise TokenyardError(
-                "invalid_value",
-                f"{self.card.names[0]} is a base model without a chat template; use /v1/completions",
-                "messages",
-            )
-        messages = read_messages(request.messages)
+    def _render(self, request: ChatRequest, messages: list[dict[str, Any]], continued: bool) -> str:
         tools = read_tools(request.tools) if request.tool_choice != "none" else []
-        if tools and not self.calls_tools:
-            invalid("tools", f"are not supported with {self.card.names[0]}: its chat template knows no tools")
-        continued = _continues(request, messages)
+        if tools and OPEN not in self.loaded.template:
+            invalid("tools", f"are not supported with {self.card.names[0]}: its template does not teach {OPEN}")
         generation_prompt = not continued if request.add_generation_prompt is None else request.add_generation_prompt
+        kwargs = self._template_kwargs(request)
         try:
-            text = self._tokenizer.apply_chat_template(
+            text = self.loaded.chat.apply_chat_template(
                 messages,
                 tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
                 continue_final_message=continued,
-                **self._template_kwargs(request),
+                **kwargs,
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             # Templates are programs of the model's author: they refuse by raise_exception, or just fall over.
-            raise TokenyardError(
-                "invalid_value", f"the model's chat template refuses these messages: {error}", "messages"
-            ) from error
+            words = f"the model's chat template refuses these messages: {error}"
+            raise TokenyardError("invalid_value", words, "messages") from error
         assert isinstance(text, str)
         return text
 
     def _template_kwargs(self, request: ChatRequest) -> dict[str, Any]:
-        kwargs = dict(request.chat_template_kwargs)
-        for name in kwargs.keys() & _RESERVED:
-            invalid(f"chat_template_kwargs.{name}", "is a field of its own")
+        kwargs = request.chat_template_kwargs
+        for name in kwargs:
+            if name in _NOT_THE_TEMPLATES:
+                invalid(f"chat_template_kwargs.{name}", "is not the template's to take")
         effort = request.reasoning_effort
         if effort is None:
             return kwargs
-        if "reasoning_effort" in self._template:
+        if "reasoning_effort" in self.loaded.template:
             return {"reasoning_effort": effort} | kwargs
-        if "enable_thinking" in self._template:
+        if "enable_thinking" in self.loaded.template:
             return {"enable_thinking": effort != "none"} | kwargs
         if effort != "none":
-            invalid("reasoning_effort", f"is not supported with {self.card.names[0]}: its chat template knows none")
+            invalid("reasoning_effort", f"is not supported with {self.card.names[0]}: its template does not know it")
         return kwargs
 
 
-_RESERVED = {
-    "messages", "conversation", "tools", "tokenize", "add_generation_prompt", "continue_final_message", "chat_template",
-    "documents", "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
+_NOT_THE_TEMPLATES = {
+    "messages", "conversation", "tools", "documents", "tokenize", "add_generation_prompt", "continue_final_message",
+    "chat_template", "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
     "return_assistant_tokens_mask",
 }  # fmt: skip
-"""Arguments of apply_chat_template that are not the template's."""
+"""Arguments of apply_chat_template itself (transformers 5.23)."""
 
 
 def _continues(request: ChatRequest, messages: list[dict[str, Any]]) -> bool:
@@ -150,52 +139,3 @@ def _continues(request: ChatRequest, messages: list[dict[str, Any]]) -> bool:
     if request.continue_final_message and not possible:
         invalid("continue_final_message", "needs a last message of the assistant with text")
     return request.continue_final_message
-
-
-class PromptLibrary:
-    """The Prompts of every model seen, each loaded once, in a thread."""
-
-    def __init__(self) -> None:
-        self._loads: dict[tuple[str, str], asyncio.Task[Prompts]] = {}
-
-    def preload(self, card: Card) -> None:
-        """Start to load a model's tokenizer; a failure is logged and tried again when a request needs it."""
-        self._load(card)
-
-    def has(self, card: Card) -> bool:
-        """Whether requests for this model can be rendered without waiting."""
-        load = self._loads.get((card.source, card.commit))
-        return load is not None and load.done() and load.exception() is None
-
-    async def get(self, card: Card) -> Prompts:
-        """Raises TokenyardError if the tokenizer cannot be loaded."""
-        # Shielded: one client that leaves must not end the load for all.
-        return await asyncio.shield(self._load(card))
-
-    def _load(self, card: Card) -> "asyncio.Task[Prompts]":
-        key = (card.source, card.commit)
-        load = self._loads.get(key)
-        if load is None or (load.done() and load.exception() is not None):
-            load = self._loads[key] = asyncio.create_task(self._in_thread(card))
-            load.add_done_callback(_log_failure)
-        return load
-
-    async def _in_thread(self, card: Card) -> Prompts:
-        try:
-            return Prompts(card, await asyncio.to_thread(load_tokenizer, card))
-        except (OSError, ValueError) as error:
-            raise TokenyardError("worker_error", f"the tokenizer of {card.names[0]} cannot be loaded") from error
-
-
-def _log_failure(load: "asyncio.Task[Prompts]") -> None:
-    if not load.cancelled() and (error := load.exception()) is not None:
-        log.error("%s: %s", error, error.__cause__)
-
-
-def load_tokenizer(card: Card) -> PreTrainedTokenizerFast:
-    """From a local directory, or from the Hub at exactly the worker's commit. Raises OSError or ValueError."""
-    local = Path(card.source).is_dir()
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-        card.source, revision="main" if local else card.commit, local_files_only=local
-    )
-    return tokenizer

@@ -6,7 +6,7 @@ what is inside a chunk: that is Format's.
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import orjson
 from starlette.responses import Response
@@ -183,8 +183,7 @@ class EventStream(Response):
             if self._num_kept_bytes > MAX_LAG_BYTES:
                 self._cut_client()
             return
-        sending = self._send(_body(data))
-        assert isinstance(sending, Coroutine)
+        sending = cast(Coroutine[Any, Any, None], self._send(_body(data)))
         try:
             waited_for = sending.send(None)
         except StopIteration:

@@ -50,51 +50,50 @@ CONFIG_HARMLESS = frozenset({
 """Attributes that say how transformers should run, or what else it should return: the text stays the same."""
 
 
-class Limits(NamedTuple):
-    """Params less its seed, and the stop strings that come with them."""
+SHAPING = ("temperature", "top_p", "top_k", "min_p")
+"""Who names one of these wants to sample."""
 
+
+class Resolved(NamedTuple):
     params: Params
+    """With seed 0: every choice has its own."""
     stop: list[str]
 
 
-def resolve(request: Request, card: Card, num_prompt_tokens: int, silent_max_tokens: int | None) -> Limits:
+def resolve(request: Request, card: Card, num_prompt_tokens: int) -> Resolved:
     """Merge request, generation_config and card for a prompt of this length.
 
-    `silent_max_tokens` is the limit where nobody names one; None: to the end of the context.
     Raises TokenyardError naming the field that does not fit the model.
     """
     asked = request.sampling
     overlay = _read_config(asked.get("generation_config", {}))
     config = {key: value for key, value in card.generation_config.items() if value is not None} | overlay
-    sampling = {name: config[name] for name in ("temperature", "top_p", "top_k", "min_p") if name in config}
-    explicit = {name for name in ("temperature", "top_p", "top_k", "min_p") if name in asked or name in overlay}
-    if config.get("do_sample") is False and not explicit:
-        sampling["temperature"] = 0.0
-    elif config.get("do_sample") is False and "do_sample" not in overlay:
-        # The model's greedy default is overruled; its neighbours in the file (top_k, say) were never meant to be used.
-        sampling = {name: overlay[name] for name in sampling if name in overlay}
-    sampling |= {name: asked[name] for name in ("temperature", "top_p", "top_k", "min_p") if name in asked}
+    values = config | asked
+    wants_to_sample = asked if "do_sample" in overlay else asked | overlay
+    if config.get("do_sample") is False and not any(name in wants_to_sample for name in SHAPING):
+        values["temperature"] = 0.0
 
-    max_tokens = _max_tokens(request, card, num_prompt_tokens, config, silent_max_tokens)
-    min_tokens = min(asked.get("min_tokens", config.get("min_new_tokens", 0)), max_tokens)
-    if asked.get("min_tokens", 0) > max_tokens:
-        invalid("min_tokens", f"must be at most max_tokens ({max_tokens}), not {asked['min_tokens']}")
+    max_tokens = _max_tokens(request, card, num_prompt_tokens, config, overlay)
+    min_tokens = asked.get("min_tokens", config.get("min_new_tokens", 0))
+    if "min_tokens" in asked and min_tokens > max_tokens:
+        invalid("min_tokens", f"must be at most the answer's limit of {max_tokens} tokens, not {min_tokens}")
     params = Params(
         max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=float(sampling.get("temperature", 1.0)),
-        top_k=max(0, min(int(sampling.get("top_k", 0)), card.vocab_size)),
-        top_p=float(sampling.get("top_p", 1.0)),
-        min_p=float(sampling.get("min_p", 0.0)),
-        repetition_penalty=float(asked.get("repetition_penalty", config.get("repetition_penalty", 1.0))),
+        min_tokens=min(min_tokens, max_tokens),
+        temperature=float(values.get("temperature", 1.0)),
+        # vLLM's -1 and transformers' 0 both mean off; more than the vocabulary is all of it.
+        top_k=max(0, min(values.get("top_k", 0), card.vocab_size)),
+        top_p=float(values.get("top_p", 1.0)),
+        min_p=float(values.get("min_p", 0.0)),
+        repetition_penalty=float(values.get("repetition_penalty", 1.0)),
         presence_penalty=asked.get("presence_penalty", 0.0),
         frequency_penalty=asked.get("frequency_penalty", 0.0),
         logit_bias=_in_vocabulary(asked.get("logit_bias", {}), card, "logit_bias"),
         stop_token_ids=_stop_ids(asked, overlay, card),
         logprobs=request.num_logprobs,
     )
-    stop = request.stop or list(config.get("stop_strings") or ())
-    return Limits(params, [stop] if isinstance(stop, str) else stop)
+    stop = config.get("stop_strings", [])
+    return Resolved(params, request.stop or ([stop] if isinstance(stop, str) else stop))
 
 
 def seeds(asked: int | None, count: int) -> list[int]:
@@ -128,41 +127,39 @@ def _read_config(value: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def _max_tokens(
-    request: Request, card: Card, num_prompt_tokens: int, config: dict[str, Any], silent: int | None
+    request: Request, card: Card, num_prompt_tokens: int, config: dict[str, Any], overlay: dict[str, Any]
 ) -> int:
-    room = check_prompt_length(card, num_prompt_tokens, "messages" if silent is None else "prompt")
+    room = _room(card, num_prompt_tokens, request.CONTENT)
     if request.max_tokens is not None:
         if request.max_tokens > room:
             raise TokenyardError(
                 "context_length_exceeded",
                 f"{request.max_tokens_param} is {request.max_tokens}, but after {num_prompt_tokens} prompt tokens "
-                f"only {room} of the model's {usable_context(card)} are left",
+                f"only {room} of {_usable(card)} are left",
                 request.max_tokens_param,
             )
         return request.max_tokens
-    if (limit := config.get("max_new_tokens")) is not None:
-        return min(int(limit), room)
-    if (total := config.get("max_length")) is not None and int(total) > num_prompt_tokens:
-        return min(int(total) - num_prompt_tokens, room)
-    return room if silent is None else min(silent, room)
+    if "max_length" in overlay and "max_new_tokens" not in overlay:
+        # A total. Only a request's own counts: files of old models carry transformers' former default of 20.
+        return max(1, min(overlay["max_length"] - num_prompt_tokens, room))
+    for limit in (config.get("max_new_tokens"), request.SILENT_MAX_TOKENS):
+        if limit is not None:
+            return min(int(limit), room)
+    return room
 
 
-def usable_context(card: Card) -> int:
-    """Tokens that prompt and answer may have together: the model's context, or the worker's whole KV pool."""
+def _usable(card: Card) -> int:
+    """Tokens that prompt and answer may have together: the model's context, or the worker's whole KV pool if less."""
     return min(card.context_length, card.pool_tokens) if card.pool_tokens > 0 else card.context_length
 
 
-def check_prompt_length(card: Card, num_prompt_tokens: int, param: str) -> int:
+def _room(card: Card, num_prompt_tokens: int, param: str) -> int:
     """Room left for the answer, at least one token. Raises TokenyardError naming `param`."""
-    room = usable_context(card) - num_prompt_tokens
+    room = _usable(card) - num_prompt_tokens
     if room < 1:
-        what = "context" if card.context_length <= usable_context(card) else "KV pool"
-        raise TokenyardError(
-            "context_length_exceeded",
-            f"{param} has {num_prompt_tokens} tokens, but the model's {what} holds {usable_context(card)}, "
-            f"the answer included",
-            param,
-        )
+        what = "context" if _usable(card) == card.context_length else "KV pool"
+        words = f"{param}: {num_prompt_tokens} tokens and an answer do not fit the model's {what} of {_usable(card)}"
+        raise TokenyardError("context_length_exceeded", words, param)
     return room
 
 

@@ -4,7 +4,7 @@ Knows no model: what depends on one (vocabulary, context length, template) is ch
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -22,6 +22,11 @@ class StreamOptions:
 @dataclass(slots=True, kw_only=True)
 class Request:
     """What chat and completions share."""
+
+    CONTENT: ClassVar[str]
+    """The field that holds the prompt."""
+    SILENT_MAX_TOKENS: ClassVar[int | None]
+    """The limit of an answer where nobody names one, as OpenAI documents it; None: the context's end."""
 
     model: str
     max_tokens: int | None = None
@@ -44,6 +49,9 @@ class Request:
 
 @dataclass(slots=True, kw_only=True)
 class ChatRequest(Request):
+    CONTENT: ClassVar[str] = "messages"
+    SILENT_MAX_TOKENS: ClassVar[int | None] = None
+
     messages: list[Any]
     tools: list[Any] = field(default_factory=list)
     tool_choice: Any = None
@@ -56,6 +64,9 @@ class ChatRequest(Request):
 
 @dataclass(slots=True, kw_only=True)
 class CompletionRequest(Request):
+    CONTENT: ClassVar[str] = "prompt"
+    SILENT_MAX_TOKENS: ClassVar[int | None] = 16
+
     prompt: Any
     add_special_tokens: bool = True
 
@@ -82,7 +93,7 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     if top is not None and not wanted:
         invalid("top_logprobs", "needs logprobs to be true")
     values["num_logprobs"] = (top or 0) if wanted else -1
-    return ChatRequest(**_common(values, "messages"))
+    return ChatRequest(**_common(values, ChatRequest.CONTENT))
 
 
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
@@ -92,7 +103,7 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     best_of = values.pop("best_of", None)
     if best_of is not None and best_of != values.get("n", 1):
         invalid("best_of", "is supported only where it equals n")
-    return CompletionRequest(**_common(values, "prompt"))
+    return CompletionRequest(**_common(values, CompletionRequest.CONTENT))
 
 
 def _common(values: dict[str, Any], content: str) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""Tokenizers of the models that are up, each loaded once, in a thread, from exactly the worker's source and commit.
+
+Without torch: main.py sets USE_TORCH=0 first, and AutoTokenizer, which imports it all the same, is not used.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.wire import Card
+from tokenyard.http.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+class LoadedTokenizer:
+    """All that the front reads of one model."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.chat = tokenizer
+        """For apply_chat_template."""
+        self.backend: Tokenizer = tokenizer.backend_tokenizer
+        """For text to ids and back."""
+        self.vocabulary = Vocabulary(self.backend)
+        template = tokenizer.chat_template
+        self.template: str = template if isinstance(template, str) else ""
+        """Jinja source; empty for a base model."""
+
+
+class TokenizerLibrary:
+    """Loads on demand and remembers; all calls on the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._loads: dict[tuple[str, str], asyncio.Task[LoadedTokenizer]] = {}
+        """By source and commit."""
+
+    def preload(self, card: Card) -> None:
+        """Begin to load; a failure is logged, and the next request tries again."""
+        self._load(card)
+
+    def has(self, card: Card) -> bool:
+        """Whether `get` returns without waiting."""
+        load = self._loads.get((card.source, card.commit))
+        return load is not None and load.done() and load.exception() is None
+
+    async def get(self, card: Card) -> LoadedTokenizer:
+        """Raises TokenyardError if the tokenizer cannot be loaded."""
+        # Shielded: one client that leaves must not end the load for all.
+        return await asyncio.shield(self._load(card))
+
+    def _load(self, card: Card) -> "asyncio.Task[LoadedTokenizer]":
+        key = (card.source, card.commit)
+        load = self._loads.get(key)
+        if load is None or (load.done() and load.exception() is not None):
+            load = self._loads[key] = asyncio.create_task(_load_in_thread(card))
+            load.add_done_callback(_log_failure)
+        return load
+
+
+async def _load_in_thread(card: Card) -> LoadedTokenizer:
+    try:
+        return LoadedTokenizer(await asyncio.to_thread(load_tokenizer, card))
+    except (OSError, ValueError) as error:
+        raise TokenyardError("worker_error", f"the tokenizer of {card.names[0]} cannot be loaded") from error
+
+
+def _log_failure(load: "asyncio.Task[LoadedTokenizer]") -> None:
+    if not load.cancelled() and (error := load.exception()) is not None:
+        log.error("%s: %s", error, error.__cause__)
+
+
+def load_tokenizer(card: Card) -> PreTrainedTokenizerFast:
+    """From a local directory, or from the Hub at the card's commit. Raises OSError or ValueError."""
+    local = Path(card.source).is_dir()
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+        card.source, revision="main" if local else card.commit, local_files_only=local
+    )
+    return tokenizer
