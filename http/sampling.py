@@ -141,7 +141,7 @@ def _max_tokens(
         return request.max_tokens
     if "max_length" in overlay and "max_new_tokens" not in overlay:
         # A total. Only a request's own counts: files of old models carry transformers' former default of 20.
-        return max(1, min(overlay["max_length"] - num_prompt_tokens, room))
+        return max(1, min(int(overlay["max_length"]) - num_prompt_tokens, room))
     for limit in (config.get("max_new_tokens"), request.SILENT_MAX_TOKENS):
         if limit is not None:
             return min(int(limit), room)
