@@ -101,9 +101,9 @@ def serve(
 @app.command()
 def broker(run_dir: RunDir = None, log_level: LogLevel = "info") -> None:
     """Run a broker alone."""
-    from tokenyard.broker import main as room
+    from tokenyard.broker.main import BrokerOptions, run
 
-    room.run(room.BrokerOptions(run_dir=run_dir or default_run_dir(), log_level=log_level.upper()))
+    run(BrokerOptions(run_dir=run_dir or default_run_dir(), log_level=log_level.upper()))
 
 
 @app.command()
@@ -122,7 +122,7 @@ def worker(
     log_level: LogLevel = "info",
 ) -> None:
     """Run one worker alone: one process, one device, one model."""
-    from tokenyard.workers import main as room
+    from tokenyard.workers.main import run
     from tokenyard.workers.options import WorkerOptions
 
     given = {
@@ -137,7 +137,7 @@ def worker(
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     run_dir = run_dir or default_run_dir()
-    room.run(WorkerOptions(spec=model, run_dir=run_dir, device=device, log_level=log_level.upper(), **options))
+    run(WorkerOptions(spec=model, run_dir=run_dir, device=device, log_level=log_level.upper(), **options))
 
 
 @app.command()
@@ -152,12 +152,11 @@ def front(
     log_level: LogLevel = "info",
 ) -> None:
     """Run one HTTP front alone."""
-    from tokenyard.http import main as room
-    from tokenyard.http.options import FrontOptions
+    from tokenyard.http.main import FrontOptions, run
     from tokenyard.scripts import plan
 
     wishes = plan.make_plan(plan.Wishes(host=host, port=port, api_keys=api_key or []), config)
-    room.run(
+    run(
         FrontOptions(
             run_dir=run_dir or default_run_dir(),
             host=wishes.host,
