@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 25
 """The finest timer of desk and links is 50 ms (ack, idle)."""
-SUBSCRIBE, UNSUBSCRIBE = 1, 0
+GOODBYE_MS = 200
+"""The last messages have so long to leave: a local socket takes them in under a millisecond, unless its reader hangs."""
+UNSUBSCRIBE, SUBSCRIBE = b"\x00", b"\x01"
 """First byte of an XPUB's subscription events (zmq_socket(3))."""
 
 
@@ -110,9 +112,10 @@ class WorkerProcess:
         self._do(self._desk.from_broker(message, now))
 
     def _from_front(self, frame: bytes, now: float) -> None:
-        if frame[:1] in (b"\x00", b"\x01"):
-            if len(front := frame[1:]) == INC_BYTES:
-                if frame[0] == SUBSCRIBE:
+        kind, front = frame[:1], frame[1:]
+        if kind in (UNSUBSCRIBE, SUBSCRIBE):
+            if len(front) == INC_BYTES:
+                if kind == SUBSCRIBE:
                     self._do(self._desk.subscribed(front, now))
                 else:
                     self._desk.unsubscribed(front, now)
@@ -168,10 +171,9 @@ class WorkerProcess:
     def _exit(self, action: Exit) -> None:
         """End the process now. Not by unwinding: the engine's thread may sit in a device call that never returns."""
         (log.info if action.code == 0 else log.error)("%s", action.words)
-        self._work.close(linger=200)
-        self._tokens.close(linger=200)
+        self._work.disable_monitor()
+        self._context.destroy(linger=GOODBYE_MS)
         self._tokens_path.unlink(missing_ok=True)
-        self._context.term()
         sys.stderr.flush()
         os._exit(action.code)
 
