@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 POLL_MS = 25
 """The finest timer of desk and links is 50 ms (ack, idle)."""
 GOODBYE_MS = 200
-"""The last messages have so long to leave: a local socket takes them in under a millisecond, unless its reader hangs."""
+"""The last messages have so long to leave; a local socket takes them in under a millisecond."""
 UNSUBSCRIBE, SUBSCRIBE = b"\x00", b"\x01"
 """First byte of an XPUB's subscription events (zmq_socket(3))."""
 
