@@ -10,6 +10,8 @@ from tokenizers.decoders import DecodeStream
 class Detokenizer:
     """One stream's decoder: text comes out once its bytes are whole, so a character cut by a token's border waits.
 
+    Bytes that are no text (a model gone astray) never raise; they come out as U+FFFD.
+
     `context` are prompt ids that the text continues: they decide, say, whether a word's leading space is kept.
     """
 
@@ -26,7 +28,12 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is not whole."""
         self._ids.append(token_id)
-        text: str | None = self._stream.step(self._tokenizer, token_id)
+        try:
+            text: str | None = self._stream.step(self._tokenizer, token_id)
+        except Exception as error:  # The library's own type.
+            if not str(error).startswith("Invalid prefix"):
+                raise
+            return self._restart()
         self._pending = text is None
         if text is None:
             return ""
@@ -39,6 +46,14 @@ class Detokenizer:
             return ""
         self._pending = False
         return self._decode()[self._shown :]
+
+    def _restart(self) -> str:
+        """Broken bytes changed text that was out already, as byte-fallback decoders do: go on after it."""
+        whole = self._decode()
+        text, self._shown = whole[self._shown :], max(len(whole), self._shown)
+        self._stream = DecodeStream(ids=self._ids[-1:], skip_special_tokens=self._skip_special)
+        self._pending = False
+        return text
 
     def _decode(self) -> str:
         text: str = self._tokenizer.decode(self._ids, skip_special_tokens=self._skip_special)
