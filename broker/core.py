@@ -14,6 +14,7 @@ from tokenyard.broker import wire
 from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S, SILENCE_S
 from tokenyard.broker.control import Control
 from tokenyard.broker.dispatch import Model
+from tokenyard.broker.invariants import check_state
 from tokenyard.broker.jobs import Jobs
 from tokenyard.broker.records import Agent, Death, Front, Peer, State, Worker
 from tokenyard.broker.wire import Message
@@ -52,6 +53,7 @@ class Core:
         self._control = Control(state, pid, now)
         self._awaited = set(awaited)
         self._deaths: dict[bytes, Death] = {}
+        self._unannounced: dict[bytes, Death] = {}  # oldest first, and so by announce_s
         self._next_sweep_s = now + SWEEP_S
         self._grace_over = False
         self._handlers: dict[type[Any], Callable[[bytes, Any], None]] = {
@@ -109,9 +111,8 @@ class Core:
         state = self._state
         state.now = now
         self._jobs.expire_deadlines()
-        for death in self._deaths.values():
-            if death.announce_s <= now:
-                self._jobs.announce(death)
+        for inc in [inc for inc, death in self._unannounced.items() if death.announce_s <= now]:
+            self._announce(inc)
         if now >= state.grace_until_s and not self._grace_over:
             self._end_grace()
         if now >= self._next_sweep_s:
@@ -121,9 +122,14 @@ class Core:
     @property
     def next_tick_s(self) -> float:
         """When `tick` has something to do again, at the latest."""
-        announce_s = min((death.announce_s for death in self._deaths.values()), default=inf)
+        announce_s = next((death.announce_s for death in self._unannounced.values()), inf)
         grace_s = inf if self._grace_over else self._state.grace_until_s
         return min(self._next_sweep_s, announce_s, grace_s, self._jobs.next_deadline_s())
+
+    def check(self) -> None:
+        """Assert all invariants; for tests, after every event."""
+        check_state(self._state)
+        assert self._unannounced.items() <= self._deaths.items()
 
     def _handle_known(self, sender: Peer, message: Message) -> None:
         match sender:
@@ -172,6 +178,7 @@ class Core:
         if worker is None:
             worker = Worker(hello.inc, b"", hello.pid, hello.name, hello.endpoint, hello.capacity, hello.state, None, 0)
             state.workers[hello.inc] = worker
+            self._announce(hello.inc)  # it was declared dead and lives
             self._deaths.pop(hello.inc, None)
             log.info("worker %s %s is here (pid %d, %s)", hello.inc.hex(), hello.name, hello.pid, hello.state)
         self._register(peer, worker)
@@ -232,14 +239,13 @@ class Core:
 
     def _exited(self, agent: Agent, exited: wire.Exited) -> None:
         """The agent has reaped a worker: `Lost` need wait no longer, and a crash counts, however late the word."""
-        agent.workers.discard(exited.inc)
         if worker := self._state.workers.get(exited.inc):
             self._forget(worker, f"{exited.cause}: {exited.words}")
+        agent.workers.discard(exited.inc)
         if death := self._deaths.get(exited.inc):
             if exited.cause == "crash":
                 self._jobs.count_crash(death)
-            if death.announce_s < inf:
-                self._jobs.announce(death)
+            self._announce(exited.inc)
 
     def _forget(self, sender: Peer, words: str) -> None:
         state = self._state
@@ -261,18 +267,20 @@ class Core:
         self._awaited.discard(worker.inc)
         lost: list[wire.WorkerJob] = []
         if model := worker.model:
-            worker.state = "draining"  # takes nothing while its jobs are taken off
             lost = self._jobs.lose(worker)
             model.leave(worker, state.now + state.load_timeout_s)
             state.tell_fronts(wire.WorkerDown(worker.inc))
-        has_agent = any(worker.inc in agent.workers for agent in state.agents.values())
-        wait_s = EXIT_WAIT_S if has_agent else 0.0
-        death = self._deaths[worker.inc] = Death(lost, state.now + wait_s, state.now + DEATH_MEMORY_S)
-        if not has_agent:
-            self._jobs.announce(death)
+        death = Death(lost, state.now + EXIT_WAIT_S, state.now + DEATH_MEMORY_S)
+        self._deaths[worker.inc] = self._unannounced[worker.inc] = death
+        if not any(worker.inc in agent.workers for agent in state.agents.values()):
+            self._announce(worker.inc)
         self._settle_if_complete()
         if model:
             self._jobs.dispatch(model)
+
+    def _announce(self, inc: bytes) -> None:
+        if death := self._unannounced.pop(inc, None):
+            self._jobs.announce(death)
 
     # ---- by time
 

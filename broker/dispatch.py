@@ -91,6 +91,9 @@ class LoadIndex:
         """A worker on which nothing runs."""
         return next(iter(self._buckets[0].values()), None)
 
+    def all(self) -> set[bytes]:
+        return {inc for bucket in self._buckets for inc in bucket}
+
 
 class PrefixMemory:
     """Which workers got which prompt prefix, least recently used forgotten first."""
@@ -173,6 +176,20 @@ class Model:
         if position is not None:
             lane, bucket = position
             self._by_load[lane].put(worker, bucket)
+
+    def check(self) -> None:
+        """Assert that all sums and indexes agree with the workers."""
+        assert self.num_placed == sum(len(worker.placements) for worker in self.workers.values())
+        assert self._reserved is None or self._reserved.inc in self.workers
+        suspect = {inc for inc, worker in self.workers.items() if worker.lane is not Lane.CLEAN}
+        assert suspect == self._suspect_workers
+        for worker in self.workers.values():
+            assert worker.model is self
+            assert worker.position == self._position(worker)
+        for lane, index in self._by_load.items():
+            assert index.all() == {
+                inc for inc, worker in self.workers.items() if (worker.position or [None])[0] is lane
+            }
 
     def _position(self, worker: Worker) -> tuple[Lane, int] | None:
         if worker.state != "ready" or not worker.credit:

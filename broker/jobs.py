@@ -162,7 +162,6 @@ class Jobs:
 
     def announce(self, death: Death) -> None:
         """Tell the fronts what was lost, unless they have moved on."""
-        death.announce_s = inf
         for key in death.jobs:
             job = self._state.job_of(key)
             if job is not None and job.attempt == key.attempt and isinstance(job.answer, Lost):

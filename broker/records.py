@@ -152,7 +152,7 @@ class Death:
     jobs: list[WorkerJob]
     """What it took along."""
     announce_s: float
-    """When Lost goes out, word or no word; inf: it has gone out."""
+    """When Lost goes out, word or no word."""
     forget_s: float
     counted: bool = False
     """Whether its crash has been counted against its jobs."""

@@ -1,0 +1,52 @@
+"""What must hold in the broker's memory after every event; tests call it through Core.check."""
+
+from collections import Counter
+
+from tokenyard.broker.records import Peer, Phase, State
+
+
+def check_state(state: State) -> None:
+    """Assert that peers, jobs, placements, queues and sums tell one story."""
+    _check_peers(state)
+    _check_jobs(state)
+    for model in state.models.values():
+        model.check()
+    assert not state.out, "an action was left behind"
+
+
+def _check_peers(state: State) -> None:
+    known: list[Peer] = [*state.fronts.values(), *state.workers.values(), *state.agents.values()]
+    assert state.peers == {sender.peer: sender for sender in known if sender.peer}
+    for worker in state.workers.values():
+        assert worker.peer
+        assert (worker.model is None) == (worker.card is None)
+        assert worker.model or not worker.placements
+    for front in state.fronts.values():
+        assert front.peer or state.now <= state.grace_until_s
+        assert not (state.settled and front.claims), "a claim was never decided"
+
+
+def _check_jobs(state: State) -> None:
+    jobs = [job for front in state.fronts.values() for job in front.jobs.values()]
+    live = Counter(
+        (key.front, key.job)
+        for worker in state.workers.values()
+        for key, placement in worker.placements.items()
+        if not placement.aborted
+    )
+    assert all(num == 1 for num in live.values()), "two live placements of one job"
+    placed = {(job.front.inc, job.number) for job in jobs if job.phase is Phase.PLACED}
+    assert placed == live.keys(), "a placement without its job, or the reverse"
+    queued = {job for model in state.models.values() for queue in model.queues.values() for job in queue.all()}
+    assert queued == {job for job in jobs if job.phase is Phase.QUEUED}
+    assert state.num_queued == len(queued)
+    lingering = {job for _, job in state.ended}
+    for job in jobs:
+        assert job.front.jobs[job.number] is job
+        assert (job.worker is not None) == (job.phase is Phase.PLACED)
+        assert (job.submit is not None) == (job.phase is Phase.QUEUED) == (job.model is not None)
+        if job.worker is not None:
+            assert state.workers[job.worker.inc] is job.worker
+            assert not job.worker.placements[job.key].aborted
+        if job.phase is Phase.ENDED:
+            assert job in lingering, "an ended job that nobody will forget"

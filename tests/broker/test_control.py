@@ -1,0 +1,116 @@
+"""What an operator can ask, and that asking twice is harmless."""
+
+import msgpack
+from switch import EPOCH, MODEL, Switch, inc, submit
+
+from tokenyard.broker.codec import decode, encode
+from tokenyard.broker.wire import (
+    Answer,
+    Drain,
+    DrainWorker,
+    Kill,
+    KillWorker,
+    Message,
+    Spawn,
+    Spawned,
+    SpawnWorker,
+    Status,
+)
+
+
+def ask(switch: Switch, question: Message) -> Answer:
+    (answer,) = switch.say("operator", question)
+    assert isinstance(answer, Answer)
+    assert answer.req == question.req  # type: ignore[union-attr]
+    return answer
+
+
+def test_status_shows_everything_and_fits_a_frame() -> None:
+    switch = Switch(pid=77)
+    switch.front()
+    switch.worker(capacity=2)
+    switch.worker("loading", state="loading")
+    switch.agent("worker")
+    for job in range(3):
+        switch.say("front", submit(job))
+    body = ask(switch, Status(5)).body
+    assert body["broker"]["pid"] == 77
+    assert body["broker"]["epoch"] == EPOCH.hex()
+    assert body["broker"]["uptime_s"] == switch.now
+    ready, loading = body["workers"]
+    assert ready["inc"] == inc("worker").hex()
+    assert (ready["state"], ready["models"], ready["running"], ready["capacity"]) == ("ready", [MODEL], 2, 2)
+    assert (loading["state"], loading["models"]) == ("loading", [])
+    assert body["fronts"] == [{"inc": inc("front").hex(), "pid": 1, "jobs": 3}]
+    assert body["agents"] == [{"inc": inc("agent").hex(), "pid": 3, "devices": ["cpu"], "workers": 1}]
+    assert body["models"] == {MODEL: {"queued": 1, "placed": 2, "workers": 1}}
+    assert decode(encode(Answer(5, "", body))) == Answer(5, "", body)
+    assert msgpack.unpackb(msgpack.packb(body)) == body
+
+
+def test_drain_reaches_the_worker_each_time() -> None:
+    switch = Switch()
+    switch.worker()
+    for _ in range(2):
+        assert ask(switch, DrainWorker(1, inc("worker"))).error == ""
+        assert switch.mail("worker") == [Drain()]
+    assert "no worker" in ask(switch, DrainWorker(2, inc("nobody"))).error
+
+
+def test_kill_goes_to_the_agent_that_owns_the_worker() -> None:
+    switch = Switch()
+    switch.agent("w1", name="a1")
+    switch.agent("w2", name="a2")
+    assert ask(switch, KillWorker(1, inc("w2"))).error == ""
+    assert (switch.mail("a1"), switch.mail("a2")) == ([], [Kill(inc("w2"))])
+    assert "no agent" in ask(switch, KillWorker(2, inc("w3"))).error
+
+
+def test_spawn_goes_to_the_agent_with_the_fewest_and_is_answered_once_spawned() -> None:
+    switch = Switch()
+    switch.agent("w1", name="a1")
+    switch.agent(name="a2")
+    question = SpawnWorker(9, "model", "cpu")
+    assert switch.say("operator", question) == []
+    (spawn,) = switch.mail("a2")
+    assert isinstance(spawn, Spawn)
+    assert spawn[1:] == ("model", "cpu")
+    assert switch.say("operator", question) == []
+    assert switch.mail("a2") == [spawn], "a repeat is the same request to the agent"
+    switch.say("a2", Spawned(spawn.req, inc("new")))
+    answer = Answer(9, "", {"inc": inc("new").hex()})
+    assert switch.mail("operator") == [answer]
+    assert switch.say("operator", question) == [answer]
+    assert switch.mail("a2") == []
+    assert ask(switch, KillWorker(10, inc("new"))).error == ""
+
+
+def test_spawn_moves_on_when_its_agent_is_gone() -> None:
+    switch = Switch()
+    switch.agent(name="a1")
+    switch.say("operator", SpawnWorker(1, "m", "cpu"))
+    switch.gone("a1")
+    assert "no agent" in ask(switch, SpawnWorker(1, "m", "cpu")).error
+    switch.agent(name="a2")
+    assert switch.say("operator", SpawnWorker(1, "m", "cpu")) == []
+    assert len(switch.mail("a2")) == 1
+
+
+def test_two_operators_with_one_number_are_two() -> None:
+    switch = Switch()
+    switch.agent()
+    switch.say("one", SpawnWorker(1, "m", "cpu"))
+    switch.say("two", SpawnWorker(1, "m", "cpu"))
+    first, second = switch.mail("agent")
+    assert first != second
+    assert isinstance(second, Spawn)
+    switch.say("agent", Spawned(second.req, inc("w")))
+    assert (switch.mail("one"), len(switch.mail("two"))) == ([], 1)
+
+
+def test_old_requests_are_forgotten() -> None:
+    switch = Switch()
+    switch.agent()
+    switch.say("operator", SpawnWorker(1, "m", "cpu"))
+    switch.wait(70.0, alive=("agent",))
+    assert not switch.core._control._spawning

@@ -1,0 +1,114 @@
+"""Where jobs go: load, known prefixes, and queues that let any job leave."""
+
+import random
+from typing import Any
+
+from switch import Switch, inc, submit
+
+from tokenyard.broker.dispatch import MAX_PREFIX_WORKERS, PrefixMemory
+from tokenyard.broker.wire import Cancel, Done, Placed
+
+
+def place(switch: Switch, job: int, **fields: Any) -> str:
+    """Submit and return the worker that got it."""
+    (placed,) = switch.say("front", submit(job, **fields))
+    assert isinstance(placed, Placed)
+    return placed.worker.decode().rstrip(".")
+
+
+def make(**capacities: int) -> Switch:
+    switch = Switch()
+    switch.front()
+    for name, capacity in capacities.items():
+        switch.worker(name, capacity=capacity)
+    return switch
+
+
+def chain(name: str, length: int) -> list[bytes]:
+    return [f"{name}{depth}".encode() for depth in range(length)]
+
+
+def test_the_least_loaded_share_is_next() -> None:
+    switch = make(small=2, large=8)
+    counts = {"small": 0, "large": 0}
+    for job in range(10):
+        counts[place(switch, job)] += 1
+        assert abs(counts["small"] / 2 - counts["large"] / 8) <= 0.5
+    assert counts == {"small": 2, "large": 8}
+
+
+def test_equals_take_turns() -> None:
+    switch = make(w1=9, w2=9, w3=9)
+    assert {place(switch, job) for job in range(3)} == {"w1", "w2", "w3"}
+
+
+def test_a_known_prefix_attracts_up_to_a_quarter_of_imbalance() -> None:
+    switch = make(w1=8, w2=8)
+    keys = chain("a", 4)
+    first = place(switch, 1, prefix_keys=keys)
+    followers = [place(switch, job, prefix_keys=keys) for job in range(2, 5)]
+    assert followers == [first, first, "w2" if first == "w1" else "w1"]
+
+
+def test_a_prefix_known_in_part_buys_less() -> None:
+    switch = make(w1=8, w2=8)
+    keys = chain("a", 4)
+    first = place(switch, 1, prefix_keys=keys[:1])
+    assert place(switch, 2, prefix_keys=keys) != first
+
+
+def test_an_unknown_prefix_changes_nothing() -> None:
+    switch = make(w1=8, w2=8)
+    first = place(switch, 1, prefix_keys=chain("a", 4))
+    assert place(switch, 2, prefix_keys=chain("b", 4)) != first
+
+
+def test_a_worker_that_is_gone_attracts_nothing() -> None:
+    switch = make(w1=8, w2=8)
+    first = place(switch, 1, prefix_keys=chain("a", 4))
+    switch.gone(first)
+    assert place(switch, 2, prefix_keys=chain("a", 4)) != first
+
+
+def test_a_full_worker_attracts_nothing() -> None:
+    switch = make(w1=1, w2=1)
+    first = place(switch, 1, prefix_keys=chain("a", 4))
+    assert place(switch, 2, prefix_keys=chain("a", 4)) != first
+
+
+def test_prefix_memory_forgets_the_deepest_and_oldest_first() -> None:
+    memory = PrefixMemory(limit=4)
+    memory.remember(chain("a", 3), b"1")
+    memory.remember(chain("b", 2), b"2")
+    assert len(memory) == 4
+    assert memory.longest(chain("a", 3)) == (2, (b"1",))
+    assert memory.longest(chain("b", 9)) == (2, (b"2",))
+    assert memory.longest(chain("c", 9)) == (0, ())
+    assert memory.longest([]) == (0, ())
+
+
+def test_prefix_memory_knows_the_latest_few_workers() -> None:
+    memory = PrefixMemory()
+    names = [str(index).encode() for index in range(MAX_PREFIX_WORKERS + 2)]
+    for name in names:
+        memory.remember([b"k"], name)
+    assert memory.longest([b"k"]) == (1, tuple(reversed(names[-MAX_PREFIX_WORKERS:])))
+
+
+def test_many_random_jobs_stay_balanced_and_all_run() -> None:
+    """Against the plain rule: at each placement nobody else had less load by more than what a prefix buys."""
+    rng = random.Random(1)
+    switch = make(**{f"w{index}": rng.randint(1, 9) for index in range(12)})
+    workers = switch.core._state.workers
+    running: list[tuple[int, str]] = []
+    for job in range(2000):
+        if running and rng.random() < 0.5:
+            done, worker = running.pop(rng.randrange(len(running)))
+            if rng.random() < 0.2:
+                switch.say("front", Cancel(done))
+            switch.say(worker, Done(inc("front"), done, 1, "stop"))
+        shares = {worker.name: worker.share for worker in workers.values()}
+        if min(shares.values()) < 1:
+            name = place(switch, job, prefix_keys=chain(rng.choice("abc"), 3))
+            running.append((job, name))
+            assert shares[name] <= min(shares.values()) + 0.25 + 1 / 256
