@@ -1,0 +1,250 @@
+"""Tokenyard beside `transformers serve` over HTTP: TTFT, ITL, tokens/s, and how a long prompt disturbs other streams.
+
+    python benchmarks/serve_bench.py                        the demo model, all servers, c = 1, 8, 32
+    python benchmarks/serve_bench.py --model Qwen/Qwen3-0.6B --device cuda --dtype bfloat16
+    python benchmarks/serve_bench.py --quick --servers ours
+
+One server runs at a time, alone, warmed up. All get the same prompts in the same order, each prompt once.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from figures import Level, Stall, median_stall, read_stall, summarize
+from peers import OUR_NAME, Peer, Server, Setting, free_port, running, tokenyard, transformers_serve
+from prompts import make_prompt
+from sse_client import Load, Measured
+from sse_reader import Record
+from tables import LEVEL_HEAD, STALL_HEAD, level_cells, markdown, stall_cells
+
+DEMO = Path(__file__).resolve().parent.parent / "workers" / "demo_model"
+OURS, DEFAULT, BATCHING = "ours", "transformers", "transformers-cb"
+NUM_RUNNING = 4
+"""Streams that run when the long prompt comes."""
+INTRUDE_AFTER = 16
+"""Events of the first stream before it comes: by then all that can run at once do."""
+WARM_UP_SEED, LEVEL_SEED, STALL_SEED = 10_000_000, 20_000_000, 30_000_000
+"""Far apart, so that no prompt comes twice."""
+
+
+class Shape(NamedTuple):
+    """How much is measured."""
+
+    prompt_tokens: int
+    output_tokens: int
+    concurrencies: list[int]
+    rounds: int
+    long_prompt_tokens: int
+    running_tokens: int
+    """Output of each stream that the long prompt disturbs: enough to outlive its prefill."""
+
+
+FULL = Shape(128, 64, [1, 8, 32], 3, 1800, 192)
+QUICK = Shape(32, 16, [1, 4], 1, 256, 64)
+
+
+class Results(NamedTuple):
+    """What one run found; filled server by server."""
+
+    conditions: dict[str, str]
+    levels: list[Level]
+    stalls: list[Stall]
+    memory_mib: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        rows = {"levels": [row._asdict() for row in self.levels], "stalls": [row._asdict() for row in self.stalls]}
+        return {"conditions": self.conditions, **rows, "memory_mib": self.memory_mib}
+
+
+class Bench:
+    """Measures one running server."""
+
+    def __init__(self, server: Server, shape: Shape, count: Callable[[str], int]) -> None:
+        self._server = server
+        self._shape = shape
+        self._count = count
+
+    def _bodies(self, seed: int, how_many: int, prompt_tokens: int, output_tokens: int) -> list[dict[str, Any]]:
+        prompts = [make_prompt(seed + index, prompt_tokens, self._count) for index in range(how_many)]
+        return [self._server.body(prompt, output_tokens) for prompt in prompts]
+
+    def _run(self, bodies: list[dict[str, Any]], concurrency: int, *intrusion: Any) -> Measured:
+        load = Load("127.0.0.1", self._server.port, "/v1/completions", bodies, concurrency, *intrusion)
+        client = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("sse_client.py"))],
+            input=json.dumps(load),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if client.returncode != 0:
+            raise RuntimeError(f"the load failed:\n{client.stderr[-3000:]}\n{self._server.log_tail()}")
+        records, intruder, cpu_s, wall_s = json.loads(client.stdout)
+        return Measured([Record(*record) for record in records], Record(*intruder) if intruder else None, cpu_s, wall_s)
+
+    def warm_up(self) -> None:
+        """Once alone and once at full width, so that all that is made at first use is made."""
+        widest = max(self._shape.concurrencies)
+        self._run(self._bodies(WARM_UP_SEED, 1, self._shape.prompt_tokens, self._shape.output_tokens), 1)
+        self._run(self._bodies(WARM_UP_SEED + 1, widest, self._shape.prompt_tokens, self._shape.output_tokens), widest)
+
+    def level(self, concurrency: int) -> Level:
+        """Three requests a stream in each round, and eight at the least."""
+        how_many = max(8, 3 * concurrency)
+        rounds: list[list[Record]] = []
+        server_cpu_s = client_cpu_s = wall_s = 0.0
+        for number in range(self._shape.rounds):
+            seed = LEVEL_SEED + 100_000 * concurrency + 1_000 * number
+            bodies = self._bodies(seed, how_many, self._shape.prompt_tokens, self._shape.output_tokens)
+            before_s = self._server.cpu_s()
+            measured = self._run(bodies, concurrency)
+            server_cpu_s += self._server.cpu_s() - before_s
+            client_cpu_s += measured.cpu_s
+            wall_s += measured.wall_s
+            rounds.append(measured.records)
+        return summarize(
+            self._server.peer.name,
+            concurrency,
+            rounds,
+            server_cpu_s=server_cpu_s,
+            client_cpu_share=client_cpu_s / wall_s,
+        )
+
+    def stall(self) -> Stall:
+        """A long prompt comes while streams run."""
+        stalls: list[Stall] = []
+        for number in range(self._shape.rounds):
+            seed = STALL_SEED + 1_000 * number
+            bodies = self._bodies(seed, NUM_RUNNING, self._shape.prompt_tokens, self._shape.running_tokens)
+            [long_one] = self._bodies(seed + NUM_RUNNING, 1, self._shape.long_prompt_tokens, 8)
+            measured = self._run(bodies, NUM_RUNNING, long_one, INTRUDE_AFTER)
+            assert measured.intruder is not None
+            stalls.append(read_stall(self._server.peer.name, measured.records, measured.intruder))
+        return median_stall(stalls)
+
+
+def pick(which: str, setting: Setting, port: int, our_args: str, peer_args: str) -> Peer:
+    """The server of that word in `--servers`."""
+    if which == OURS:
+        return tokenyard(setting, port, our_args)
+    if which not in (DEFAULT, BATCHING):
+        raise typer.BadParameter(f"--servers: {which!r} is none of {OURS}, {DEFAULT}, {BATCHING}")
+    return transformers_serve(setting, port, batching=which == BATCHING, more=peer_args)
+
+
+def token_counter(model: str) -> Callable[[str], int]:
+    """How many tokens a prompt has, as both servers count them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return lambda text: len(tokenizer(text)["input_ids"])
+
+
+def cpu_name() -> str:
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def gpu_name() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def conditions(setting: Setting, shape: Shape) -> dict[str, str]:
+    """What must stand beside the numbers."""
+    versions = [f"{name} {metadata.version(name)}" for name in ("tokenyard", "transformers", "torch")]
+    shown = "the bundled demo model" if setting.model == str(DEMO) else setting.model
+    machine = f"{cpu_name()}, {os.cpu_count()} cores"
+    if setting.device != "cpu" and (gpu := gpu_name()):
+        machine = f"{gpu}; {machine}"
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine,
+        "model": shown,
+        "dtype and device": f"{setting.dtype} on {setting.device}, {setting.threads} engine thread(s)",
+        "lengths": f"{shape.prompt_tokens} prompt tokens, {shape.output_tokens} output tokens, greedy, no early end",
+        "rounds": f"{shape.rounds}; tokens/s is their median",
+        "versions": f"{', '.join(versions)}, Python {platform.python_version()}",
+        "client": "one process on the same machine, /v1/completions, streaming",
+    }
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Local directory or Hub name.", show_default="the demo model")] = str(DEMO),
+    servers: Annotated[str, typer.Option(help="Which to measure, with commas.")] = f"{OURS},{DEFAULT},{BATCHING}",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each server's engine.")] = 1,
+    prompt_tokens: Annotated[int | None, typer.Option(min=2, help="Of each prompt.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(min=2, help="Of each answer.")] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="Streams at once, with commas.", show_default="1,8,32")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Repetitions of each level.")] = None,
+    our_args: Annotated[str, typer.Option(help="More options for tokenyard serve.")] = "",
+    peer_args: Annotated[str, typer.Option(help="More options for transformers serve.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny numbers, to see that it works.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write all figures there as JSON.")] = None,
+) -> None:
+    """Measure the servers one after the other and print their tables, on the terminal and as Markdown."""
+    base = QUICK if quick else FULL
+    shape = base._replace(
+        prompt_tokens=prompt_tokens or base.prompt_tokens,
+        output_tokens=output_tokens or base.output_tokens,
+        concurrencies=[int(part) for part in concurrency.split(",")] if concurrency else base.concurrencies,
+        rounds=rounds or base.rounds,
+    )
+    setting = Setting(model, device, dtype, threads)
+    count = token_counter(model)
+    results = Results(conditions(setting, shape), [], [], {})
+    for which in servers.split(","):
+        port = free_port()
+        with running(pick(which, setting, port, our_args, peer_args), setting, port) as server:
+            measure(Bench(server, shape, count), server, shape, results)
+    typer.echo(report(results, shape))
+    if out is not None:
+        out.write_text(json.dumps({"arguments": sys.argv[1:], **results.as_dict()}, indent=1) + "\n")
+
+
+def measure(bench: Bench, server: Server, shape: Shape, results: Results) -> None:
+    """All of one server's figures; progress goes to stderr."""
+    name = server.peer.name
+    typer.echo(f"{name}: ready, warming up", err=True)
+    bench.warm_up()
+    for concurrency in shape.concurrencies:
+        level = bench.level(concurrency)
+        typer.echo(f"{name}: c = {concurrency}, {level.tokens_per_s:.0f} tokens/s", err=True)
+        results.levels.append(level)
+    results.stalls.append(bench.stall())
+    results.memory_mib[name] = server.memory_mib()
+
+
+def report(results: Results, shape: Shape) -> str:
+    """Conditions and both tables, as Markdown."""
+    memory = "; ".join(f"{name} {value:,.0f} MiB" for name, value in results.memory_mib.items())
+    facts = {**results.conditions, "memory at the end": memory}
+    return "\n".join(
+        [
+            *(f"- {name}: {value}" for name, value in facts.items()),
+            "\nClosed loop, c streams at once:\n",
+            markdown(LEVEL_HEAD, level_cells(results.levels, OUR_NAME)),
+            f"\nA prompt of {shape.long_prompt_tokens:,} tokens arrives while {NUM_RUNNING} streams run:\n",
+            markdown(STALL_HEAD, stall_cells(results.stalls, OUR_NAME)),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
