@@ -15,7 +15,7 @@ HEALTHY_S = 30.0
 """A life of this length starts the delays anew."""
 LOOP_DEATHS = 5
 LOOP_S = 60.0
-"""So many deaths in this time, no life ever ready, are a crash loop: five lives of 3 s of imports and their delays fit."""
+"""So many deaths in this time, no life ever ready, are a crash loop: five lives of 3 s of imports fit."""
 SETUP_STATUS = 2
 """A process ends with this where it cannot start as it was told to: the next start would fail alike."""
 

@@ -1,0 +1,233 @@
+"""`tokenyard serve` and its supervisor on real processes: what dies comes back, and nothing outlives it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from served import GONE_S, Served
+from sse import Reply, stream
+from yard import wait_until
+
+NUM_WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Served]:
+    """One pool for all tests that leave it whole."""
+    served = Served("--workers", str(NUM_WORKERS))
+    try:
+        yield served.wait_ready()
+    finally:
+        served.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Served]]:
+    """Starts a pool of the test's own."""
+    started: list[Served] = []
+
+    def start_one(*arguments: str) -> Served:
+        started.append(Served(*arguments))
+        return started[-1]
+
+    yield start_one
+    for served in started:
+        served.close()
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `tokenyard ARGUMENTS` to its end."""
+    line = [sys.executable, "-m", "tokenyard.scripts.cli", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+
+def wait_whole(pool: Served, *but: int) -> None:
+    """Until all workers are ready, none of them one of these pids."""
+    wait_until(lambda: len(pool.ready_pids() - set(but)) == NUM_WORKERS, "all workers to be ready again")
+
+
+async def say_hello(url: str) -> str:
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        body = {"model": "tokenyard-demo", "messages": [{"role": "user", "content": "Hello!"}], "temperature": 0}
+        return (await stream(client, body)).text
+
+
+@pytest.mark.slow
+class TestPool:
+    """Of one pool, in turn."""
+
+    def test_the_banner_tells_where_and_what(self, pool: Served) -> None:
+        log = pool.log()
+        assert f"Tokenyard 0.1.0 serves {pool.url}/v1" in log
+        assert "models   tokenyard-demo on cpu, cpu" in log
+        assert f"curl {pool.url}/v1/chat/completions" in log
+        assert asyncio.run(say_hello(pool.url)).startswith("Hello")
+
+    def test_status_shows_the_workers(self, pool: Served) -> None:
+        shown = command("status", "--run-dir", str(pool.run_dir))
+        assert shown.returncode == 0, shown.stderr
+        assert "2 workers, 1 fronts, 1 agents" in shown.stdout
+        for pid in pool.ready_pids():
+            assert str(pid) in shown.stdout
+
+    def test_a_killed_worker_comes_back(self, pool: Served) -> None:
+        victim = min(pool.ready_pids())
+        os.kill(victim, signal.SIGKILL)
+        wait_whole(pool, victim)
+        pool.wait_log(rf"worker \d \(pid {victim}\): SIGKILL from outside")
+
+    def test_a_killed_broker_comes_back_and_finds_the_pool(self, pool: Served) -> None:
+        workers = pool.ready_pids()
+        (broker,) = pool.children("broker")
+        broker.kill()
+        wait_until(lambda: not broker.is_running(), "the broker's end")
+        wait_until(lambda: len(pool.children("broker")) == 1, "another broker")
+        wait_until(lambda: pool.ready_pids() == workers, "the same workers to be ready")
+        assert len(pool.status()["agents"]) == 1
+
+    def test_no_connection_is_refused_while_a_front_restarts(self, pool: Served) -> None:
+        (front,) = pool.children("front")
+        front.kill()
+        assert asyncio.run(say_hello(pool.url)).startswith("Hello")
+
+    def test_kill_ends_a_worker_and_a_fresh_one_comes(self, pool: Served) -> None:
+        row = pool.status()["workers"][0]
+        done = command("kill", row["inc"][:8], "--run-dir", str(pool.run_dir))
+        assert done.returncode == 0, done.stderr
+        wait_whole(pool, row["pid"])
+
+    def test_kill_of_an_unknown_worker_names_the_known(self, pool: Served) -> None:
+        done = command("kill", "zz", "--run-dir", str(pool.run_dir))
+        assert done.returncode == 2
+        for row in pool.status()["workers"]:
+            assert row["inc"][:8] in done.stderr
+
+    def test_drain_ends_a_worker_for_good(self, pool: Served) -> None:
+        row = pool.status()["workers"][0]
+        done = command("drain", str(row["pid"]), "--run-dir", str(pool.run_dir))
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: row["pid"] not in {one.pid for one in pool.children("worker")}, "the worker's end")
+        assert len(pool.status()["workers"]) == NUM_WORKERS - 1
+
+    def test_a_second_serve_in_the_same_place_is_refused(self, pool: Served) -> None:
+        again = command("serve", "--port", "0", "--run-dir", str(pool.run_dir))
+        assert again.returncode == 2
+        assert "another supervisor is running there" in again.stderr
+
+    def test_sigterm_lets_a_stream_finish(self, pool: Served) -> None:
+        """The last of this class: the pool is gone after it."""
+        pool.process_tree()
+        reply = asyncio.run(count_while(pool.url, pool.process.terminate))
+        assert reply.finish_reason == "length"
+        assert pool.process.wait(30) == 0, pool.log()
+        pool.wait_gone()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(pool.url)
+
+
+async def count_while(url: str, disturb: Callable[[], None]) -> Reply:
+    """A long stream; `disturb` is called at its third event."""
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        body = {
+            "model": "tokenyard-demo",
+            "messages": [{"role": "user", "content": "Count from 1 to 60."}],
+            "max_tokens": 300,
+            "ignore_eos": True,
+        }
+        return await stream(client, body, lambda count: disturb() if count == 3 else None)
+
+
+def wait_started(served: Served) -> None:
+    """Until all its processes are there, ready or not."""
+    wait_until(lambda: all(served.children(role) for role in ("broker", "front", "worker")), "the processes")
+    served.process_tree()
+
+
+@pytest.mark.slow
+def test_nothing_outlives_a_killed_supervisor(start: Callable[..., Served]) -> None:
+    served = start()
+    wait_started(served)
+    served.process.kill()
+    served.wait_gone()
+
+
+@pytest.mark.slow
+def test_nothing_outlives_one_killed_at_its_very_start(start: Callable[..., Served]) -> None:
+    served = start()
+    wait_until(served.process_tree, "a first child")
+    served.process.kill()
+    served.wait_gone()
+
+
+@pytest.mark.slow
+def test_a_second_sigterm_ends_a_drain_at_once(start: Callable[..., Served]) -> None:
+    served = start()
+    wait_started(served)
+    for child in served.children("front"):
+        child.suspend()  # a front that never finishes
+    served.process.terminate()
+    served.wait_log("draining")
+    served.process.terminate()
+    assert served.process.wait(GONE_S) == 1
+    assert not served.survivors()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_at_once(start: Callable[..., Served]) -> None:
+    served = start()
+    wait_started(served)
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(GONE_S) == 128 + signal.SIGINT
+    assert not served.survivors()
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_load_is_told(start: Callable[..., Served], tmp_path: Path) -> None:
+    served = start(str(tmp_path / "nothing"))
+    assert served.process.wait(60) == 1
+    assert str(tmp_path / "nothing") in served.log()
+    assert "worker 0 cannot start as it was told to" in served.log()
+    assert not served.survivors()
+
+
+def test_a_taken_port_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = command("serve", "--port", str(port))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"tokenyard: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --host or --port\n"
+    )
+
+
+def test_a_private_run_directory_is_removed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    line = [sys.executable, "-m", "tokenyard.scripts.cli", "serve", "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: list(tmp_path.glob("tokenyard-run-*/broker.lock")), "the run directory")
+        assert Path((tmp_path / "tokenyard" / "last").read_text().strip()).parent == tmp_path
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+    assert list(tmp_path.glob("tokenyard-run-*")) == []
+
+
+def test_what_a_killed_serve_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenyard.scripts.pool_dir import pool_dir
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    left = tmp_path / "tokenyard-run-left"
+    left.mkdir(mode=0o700)
+    with pool_dir(None) as first:
+        assert not left.exists()
+        with pool_dir(None) as second:
+            assert first.path.exists()
+            assert second.path != first.path
