@@ -62,8 +62,10 @@ class Choice:
     def push(self, token_ids: list[int], extra: dict[str, Any], finish: Finish | None) -> Piece:
         """Take one delta. `finish`, if any, is stop or length."""
         assert not self.finished
+        if not self.num_tokens:
+            # What a later attempt finds cached after a resume is no news to the client.
+            self.num_cached = extra.get("cached_tokens", self.num_cached)
         self.num_tokens += len(token_ids)
-        self.num_cached = extra.get("cached_tokens", self.num_cached)
         hidden = finish is not None and finish.reason == "stop" and not self._show_stop_token
         visible = token_ids[:-1] if hidden else token_ids
         text = self._detokenize(visible, extra.get("logprobs"))
@@ -91,7 +93,8 @@ class Choice:
             top = list(zip(top_ids, top_values, strict=True))[: self._num_logprobs]
             entry = TokenLogprob(token_id, logprob, top, self._num_chars)
             self._num_chars += len(text)
-            self._waiting.append((self._num_chars, entry))
+            # A token without text is part of the next character, and waits for it.
+            self._waiting.append((max(self._num_chars, entry.offset + 1), entry))
             texts.append(text)
         return "".join(texts)
 

@@ -1,0 +1,99 @@
+"""Conversations as clients send them, brought to the shape of chat templates; what is refused names its place."""
+
+from typing import Any
+
+import pytest
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.http.messages import check_tool_choice, read_messages, read_tools
+
+USER = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("hi", "messages.0"),
+        ({"content": "x"}, "messages.0.role"),
+        ({"role": "wizard", "content": "x"}, "messages.0.role"),
+        ({"role": ["user"], "content": "x"}, "messages.0.role"),
+        ({"role": "user"}, "messages.0.content"),
+        ({"role": "user", "content": 1}, "messages.0.content"),
+        ({"role": "user", "content": ["x"]}, "messages.0.content.0"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages.0.content.0.text"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages.0.content.0.type"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, "messages.0.content.0.type"),
+        ({"role": "assistant", "content": "x", "tool_calls": {}, "audio": {"id": "a"}}, "messages.0.audio"),
+        ({"role": "assistant", "tool_calls": [{}]}, "messages.0.tool_calls.0.function"),
+        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages.0.tool_calls.0.function.name"),
+        ({"role": "user", "content": "x", "tool_calls": [{}]}, "messages.0.tool_calls"),
+        ({"role": "user", "content": "x", "name": 3}, "messages.0.name"),
+    ],
+)
+def test_what_is_refused_names_its_place(message: Any, param: str) -> None:
+    with pytest.raises(TokenyardError) as caught:
+        read_messages([message])
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (USER, USER),
+        ({"role": "developer", "content": "be brief"}, {"role": "system", "content": "be brief"}),
+        ({"role": "assistant", "content": None, "tool_calls": None}, {"role": "assistant", "content": ""}),
+        ({"role": "assistant"}, {"role": "assistant", "content": ""}),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "user", "content": "ab"},
+        ),
+        (
+            {"role": "assistant", "content": "x", "reasoning_content": "why", "refusal": None, "annotations": []},
+            {"role": "assistant", "content": "x", "reasoning_content": "why"},
+        ),
+        (
+            {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+            {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+        ),
+    ],
+)
+def test_legal_shapes(message: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert read_messages([message]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("sent", "rendered"),
+    [('{"a": 1}', {"a": 1}), ({"a": 1}, {"a": 1}), ("", {}), (None, {}), ("{bro", "{bro"), ("3", "3")],
+)
+def test_arguments_of_earlier_calls_become_objects_where_they_can(sent: Any, rendered: Any) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": sent}}
+    (message,) = read_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": rendered}
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        (1, "tools.1"),
+        ({"type": "web_search"}, "tools.1.type"),
+        ({"type": "function"}, "tools.1.function"),
+        ({"type": "function", "function": {}}, "tools.1.function.name"),
+        ({"type": "function", "function": {"name": "f", "parameters": "x"}}, "tools.1.function.parameters"),
+        ({"type": "function", "function": {"name": "f", "strict": True}}, "tools.1.function.strict"),
+    ],
+)
+def test_tools_are_checked(tool: Any, param: str) -> None:
+    assert read_tools([TOOL]) == [TOOL]
+    with pytest.raises(TokenyardError) as caught:
+        read_tools([TOOL, tool])
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}, 1])
+def test_calls_cannot_be_forced(choice: Any) -> None:
+    check_tool_choice("auto")
+    check_tool_choice(None)
+    with pytest.raises(TokenyardError) as caught:
+        check_tool_choice(choice)
+    assert caught.value.param == "tool_choice"

@@ -1,0 +1,59 @@
+"""Request bodies: JSON to typed requests, and the rules between fields."""
+
+from typing import Any
+
+import pytest
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.http.schemas import parse_chat, parse_completion, parse_json
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+COMPLETION = {"model": "m", "prompt": "hi"}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"a": NaN}', b'{"a": Infinity}', b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(TokenyardError, match="the body"):
+        parse_json(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": CHAT["messages"]}, "model"),
+        ({"model": "m"}, "messages"),
+        ({**CHAT, "top_logprobs": 2}, "top_logprobs"),
+        ({**CHAT, "stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_chat_rules_between_fields(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(TokenyardError) as caught:
+        parse_chat(body)
+    assert caught.value.param == param
+
+
+def test_the_newer_name_of_the_limit_wins_and_is_the_one_named() -> None:
+    request = parse_chat({**CHAT, "max_tokens": 5, "max_completion_tokens": 7})
+    assert (request.max_tokens, request.max_tokens_param) == (7, "max_completion_tokens")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({}, -1), ({"logprobs": False}, -1), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3)],
+)
+def test_chat_logprobs(fields: dict[str, Any], expected: int) -> None:
+    assert parse_chat({**CHAT, **fields}).num_logprobs == expected
+
+
+def test_completion_logprobs_and_best_of() -> None:
+    assert parse_completion(COMPLETION).num_logprobs == -1
+    assert parse_completion({**COMPLETION, "logprobs": 0}).num_logprobs == 0
+    assert parse_completion({**COMPLETION, "n": 2, "best_of": 2}).n == 2
+    with pytest.raises(TokenyardError, match="best_of"):
+        parse_completion({**COMPLETION, "best_of": 2})
+
+
+def test_stream_options_are_read() -> None:
+    request = parse_chat({**CHAT, "stream": True, "stream_options": {"include_usage": True, "x": 1}})
+    assert request.stream_options.include_usage
+    assert not request.stream_options.continuous_usage_stats
