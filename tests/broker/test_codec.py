@@ -1,0 +1,180 @@
+"""Frames: every message survives the trip, and nothing but a WireError comes of anything else."""
+
+from typing import Any, NamedTuple, get_type_hints
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenyard.broker import wire
+from tokenyard.broker.codec import decode, encode, pack_ids, unpack_ids
+from tokenyard.broker.config import MAX_MESSAGE_BYTES
+from tokenyard.broker.errors import WireError
+from tokenyard.broker.params import Params
+from tokenyard.broker.wire import TAG_OF, TAGS, Delta, Finish, Lost, Message, Ping, Tokens
+
+plain = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=9) | st.binary(max_size=9)
+strategies: dict[Any, st.SearchStrategy[Any]] = {
+    int: st.integers(-(2**63), 2**63 - 1),
+    float: st.floats(allow_nan=False),
+    str: st.text(max_size=9),
+    bytes: st.binary(max_size=9),
+    Any: plain | st.lists(plain, max_size=3),
+}
+
+
+def build(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of an annotation of the contract."""
+    if hint in strategies:
+        return strategies[hint]
+    if hasattr(hint, "_fields"):
+        hints = get_type_hints(hint)
+        return st.builds(hint, *[build(hints[name]) for name in hint._fields])
+    if hasattr(hint, "__args__"):
+        arguments = hint.__args__
+        if getattr(hint, "__origin__", None) is list:
+            return st.lists(build(arguments[0]), max_size=3)
+        if getattr(hint, "__origin__", None) is dict:
+            return st.dictionaries(build(arguments[0]), build(arguments[1]), max_size=3)
+        return st.one_of(*[st.none() if one is type(None) else build(one) for one in arguments])
+    raise AssertionError(f"the contract has a new kind of field: {hint}")
+
+
+messages = st.one_of(*[build(kind) for kind in TAGS.values()])
+
+
+@given(messages)
+def test_every_message_survives_the_trip(message: Message) -> None:
+    back = decode(encode(message))
+    assert back == message
+    assert type(back) is type(message)
+
+
+@given(messages, st.lists(plain, min_size=1, max_size=3))
+def test_unknown_trailing_fields_are_ignored(message: Message, more: list[Any]) -> None:
+    assert decode(msgpack.packb([TAG_OF[type(message)], *message, *more])) == message
+
+
+@pytest.mark.parametrize("kind", TAGS.values(), ids=lambda kind: kind.__name__)
+def test_missing_fields_take_their_defaults_and_required_ones_are_required(kind: Any) -> None:
+    @settings(max_examples=20)
+    @given(build(kind))
+    def check(message: Any) -> None:
+        num_required = len(kind._fields) - len(kind._field_defaults)
+        shortest = [TAG_OF[kind], *message[:num_required]]
+        assert decode(msgpack.packb(shortest)) == kind(*message[:num_required])
+        if num_required:
+            with pytest.raises(WireError):
+                decode(msgpack.packb(shortest[:-1]))
+
+    check()
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_a_wire_error(frame: bytes) -> None:
+    try:
+        message = decode(frame)
+    except WireError:
+        return
+    assert type(message) in TAG_OF
+
+
+@given(plain | st.lists(plain | st.lists(plain, max_size=4), max_size=12))
+def test_well_formed_msgpack_of_wrong_shape_is_a_wire_error(value: Any) -> None:
+    test_garbage_is_a_wire_error.hypothesis.inner_test(msgpack.packb(value))  # type: ignore[attr-defined]
+
+
+@given(messages, st.data())
+def test_a_damaged_frame_is_a_message_or_a_wire_error(message: Message, data: st.DataObject) -> None:
+    frame = bytearray(encode(message))
+    for _ in range(data.draw(st.integers(1, 3))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    frame = frame[: data.draw(st.integers(0, len(frame)))]
+    test_garbage_is_a_wire_error.hypothesis.inner_test(bytes(frame))  # type: ignore[attr-defined]
+
+
+class Case(NamedTuple):
+    name: str
+    frame: list[Any]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("no message", []),
+        Case("unknown tag", [99]),
+        Case("tag of another type", ["5", b"inc"]),
+        Case("unhashable tag", [[5], b"inc"]),
+        Case("text for bytes", [5, "inc"]),
+        Case("bytes for text", [14, 1, b"x", "cpu"]),
+        Case("bool for int", [7, True]),
+        Case("float for int", [7, 1.0]),
+        Case("None for int", [7, None]),
+        Case("int for list", [1, 1, b"i", 1, 7]),
+        Case("short tuple inside", [1, 1, b"i", 1, [[1]]]),
+        Case("text among ids", [97, 0, [[1, 1, 0, ["a"]]]]),
+        Case("float among ids", [97, 0, [[1, 1, 0, [1.5]]]]),
+        Case("huge id", [97, 0, [[1, 1, 0, [2**64 - 1]]]]),
+        Case("map with a wrong key", [4, b"i", "ready", 0, 0, [], {1: 1}]),
+        Case("map with a wrong value", [4, b"i", "ready", 0, 0, [], {"a": "b"}]),
+    ],
+    ids=lambda case: case.name,
+)
+def test_strictness(case: Case) -> None:
+    with pytest.raises(WireError):
+        decode(msgpack.packb(case.frame))
+
+
+def test_an_int_may_stand_for_a_float() -> None:
+    params = list(Params(1))
+    params[2] = 1
+    start = decode(msgpack.packb([64, b"f", 1, 1, "generate", b"", b"", params]))
+    assert isinstance(start, wire.Start)
+    assert type(start.params.temperature) is float
+
+
+def test_deep_nesting_is_a_wire_error() -> None:
+    with pytest.raises(WireError):
+        decode(b"\x91" * 100_000 + b"\x01")
+
+
+def test_a_length_that_lies_is_a_wire_error() -> None:
+    for lie in (b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x92\x05\xc6\x7f\xff\xff\xff"):
+        with pytest.raises(WireError):
+            decode(lie)
+
+
+def test_oversized_frames_are_refused_on_both_sides() -> None:
+    with pytest.raises(WireError, match="over the limit"):
+        encode(Ping(bytes(MAX_MESSAGE_BYTES)))
+    with pytest.raises(WireError, match="over the limit"):
+        decode(bytes(MAX_MESSAGE_BYTES + 1))
+    largest = Ping(bytes(MAX_MESSAGE_BYTES - 7))
+    assert len(encode(largest)) == MAX_MESSAGE_BYTES
+    assert decode(encode(largest)) == largest
+
+
+def test_no_two_messages_share_a_tag_and_every_one_has_one() -> None:
+    assert len(TAG_OF) == len(TAGS)
+    assert set(TAG_OF) == set(Message.__args__)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1)))
+def test_ids_survive_packing(ids: list[int]) -> None:
+    packed = pack_ids(ids)
+    assert packed == b"".join(one.to_bytes(4, "little") for one in ids)
+    assert unpack_ids(packed) == ids
+
+
+def test_bad_packed_ids_are_a_wire_error() -> None:
+    with pytest.raises(WireError):
+        unpack_ids(b"123")
+
+
+def test_some_frames_are_what_the_document_says() -> None:
+    """Bytes written by hand from docs/protocol.md."""
+    assert encode(Lost(3, 1, 0)) == b"\x94\x26\x03\x01\x00"
+    assert decode(b"\x94\x26\x03\x01\x00") == Lost(3, 1, 0)
+    delta = Delta(3, 1, 0, [5, 6], {}, Finish("stop"))
+    assert encode(Tokens(7, [delta])) == (b"\x93\x61\x07\x91\x96\x03\x01\x00\x92\x05\x06\x80\x94\xa4stop\xa0\xa0\xc0")
