@@ -1,0 +1,390 @@
+"""Random search: fronts, workers and an agent around a core that restarts, over links that lose, repeat and reorder.
+
+The tokens themselves travel elsewhere and arrive. What is searched for: a broken invariant, an attempt that the broker
+knows to run started twice, a job that never ends, memory that stays.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from switch import card, submit
+
+from tokenyard.broker.config import BEAT_S, SUBMIT_REPEAT_S
+from tokenyard.broker.core import DEATH_MEMORY_S, Core
+from tokenyard.broker.jobs import LINGER_S
+from tokenyard.broker.wire import (
+    PROTOCOL,
+    Abort,
+    Accepted,
+    AgentHello,
+    Beat,
+    Cancel,
+    Done,
+    Exited,
+    FrontHello,
+    FrontJob,
+    Lost,
+    Message,
+    Ping,
+    Placed,
+    Reject,
+    Start,
+    Welcome,
+    Who,
+    WorkerHello,
+    WorkerJob,
+)
+
+MAX_DELAY_S = 1.0
+"""A message is late by so much at most; what a stopped process leaves unread waits longer."""
+
+
+@dataclass
+class Stream:
+    """A job as its front sees it."""
+
+    attempt: int = 1
+    accepted: bool = False
+    crashes: int = 0
+    repeat_s: float = 0.0
+
+
+@dataclass
+class SimFront:
+    inc: bytes
+    streams: dict[int, Stream] = field(default_factory=dict)
+    epoch: bytes = b""
+    num_jobs: int = 0
+
+
+@dataclass
+class SimWorker:
+    inc: bytes
+    capacity: int
+    running: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    stopped: bool = False
+
+    @property
+    def claims(self) -> list[WorkerJob]:
+        return [WorkerJob(front, job, attempt) for (front, job), attempt in self.running.items()]
+
+
+class Storm(RuleBasedStateMachine):
+    AGENT = b"agent..."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.num_incs = 0
+        self.num_crashes = 0
+        self.fronts: dict[bytes, SimFront] = {}
+        self.workers: dict[bytes, SimWorker] = {}
+        self.to_broker: list[tuple[float, bytes, Message]] = []
+        self.from_broker: defaultdict[bytes, list[tuple[float, Message]]] = defaultdict(list)
+        self.start_core()
+
+    # ---- the world
+
+    def start_core(self) -> None:
+        self.num_incs += 1
+        self.core = Core(self.num_incs.to_bytes(8, "big"), self.now, awaited=self.workers, load_timeout_s=20.0)
+        self.to_broker.clear()
+        self.from_broker.clear()
+        self.hello_all()
+
+    def hello_all(self) -> None:
+        for front in self.fronts.values():
+            self.front_hello(front)
+        for worker in self.workers.values():
+            self.worker_hello(worker)
+        self.agent_hello()
+
+    def new_inc(self, letter: str) -> bytes:
+        self.num_incs += 1
+        return f"{letter}{self.num_incs:07}".encode()
+
+    def send(self, peer: bytes, message: Message) -> None:
+        self.to_broker.append((self.now, peer, message))
+
+    def front_hello(self, front: SimFront) -> None:
+        claims = [FrontJob(job, stream.attempt) for job, stream in front.streams.items() if stream.accepted]
+        self.send(front.inc, FrontHello(PROTOCOL, front.inc, 1, claims))
+
+    def worker_hello(self, worker: SimWorker) -> None:
+        if not worker.stopped:
+            hello = WorkerHello(
+                PROTOCOL, worker.inc, 1, "ready", "ipc://w", worker.capacity, card(), worker.claims, "w"
+            )
+            self.send(worker.inc, hello)
+
+    def agent_hello(self) -> None:
+        self.send(self.AGENT, AgentHello(PROTOCOL, self.AGENT, 1, ["cpu"], list(self.workers)))
+
+    def send_submit(self, front: SimFront, job: int) -> None:
+        stream = front.streams[job]
+        stream.repeat_s = self.now + SUBMIT_REPEAT_S
+        self.send(front.inc, submit(job, stream.attempt, crashes=stream.crashes))
+
+    def next_attempt(self, front: SimFront, job: int) -> None:
+        stream = front.streams[job]
+        stream.attempt, stream.accepted = stream.attempt + 1, False
+        self.send_submit(front, job)
+
+    def done(self, worker: SimWorker, front: bytes, job: int, attempt: int) -> None:
+        if worker.running.get((front, job)) == attempt:
+            del worker.running[front, job]
+            self.send(worker.inc, Done(front, job, attempt, ""))
+
+    # ---- messages arrive
+
+    def post(self, actions: list[tuple[bytes, Message]]) -> None:
+        for peer, message in actions:
+            self.from_broker[peer].append((self.now, message))
+            if isinstance(message, Start):
+                self.check_start(peer, message)
+        self.core.check()
+
+    def check_start(self, peer: bytes, start: Start) -> None:
+        """Nobody whom this broker has heard may already run this attempt, or a newer one."""
+        for worker in self.workers.values():
+            if worker.inc != peer and worker.inc in self.core._state.peers:
+                assert worker.running.get((start.front, start.job), 0) < start.attempt
+
+    def deliver_to_broker(self, index: int) -> None:
+        _, peer, message = self.to_broker.pop(index)
+        self.post(self.core.handle(peer, message, self.now))
+
+    def deliver_from_broker(self, peer: bytes, index: int) -> None:
+        _, message = self.from_broker[peer].pop(index)
+        if front := self.fronts.get(peer):
+            self.to_front(front, message)
+        elif worker := self.workers.get(peer):
+            self.to_worker(worker, message)
+        elif peer == self.AGENT and isinstance(message, Who):
+            self.agent_hello()
+
+    def to_front(self, front: SimFront, message: Message) -> None:
+        match message:
+            case Who():
+                self.front_hello(front)
+            case Welcome(epoch):
+                if front.epoch not in (b"", epoch):
+                    for job in front.streams:
+                        self.next_attempt(front, job)
+                front.epoch = epoch
+            case Accepted(job, attempt) | Placed(job, attempt, _):
+                if (stream := front.streams.get(job)) and stream.attempt == attempt:
+                    stream.accepted = True
+            case Reject(job, attempt, code, _, _):
+                assert code in ("cancelled", "job_crashes_workers", "model_not_found", "pool_unavailable")
+                assert code != "job_crashes_workers" or self.num_crashes >= 3
+                if (stream := front.streams.get(job)) and stream.attempt == attempt:
+                    del front.streams[job]
+            case Lost(job, attempt, crashes):
+                if stream := front.streams.get(job):
+                    stream.crashes = max(stream.crashes, crashes)
+                    if stream.attempt == attempt:
+                        self.next_attempt(front, job)
+
+    def to_worker(self, worker: SimWorker, message: Message) -> None:
+        match message:
+            case Who():
+                self.worker_hello(worker)
+            case Start(front, job, attempt):
+                running = worker.running.get((front, job), 0)
+                if running < attempt:
+                    self.done(worker, front, job, running)
+                    worker.running[front, job] = attempt
+            case Abort(front, job, attempt):
+                running = worker.running.get((front, job), 0)
+                if 0 < running <= attempt:
+                    self.done(worker, front, job, running)
+
+    def deliver_late(self, delay_s: float) -> None:
+        """Whatever is older than this arrives, in order, save at processes that are stopped."""
+        while self.to_broker and self.to_broker[0][0] <= self.now - delay_s:
+            self.deliver_to_broker(0)
+        for peer, mail in list(self.from_broker.items()):
+            worker = self.workers.get(peer)
+            while mail and mail[0][0] <= self.now - delay_s and not (worker and worker.stopped):
+                self.deliver_from_broker(peer, 0)
+
+    def pass_time(self, time_s: float, delay_s: float = MAX_DELAY_S) -> None:
+        end = self.now + time_s
+        while self.now < end:
+            self.now = min(end, self.now + BEAT_S / 2)
+            for front in self.fronts.values():
+                self.send(front.inc, Ping(front.inc))
+                for job, stream in list(front.streams.items()):
+                    if not stream.accepted and self.now >= stream.repeat_s:
+                        self.send_submit(front, job)
+            for worker in self.workers.values():
+                if not worker.stopped:
+                    self.send(worker.inc, Beat(worker.inc, "ready", 1, 0, worker.claims))
+            self.send(self.AGENT, Ping(self.AGENT))
+            self.deliver_late(delay_s)
+            self.post(self.core.tick(self.now))
+
+    # ---- what can happen
+
+    @initialize(num_fronts=st.integers(1, 2), capacities=st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    def populate(self, num_fronts: int, capacities: list[int]) -> None:
+        for _ in range(num_fronts):
+            inc = self.new_inc("f")
+            self.fronts[inc] = SimFront(inc)
+        for capacity in capacities:
+            self.add_worker(capacity)
+        self.hello_all()
+        self.deliver_late(0)
+
+    @precondition(lambda self: len(self.workers) < 4)
+    @rule(capacity=st.integers(1, 3))
+    def add_worker(self, capacity: int) -> None:
+        inc = self.new_inc("w")
+        self.workers[inc] = SimWorker(inc, capacity)
+        self.agent_hello()
+        self.worker_hello(self.workers[inc])
+
+    @rule(data=st.data(), num_jobs=st.integers(1, 4))
+    def submit_jobs(self, data: st.DataObject, num_jobs: int) -> None:
+        front = data.draw(st.sampled_from(list(self.fronts.values())))
+        for _ in range(num_jobs):
+            front.num_jobs += 1
+            front.streams[front.num_jobs] = Stream()
+            self.send_submit(front, front.num_jobs)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if streams := [(front, job) for front in self.fronts.values() for job in front.streams]:
+            front, job = data.draw(st.sampled_from(streams))
+            del front.streams[job]
+            self.send(front.inc, Cancel(job))
+
+    def finish_one(self, worker: SimWorker, key: tuple[bytes, int]) -> None:
+        """The worker's last tokens reach the front, if that still wants them, and Done sets out."""
+        attempt = worker.running[key]
+        front = self.fronts.get(key[0])
+        stream = front.streams.get(key[1]) if front else None
+        if front and stream and stream.attempt == attempt:
+            del front.streams[key[1]]
+        self.done(worker, *key, attempt)
+
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        awake = [worker for worker in self.workers.values() if not worker.stopped]
+        if jobs := [(worker, key) for worker in awake for key in worker.running]:
+            self.finish_one(*data.draw(st.sampled_from(jobs)))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), crashed=st.booleans(), seen=st.booleans(), word_first=st.booleans())
+    def kill_worker(self, data: st.DataObject, crashed: bool, seen: bool, word_first: bool) -> None:
+        worker = self.workers.pop(data.draw(st.sampled_from(list(self.workers))))
+        self.num_crashes += crashed
+        exited = Exited(worker.inc, "crash" if crashed else "killed", "")
+        if word_first:
+            self.post(self.core.handle(self.AGENT, exited, self.now))
+        if seen:
+            self.post(self.core.gone(worker.inc, self.now))
+        if not word_first:
+            self.send(self.AGENT, exited)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def stop_or_wake_worker(self, data: st.DataObject) -> None:
+        worker = self.workers[data.draw(st.sampled_from(list(self.workers)))]
+        worker.stopped = not worker.stopped
+
+    @precondition(lambda self: len(self.fronts) > 1)
+    @rule(data=st.data(), seen=st.booleans())
+    def kill_front(self, data: st.DataObject, seen: bool) -> None:
+        inc = data.draw(st.sampled_from(list(self.fronts)))
+        del self.fronts[inc]
+        if seen:
+            self.post(self.core.gone(inc, self.now))
+
+    @rule()
+    def restart_broker(self) -> None:
+        self.start_core()
+
+    @rule(time_s=st.sampled_from([0.02, 0.3, 1.0, 3.0, 6.0]))
+    def wait(self, time_s: float) -> None:
+        self.pass_time(time_s)
+
+    @rule()
+    def deliver_all(self) -> None:
+        self.deliver_late(0)
+
+    @rule(data=st.data(), fate=st.sampled_from(["deliver", "drop", "repeat"]), inbound=st.booleans())
+    def meddle(self, data: st.DataObject, fate: str, inbound: bool) -> None:
+        """One of the next few messages of a link overtakes the others, is lost, or comes twice."""
+        awake = [peer for peer, mail in self.from_broker.items() if mail and not self.is_stopped(peer)]
+        if inbound and self.to_broker:
+            index = data.draw(st.integers(0, min(4, len(self.to_broker) - 1)))
+            if fate == "repeat":
+                self.to_broker.append(self.to_broker[index])
+            if fate == "drop":
+                del self.to_broker[index]
+            else:
+                self.deliver_to_broker(index)
+        elif not inbound and awake:
+            peer = data.draw(st.sampled_from(awake))
+            mail = self.from_broker[peer]
+            index = data.draw(st.integers(0, min(4, len(mail) - 1)))
+            if fate == "repeat":
+                mail.append(mail[index])
+            if fate == "drop":
+                del mail[index]
+            else:
+                self.deliver_from_broker(peer, index)
+
+    def is_stopped(self, peer: bytes) -> bool:
+        return peer in self.workers and self.workers[peer].stopped
+
+    @invariant()
+    def holds(self) -> None:
+        self.core.check()
+
+    # ---- and then calm
+
+    def teardown(self) -> None:
+        """Faults end. Every job ends, and then the broker remembers none of it."""
+        for worker in self.workers.values():
+            worker.stopped = False
+        if self.fronts and not self.workers:
+            self.add_worker(2)
+        for _ in range(200):
+            self.pass_time(BEAT_S, delay_s=0)
+            for worker in self.workers.values():
+                for key in list(worker.running):
+                    self.finish_one(worker, key)
+            if not any(front.streams for front in self.fronts.values()):
+                break
+        assert not any(front.streams for front in self.fronts.values()), "a job that never ends"
+        self.pass_time(LINGER_S + DEATH_MEMORY_S, delay_s=0)
+        for worker in self.workers.values():
+            for key in list(worker.running):
+                self.finish_one(worker, key)
+        self.pass_time(LINGER_S + DEATH_MEMORY_S, delay_s=0)
+        state = self.core._state
+        assert not any(front.jobs for front in state.fronts.values())
+        assert not any(worker.placements for worker in state.workers.values())
+        assert not state.num_queued
+        assert not state.ended
+        assert not state.deadlines
+        assert not self.core._deaths
+        assert state.workers.keys() == self.workers.keys()
+        assert state.fronts.keys() == self.fronts.keys()
+
+
+class TestStorm(Storm.TestCase):
+    settings = settings(max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestLongStorm(Storm.TestCase):
+    settings = settings(TestStorm.settings, max_examples=300, stateful_step_count=60)
