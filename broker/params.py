@@ -32,3 +32,5 @@ class Params(NamedTuple):
     """End-of-sequence ids included, unless the request said ignore_eos. The id that stops is emitted as the last."""
     logprobs: int = -1
     """-1: none; 0: of the chosen token; k: and of the k likeliest (at most 20). Of unprocessed logits, as OpenAI."""
+    cache_salt: str = ""
+    """Part of the prefix chain's root: only requests with the same salt share cached blocks."""

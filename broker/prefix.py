@@ -13,13 +13,15 @@ ID_BYTES = 4
 """Token ids travel as little-endian u32 (docs/protocol.md)."""
 
 
-def root_key(commit: str, dtype: str, adapter: str = "", salt: str = "") -> bytes:
-    """The start of a chain: all that makes equal tokens have equal keys and values.
-
-    `salt` is the request's cache_salt: it keeps tenants from probing each other's prompts by timing.
-    """
-    parts = [part.encode() for part in (commit, dtype, adapter, salt)]
+def root_key(commit: str, dtype: str, adapter: str = "") -> bytes:
+    """The start of a chain: all that makes equal tokens have equal keys and values."""
+    parts = [part.encode() for part in (commit, dtype, adapter)]
     return blake2b(b"".join(len(part).to_bytes(4, "little") + part for part in parts), digest_size=KEY_BYTES).digest()
+
+
+def salted(root: bytes, salt: str) -> bytes:
+    """The root for requests with this cache_salt: it keeps tenants from probing each other's prompts by timing."""
+    return blake2b(salt.encode(), key=root, digest_size=KEY_BYTES).digest() if salt else root
 
 
 def next_key(previous: bytes, block_ids: bytes) -> bytes:

@@ -33,7 +33,7 @@ class Inbox:
         self._resume_at = now
         """Not before this time may the next Resume go out."""
         self._behind = False
-        """Something is known to be missing; Resume is repeated until it comes."""
+        """Something is missing, or a Resume has had no answer yet: it is repeated until one comes."""
         self.up = False
         """LinkUp was seen: the worker knows of us."""
         self._idle_ahead = 0
@@ -44,13 +44,13 @@ class Inbox:
         if isinstance(message, Tokens):
             return self._tokens(message, now)
         if isinstance(message, LinkUp):
-            self.up, self._behind = True, False
+            self.up, self._behind = True, True
             # A worker that was given up and came back goes on with its numbers; what it forgot, the streams notice.
             self.expected = max(self.expected, message.oldest)
             return Received([], [self._resume(now)])
         assert isinstance(message, Idle)
         if message.next <= self.expected:
-            self._idle_ahead = 0
+            self._behind, self._idle_ahead = False, 0
             # The worker still waits for an ack that must have been lost.
             self._ack_at = now
             return Received([], self.tick(now))

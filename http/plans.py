@@ -48,9 +48,8 @@ def make_plans(request: Request, prompter: Prompter, prompts: list[Prompt]) -> l
             job = JobRequest(
                 card.names[0],
                 prompt.ids,
-                params._replace(seed=seed),
+                params._replace(seed=seed, cache_salt=request.cache_salt),
                 priority=request.priority,
-                salt=request.cache_salt,
             )
             plans.append(Plan(choice, job, counts_prompt=index == 0))
     return plans

@@ -159,7 +159,7 @@ class Pool:
         packed = pack_ids(request.prompt_ids)
         keys: list[bytes] = []
         if card is not None:
-            root = prefix.root_key(card.commit, card.dtype, salt=request.salt)
+            root = prefix.salted(prefix.root_key(card.commit, card.dtype), request.params.cache_salt)
             keys = prefix.chain(root, packed, card.block_size, MAX_PREFIX_KEYS)
         job, actions = self._streams.submit(request, packed, keys, self._loop.time())
         self._sinks[job] = sink

@@ -31,8 +31,6 @@ class JobRequest(NamedTuple):
     """Lower goes first."""
     deadline_ms: int = 0
     """Longest wait for a worker; 0: none."""
-    salt: str = ""
-    """Keeps this request's cached prefixes apart from those of other salts."""
 
 
 class Deliver(NamedTuple):

@@ -70,14 +70,14 @@ class SendLink:
         return self._pump(now)
 
     def resume(self, from_seq: int, now: float) -> list[bytes]:
-        """The front misses everything from `from_seq` on: send it again.
+        """The front misses everything from `from_seq` on: send it again, or say that there is nothing.
 
         A number outside the ring can only come from a front that is confused or hostile; it gets what is here.
         """
         self._acknowledge(from_seq)
         self._resumed = True
         self._next_unsent = self.oldest
-        return self._pump(now)
+        return self._pump(now) or [encode(Idle(self._next_unsent))]
 
     def ack(self, upto: int, now: float) -> list[bytes]:
         """All below `upto` arrived: forget it, and send what the window held back."""

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from tokenyard.broker.params import Params
-from tokenyard.broker.prefix import next_key
+from tokenyard.broker.prefix import next_key, salted
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.blocks import BlockPool
 
@@ -218,7 +218,8 @@ class Scheduler:
         while len(keys) <= index:
             start = len(keys) * self.block_size
             ids = sequence.ids[start : start + self.block_size]
-            keys.append(next_key(keys[-1] if keys else self.root_key, ids.tobytes()))
+            previous = keys[-1] if keys else salted(self.root_key, sequence.params.cache_salt)
+            keys.append(next_key(previous, ids.tobytes()))
         return keys[index]
 
     def _num_blocks(self, num_tokens: int) -> int:

@@ -158,6 +158,22 @@ def test_a_lost_last_ack_is_repeated() -> None:
     assert pair.sender.oldest == pair.sender.next_seq == 1
 
 
+def test_a_lost_first_resume_is_repeated() -> None:
+    pair = Pair()
+    pair.reconnect()
+    pair.pass_down()
+    pair.up.clear()
+    pair.push()
+    pair.settle()
+    assert pair.delivered == [0]
+
+
+def test_a_quiet_link_is_quiet() -> None:
+    pair = connected()
+    pair.wait(5.0)
+    assert (pair.down, pair.up) == ([], [])
+
+
 def test_nothing_flows_before_the_front_asks() -> None:
     pair = Pair()
     pair.push()
