@@ -6,7 +6,7 @@ Knows the pool and choices, not HTTP.
 import logging
 from typing import Any, NamedTuple, Protocol
 
-from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.errors import KINDS, TokenyardError
 from tokenyard.broker.wire import Finish
 from tokenyard.http.choice import Choice, Piece
 from tokenyard.http.pool import JobRequest, Pool
@@ -86,8 +86,8 @@ class Generation:
         if finish is not None:
             del self._jobs[choice.index]
             if finish.reason not in ("stop", "length"):
-                code = finish.code or ("cancelled" if finish.reason == "cancelled" else "worker_error")
-                return self.fail(choice, TokenyardError(code, finish.words or "the job ended early", finish.param))
+                code = finish.code if finish.code in KINDS else "worker_error"
+                return self._fail(TokenyardError(code, finish.words or "the job ended early", finish.param))
         if (listener := self._listener) is None:
             return None
         try:
@@ -101,11 +101,15 @@ class Generation:
             listener.piece(choice, piece)
         except Exception:  # A bug that one request meets must not end the others, whose tokens share this callback.
             log.exception("a choice failed")
-            self.fail(choice, TokenyardError("worker_error", "the server failed at this answer; its log says why"))
+            self._fail(TokenyardError("worker_error", "the server failed at this answer; its log says why"))
 
-    def fail(self, choice: Choice, error: TokenyardError) -> None:
-        """From a sink: one job failed, and with it the request."""
-        self._jobs.pop(choice.index, None)
+    def failed(self, choice: Choice, error: TokenyardError) -> None:
+        """From a sink: one job failed."""
+        del self._jobs[choice.index]
+        self._fail(error)
+
+    def _fail(self, error: TokenyardError) -> None:
+        """One failure is the whole request's."""
         listener = self._listener
         self.cancel()
         if listener is not None:
@@ -125,4 +129,4 @@ class _Sink:
         self._generation.delta(self._choice, token_ids, extra, finish)
 
     def failed(self, error: TokenyardError) -> None:
-        self._generation.fail(self._choice, error)
+        self._generation.failed(self._choice, error)

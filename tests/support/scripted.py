@@ -1,0 +1,79 @@
+"""A pool whose jobs are moved by hand, for what real workers cannot be made to do on time: fail late, stay silent."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from models import CARD, demo_tokenizer
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.wire import Card, Finish
+from tokenyard.http.pool import JobRequest, JobSink
+
+END = CARD.eos_token_ids[0]
+
+
+class Job:
+    """One submitted job and how to move it."""
+
+    def __init__(self, request: JobRequest, sink: JobSink) -> None:
+        self.request = request
+        self.sink = sink
+        self.cancelled = False
+
+    def run(self) -> None:
+        self.sink.delta([], {"cached_tokens": 0}, None)
+
+    def say(self, text: str, **extra: Any) -> None:
+        """All tokens of the text, in one delta."""
+        self.sink.delta(demo_tokenizer().backend.encode(text, add_special_tokens=False).ids, extra, None)
+
+    def end(self, reason: str = "stop") -> None:
+        self.sink.delta([END] if reason == "stop" else [], {}, Finish(reason))
+
+    def fail(self, code: str, retry_ms: int = 0) -> None:
+        self.sink.failed(TokenyardError(code, "scripted words", retry_ms=retry_ms))
+
+
+class ScriptedPool:
+    """Stands where tokenyard.http.pool.Pool does."""
+
+    def __init__(self, *cards: Card) -> None:
+        self._cards = list(cards)
+        self.jobs: list[Job] = []
+        self.play: Callable[[Job], None] | None = None
+        """Called with each job right after its submission."""
+        self.on_card: Callable[[Card], None] | None = None
+        self.connected = True
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._cards)
+
+    @property
+    def num_workers(self) -> int:
+        return len(self._cards)
+
+    async def start(self) -> None:
+        for card in self._cards:
+            if self.on_card is not None:
+                self.on_card(card)
+
+    async def close(self) -> None:
+        pass
+
+    def cards(self) -> list[Card]:
+        return self._cards
+
+    def find(self, name: str) -> Card | None:
+        return next((card for card in self._cards if name in card.names), None)
+
+    def submit(self, request: JobRequest, sink: JobSink) -> int:
+        job = Job(request, sink)
+        self.jobs.append(job)
+        if self.play is not None:
+            asyncio.get_running_loop().call_soon(self.play, job)
+        return len(self.jobs) - 1
+
+    def cancel(self, job: int) -> None:
+        self.jobs[job].cancelled = True
