@@ -25,8 +25,6 @@ from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_blocks
 from tokenyard.workers.selftest import selftest
 
-transformers_logging.disable_progress_bar()
-
 DEMO_DIR = Path(__file__).parent / "demo_model"
 DEMO_ID = "tokenyard-demo"
 PAGED_LAYERS = {"full_attention", "sliding_attention"}
@@ -78,6 +76,7 @@ def load_model(
     source = _resolve(spec.source)
     place = torch.device(device)
     on_progress(0.0)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # on_progress tells instead
     config = _read(lambda: AutoConfig.from_pretrained(source, revision=spec.revision), spec)
     text_config = config.get_text_config()
     _refuse_unserved(text_config, spec)

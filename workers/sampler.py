@@ -169,11 +169,12 @@ class Sampler:
         if rows.max_top_k:
             rank = self.vocab_size if rows.max_top_k < 0 else min(rows.max_top_k, self.vocab_size)
             ranked = logits.topk(rank, dim=-1).values  # [noisy, rank], descending
-            last = rows.top_k.where(rows.top_k > 0, rank).clamp(max=rank) - 1
-            threshold = ranked.gather(1, last)
+            last = ranked.gather(1, rows.top_k.clamp(min=1, max=rank) - 1)
+            threshold = last.where(rows.top_k > 0, threshold)
             probs = ranked.masked_fill(ranked < threshold, -math.inf).softmax(dim=-1)
-            kept = ((probs.cumsum(dim=-1) - probs) < rows.top_p).sum(dim=-1, keepdim=True)
-            threshold = torch.maximum(threshold, ranked.gather(1, (kept - 1).clamp(min=0)))
+            num_kept = ((probs.cumsum(dim=-1) - probs) < rows.top_p).sum(dim=-1, keepdim=True)
+            last = ranked.gather(1, num_kept.clamp(min=1) - 1)
+            threshold = torch.maximum(threshold, last.where(rows.top_p < 1, threshold))
         if rows.log_min_p is not None:
             threshold = torch.maximum(threshold, logits.max(dim=-1, keepdim=True).values + rows.log_min_p)
         return logits.masked_fill(logits < threshold, -math.inf)
