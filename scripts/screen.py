@@ -39,18 +39,17 @@ class Screen:
         else:
             self.write([f"{name}: {state}" for name, state in changed.items()])
 
-    def banner(self, title: str, facts: Mapping[str, str]) -> None:
-        """Ends the progress and tells where to go from here."""
+    def banner(self, title: str, facts: Mapping[str, str], example: str) -> None:
+        """Ends the progress and tells where to go from here; `example` stays one line that can be copied."""
         self._status.stop()
-        if not self._console.is_terminal:
+        if self._console.is_terminal:
+            table = Table.grid(padding=(0, 2))
+            for name, words in facts.items():
+                table.add_row(f"[dim]{name}[/]", words)
+            self._console.print(Panel(table, title=f"[bold]{title}[/]", title_align="left", expand=False))
+        else:
             self.write([title, *(f"  {name:<8} {words}" for name, words in facts.items())])
-            return
-        table = Table.grid(padding=(0, 2))
-        for name, words in facts.items():
-            table.add_row(f"[dim]{name}[/]", words)
-        self._console.print(
-            Panel(table, title=f"[bold]{title}[/]", title_align="left", border_style="green", expand=False)
-        )
+        self.write([example])
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -63,18 +62,20 @@ def describe_worker(row: Mapping[str, Any]) -> str:
     return f"loading {percent} %" if row["state"] == "loading" and percent is not None else str(row["state"])
 
 
-def pool_facts(plan: Plan, run_dir: RunDir, port: int, body: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """The banner's title and lines. `body`: the broker's Status answer."""
+def pool_facts(plan: Plan, run_dir: RunDir, port: int, body: Mapping[str, Any]) -> tuple[str, dict[str, str], str]:
+    """The banner's title, facts and example. `body`: the broker's Status answer."""
     host = f"[{plan.host}]" if ":" in plan.host else plan.host
     url = f"http://{host}:{port}/v1"
     devices: dict[str, list[str]] = {}
     for row in body["workers"]:
-        devices.setdefault(row["models"][0], []).append(row["device"])
-    key = "-H 'Authorization: Bearer KEY' " if plan.api_keys else ""
-    question = f'{{"model": "{next(iter(devices), "")}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    return f"Tokenyard {metadata.version('tokenyard')} serves {url}", {
+        if row["models"]:
+            devices.setdefault(row["models"][0], []).append(row["device"])
+    facts = {
         "models": "; ".join(f"{model} on {', '.join(places)}" for model, places in devices.items()),
         "key": "clients must send one of yours" if plan.api_keys else "none: whoever reaches this address may use it",
-        "run dir": f"{run_dir.path}  (tokenyard status shows the pool)",
-        "try": f"curl {url}/chat/completions {key}-H 'Content-Type: application/json' -d '{question}'",
+        "run dir": f"{run_dir.path} (tokenyard status shows the pool)",
     }
+    key = "-H 'Authorization: Bearer KEY' " if plan.api_keys else ""
+    question = f'{{"model": "{next(iter(devices), "")}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    example = f"curl {url}/chat/completions {key}-H 'Content-Type: application/json' -d '{question}'"
+    return f"Tokenyard {metadata.version('tokenyard')} serves {url}", facts, example

@@ -43,7 +43,8 @@ sys.exit(not (2, 11) <= tuple(int(part) for part in version("torch").split(".")[
 install() {
   local quiet=--quiet
   if [[ -t 1 ]]; then quiet=--progress-bar=on; fi
-  .venv/bin/python -m pip install "$quiet" "$@"
+  # setuptools warns at length of packages in a root folder, which is our layout
+  PYTHONWARNINGS=ignore .venv/bin/python -m pip install "$quiet" "$@"
 }
 
 install_torch() {  # its own needs come with ours, from the usual index
