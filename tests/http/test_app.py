@@ -1,0 +1,261 @@
+"""The API's routes, from a request to what the pool is asked and what the client gets."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from models import CARD, demo_tokenizer
+from scripted import Job, ScriptedPool
+from starlette.types import ASGIApp
+
+from tokenyard.broker.errors import KINDS
+from tokenyard.http.app import create_app
+from tokenyard.http.options import FrontOptions
+from tokenyard.http.pool import Pool
+
+OPTIONS = FrontOptions(run_dir=Path("/nowhere"))
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+MESSAGES = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+
+
+def says(text: str, **extra: Any) -> Callable[[Job], None]:
+    """A job that runs, says the text a token at a time, and stops."""
+
+    def play(job: Job) -> None:
+        job.run()
+        for token_id in demo_tokenizer().backend.encode(text, add_special_tokens=False).ids:
+            logprobs = {"logprobs": [[-0.5, [token_id, 7], [-0.5, float("-inf")]]]}
+            job.sink.delta([token_id], logprobs if job.request.params.logprobs >= 0 else {}, None)
+        job.end()
+
+    return play
+
+
+async def _request(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://front", timeout=10) as client:
+        return await client.request(method, path, **request)
+
+
+def ask(pool: ScriptedPool, method: str, path: str, **request: Any) -> httpx.Response:
+    return asyncio.run(_request(create_app(cast(Pool, pool), OPTIONS), method, path, **request))
+
+
+def post(
+    path: str, body: dict[str, Any], play: Callable[[Job], None] | None = None
+) -> tuple[httpx.Response, list[Job]]:
+    pool = ScriptedPool(CARD)
+    pool.play = play or says("Hello 🤖!")
+    return ask(pool, "POST", path, json=body), pool.jobs
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """Every event's object; checks the end mark."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *lines, last, empty = response.text.split("\n\n")
+    assert (last, empty) == ("data: [DONE]", "")
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def test_models_are_listed_and_found_by_any_name() -> None:
+    pool = ScriptedPool(CARD)
+    listed = ask(pool, "GET", "/v1/models").json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["demo"]
+    assert ask(pool, "GET", "/v1/models/alias").json() == listed["data"][0]
+    missing = ask(pool, "GET", "/v1/models/org/other")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_ready_only_with_a_model_whose_tokenizer_is_loaded() -> None:
+    async def run() -> list[int]:
+        pool = ScriptedPool(CARD)
+        app = create_app(cast(Pool, pool), OPTIONS)
+        statuses = [(await _request(app, "GET", "/ready")).status_code]
+        await _request(app, "POST", COMPLETIONS, json={"model": "demo", "prompt": ""})
+        return [*statuses, (await _request(app, "GET", "/ready")).status_code]
+
+    assert asyncio.run(run()) == [503, 200]
+
+
+@pytest.mark.parametrize(("connected", "code"), [(False, "pool_unavailable"), (True, "model_loading")])
+def test_with_no_model_yet_clients_are_told_to_come_back(connected: bool, code: str) -> None:
+    pool = ScriptedPool()
+    pool.connected = connected
+    for method, path in (("GET", "/ready"), ("POST", CHAT)):
+        response = ask(pool, method, path, json=MESSAGES)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, code)
+        assert response.headers["retry-after"] == "1"
+    assert ask(pool, "GET", "/health").status_code == 200
+
+
+def test_a_chat_answer() -> None:
+    response, (job,) = post(
+        CHAT, {**MESSAGES, "max_tokens": 50, "temperature": 0.5, "seed": 3, "cache_salt": "s", "priority": 2}
+    )
+    body = response.json()
+    assert body["object"] == "chat.completion"
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello 🤖!", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    params = job.request.params
+    assert (params.max_tokens, params.temperature, params.seed, params.cache_salt) == (50, 0.5, 3, "s")
+    assert (job.request.model, job.request.priority) == ("demo", 2)
+
+
+def test_a_chat_stream() -> None:
+    response, _ = post(CHAT, {**MESSAGES, "stream": True, "stream_options": {"include_usage": True}})
+    first, *middle, finish, usage = events(response)
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in middle) == "Hello 🤖!"
+    assert (finish["choices"][0]["delta"], finish["choices"][0]["finish_reason"]) == ({}, "stop")
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == len(demo_tokenizer().backend.encode("Hello 🤖!").ids) + 1
+    assert all(chunk["usage"] is None for chunk in (first, *middle, finish))
+    assert (
+        len(
+            {
+                (chunk["id"], chunk["created"], chunk["model"], chunk["object"])
+                for chunk in (first, *middle, finish, usage)
+            }
+        )
+        == 1
+    )
+
+
+def test_usage_only_when_asked_and_all_the_time_when_asked() -> None:
+    plain, _ = post(CHAT, {**MESSAGES, "stream": True})
+    assert all("usage" not in event for event in events(plain))
+    both = {"include_usage": True, "continuous_usage_stats": True}
+    for path, body in ((CHAT, MESSAGES), (COMPLETIONS, {"model": "demo", "prompt": "x"})):
+        response, _ = post(path, {**body, "stream": True, "stream_options": both})
+        counts = [event["usage"]["completion_tokens"] for event in events(response)]
+        assert counts == sorted(counts)
+        assert counts[-1] > counts[0]
+
+
+def test_n_choices_have_seeds_of_their_own_and_count_the_prompt_once() -> None:
+    response, jobs = post(CHAT, {**MESSAGES, "n": 3, "seed": 11})
+    body = response.json()
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
+    assert len({job.request.params.seed for job in jobs}) == 3
+    assert body["usage"]["prompt_tokens"] == len(jobs[0].request.prompt_ids)
+    again, same_jobs = post(CHAT, {**MESSAGES, "n": 3, "seed": 11})
+    assert [job.request.params.seed for job in same_jobs] == [job.request.params.seed for job in jobs]
+    assert again.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_chat_logprobs_describe_every_shown_token(stream: bool) -> None:
+    response, _ = post(CHAT, {**MESSAGES, "logprobs": True, "top_logprobs": 2, "stream": stream})
+    choices = [event["choices"][0] for event in events(response)] if stream else response.json()["choices"]
+    entries = [entry for choice in choices for entry in (choice["logprobs"] or {"content": []})["content"]]
+    assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == "Hello 🤖!"
+    assert [top["logprob"] for top in entries[0]["top_logprobs"]] == [-0.5, -9999.0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_completion_logprobs_are_parallel_lists(stream: bool) -> None:
+    response, _ = post(COMPLETIONS, {"model": "demo", "prompt": "x", "logprobs": 1, "stream": stream})
+    choices = [event["choices"][0] for event in events(response)] if stream else response.json()["choices"]
+    joined: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for choice in choices:
+        for name, values in joined.items():
+            values += choice["logprobs"][name]
+    assert len({len(values) for values in joined.values()}) == 1
+    assert joined["tokens"][0] == "Hello"
+    assert joined["top_logprobs"][0] == {"Hello": -0.5}
+    assert joined["text_offset"][:2] == [0, 5]
+
+
+def test_completions_of_several_prompts() -> None:
+    response, jobs = post(COMPLETIONS, {"model": "demo", "prompt": ["a", "b c"], "n": 2})
+    body = response.json()
+    assert body["object"] == "text_completion"
+    assert [choice["text"] for choice in body["choices"]] == ["Hello 🤖!"] * 4
+    ids = [job.request.prompt_ids for job in jobs]
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+    assert body["usage"]["prompt_tokens"] == len(ids[0]) + len(ids[2])
+    too_many, _ = post(COMPLETIONS, {"model": "demo", "prompt": ["a"] * 65, "n": 2})
+    assert (too_many.status_code, too_many.json()["error"]["param"]) == (400, "prompt")
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("stream", [False, True])
+def test_token_ids_are_returned_when_asked(path: str, stream: bool) -> None:
+    body = MESSAGES if path == CHAT else {"model": "demo", "prompt": "x"}
+    response, _ = post(path, {**body, "return_token_ids": True, "stream": stream})
+    choices = [event["choices"][0] for event in events(response)] if stream else response.json()["choices"]
+    ids = [token_id for choice in choices for token_id in choice.get("token_ids", [])]
+    assert ids == [*demo_tokenizer().backend.encode("Hello 🤖!").ids, CARD.eos_token_ids[0]]
+
+
+def test_tool_calls_in_one_body() -> None:
+    body = {**MESSAGES, "tools": [TOOL]}
+    choice = post(CHAT, body, says(f"Sure.\n{CALL}"))[0].json()["choices"][0]
+    (call,) = choice["message"]["tool_calls"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Sure.", "tool_calls")
+    assert (call["type"], call["function"]) == ("function", {"name": "add", "arguments": '{"a":1}'})
+    assert post(CHAT, body, says(CALL))[0].json()["choices"][0]["message"]["content"] is None
+    text = post(CHAT, body, says("No call."))[0].json()["choices"][0]
+    assert (text["message"]["content"], text["finish_reason"]) == ("No call.", "stop")
+    assert "tool_calls" not in text["message"]
+    ignored = post(CHAT, {**body, "tool_choice": "none"}, says(CALL))[0].json()["choices"][0]
+    assert (ignored["message"]["content"], ignored["finish_reason"]) == (CALL, "stop")
+
+
+def test_tool_calls_in_a_stream() -> None:
+    response, _ = post(CHAT, {**MESSAGES, "tools": [TOOL], "stream": True}, says(f"Sure.\n{CALL}\n{CALL}"))
+    deltas = [event["choices"][0]["delta"] for event in events(response)]
+    assert "".join(delta.get("content", "") for delta in deltas) == "Sure."
+    calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    assert [call["index"] for call in calls] == [0, 0, 1, 1]
+    heads, tails = calls[::2], calls[1::2]
+    assert all(call["id"] and call["type"] == "function" and call["function"]["name"] == "add" for call in heads)
+    assert len({call["id"] for call in heads}) == 2
+    assert [call["function"] for call in tails] == [{"arguments": '{"a":1}'}] * 2
+    assert events(response)[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_parallel_calls_can_be_turned_off() -> None:
+    body = {**MESSAGES, "tools": [TOOL], "parallel_tool_calls": False}
+    choice = post(CHAT, body, says(f"{CALL}\n{CALL}"))[0].json()["choices"][0]
+    assert len(choice["message"]["tool_calls"]) == 1
+
+
+@pytest.mark.parametrize("code", sorted(KINDS))
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_failure_of_the_pool_has_its_status(code: str, stream: bool) -> None:
+    response, _ = post(CHAT, {**MESSAGES, "stream": stream}, lambda job: job.fail(code, retry_ms=1500))
+    assert response.status_code == KINDS[code].status
+    assert response.json()["error"] == {
+        "message": "scripted words",
+        "type": KINDS[code].type,
+        "param": None,
+        "code": code,
+    }
+    assert response.headers["retry-after"] == "2"
+
+
+def test_a_tokenizer_that_cannot_be_loaded_fails_its_requests_only(tmp_path: Path) -> None:
+    pool = ScriptedPool(CARD._replace(names=["broken"], source=str(tmp_path)), CARD)
+    pool.play = says("fine")
+
+    async def run() -> list[int]:
+        app = create_app(cast(Pool, pool), OPTIONS)
+        return [
+            (await _request(app, "POST", CHAT, json={**MESSAGES, "model": name})).status_code
+            for name in ("broken", "demo")
+        ]
+
+    assert asyncio.run(run()) == [500, 200]
