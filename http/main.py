@@ -6,6 +6,7 @@ import os
 os.environ["USE_TORCH"] = "0"
 
 import argparse
+import errno
 import logging
 import signal
 import socket
@@ -46,15 +47,13 @@ def open_socket(options: FrontOptions) -> socket.socket:
         except OSError as error:
             raise SetupError(f"--fd {options.fd} is no socket: {error.strerror}") from error
     try:
-        family, kind, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        words = getattr(error, "strerror", None) or str(error)
+        if not 0 <= options.port < 1 << 16:
+            raise OSError(errno.EINVAL, "no such port")
+        family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        words = (error.strerror or str(error)).partition(" (while")[0]
         raise SetupError(f"cannot listen on {options.host}:{options.port}: {words}; choose another --port") from error
-    return listener
 
 
 def run(options: FrontOptions) -> None:

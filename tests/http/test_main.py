@@ -1,0 +1,125 @@
+"""The front as a process: small, without torch, clear about what hinders it, and gone when told."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from models import DEMO
+from yard import free_port, wait_until
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.http.main import open_socket
+from tokenyard.http.options import FrontOptions
+
+MAX_RSS_BYTES = 200 << 20
+"""What a front may take, by the project's own promise."""
+
+
+@contextmanager
+def front(tmp_path: Path, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tokenyard.http.main", "--run-dir", str(tmp_path), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=pass_fds,
+        cwd=tmp_path,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_process_is_small_and_never_imports_torch(tmp_path: Path) -> None:
+    program = f"""
+        import asyncio, sys
+        from pathlib import Path
+        from tokenyard.http import main
+        from tokenyard.broker.config import RunDir
+        from tokenyard.broker.wire import Card
+        card = Card(["demo"], {DEMO!r}, "c", 2048, 4096, 16, "paged", "float32", "cpu", 2048, [2039])
+
+        async def run():
+            pool = main.Pool(RunDir(Path({str(tmp_path)!r})))
+            main.create_app(pool, main.FrontOptions(run_dir=Path({str(tmp_path)!r})))
+            from tokenyard.http.library import TokenizerLibrary
+            loaded = await TokenizerLibrary().get(card)
+            text = loaded.chat.apply_chat_template([{{"role": "user", "content": "hi"}}], tokenize=False)
+            assert loaded.backend.decode(loaded.backend.encode(text).ids, skip_special_tokens=False) == text
+
+        asyncio.run(run())
+        import psutil
+        assert "torch" not in sys.modules
+        print(psutil.Process().memory_info().rss)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < MAX_RSS_BYTES
+
+
+@pytest.mark.parametrize("wait", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_and_ends_when_told(tmp_path: Path, wait: signal.Signals) -> None:
+    port = free_port()
+    with front(tmp_path, "--port", str(port)) as process:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), "the front")
+        refused = httpx.get(f"http://127.0.0.1:{port}/ready")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "pool_unavailable")
+        process.send_signal(wait)
+        assert process.wait(timeout=10) == 0
+
+
+def test_an_inherited_socket_is_served(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with front(tmp_path, "--fd", str(listener.fileno()), pass_fds=(listener.fileno(),)):
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}"), "the front")
+
+
+def test_a_taken_port_is_said_in_words(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with front(tmp_path, "--port", str(port)) as process:
+            _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert (
+        errors.decode().strip()
+        == f"error: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port"
+    )
+
+
+@pytest.mark.parametrize("wish", [{"host": "no.such.host.invalid"}, {"port": 99_999}, {"fd": 12_345}])
+def test_what_cannot_be_listened_on_is_said_in_words(wish: dict[str, str | int]) -> None:
+    with pytest.raises(SetupError):
+        open_socket(FrontOptions(run_dir=Path("/nowhere"), **wish))  # type: ignore[arg-type]
+
+
+def test_a_file_is_no_socket(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
+    try:
+        with pytest.raises(SetupError, match="no socket"):
+            open_socket(FrontOptions(run_dir=tmp_path, fd=descriptor))
+    finally:
+        os.close(descriptor)
