@@ -208,7 +208,7 @@ class Supervisor:
             self._answer(self._agency.ended(child.inc, cause, words), now)
         self._screen.write(lines)
         end_strays({child.pid for child in self._children.values()})
-        if cause != "drained":
+        if cause == "crash" or (cause == "killed" and not self._watch.is_draining):
             log.warning("%s (pid %d): %s", name, child.pid, words)
         self._do(self._watch.died(name, status, now))
 

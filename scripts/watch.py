@@ -132,11 +132,15 @@ class Watch:
 
     def drain(self, now: float) -> list[Action]:
         """End all in the order of roles, each finishing what it has; asked a second time, end at once."""
-        if self._stage is not None:
+        if self.is_draining:
             return self._over(1, "asked twice")
         self._drain_ends_at = now + self._drain_timeout_s
         self._stage = Role.FRONT
         return self._terminate_stage()
+
+    @property
+    def is_draining(self) -> bool:
+        return self._stage is not None
 
     def next_due(self) -> float | None:
         """When `tick` has something to do next."""
@@ -157,8 +161,8 @@ class Watch:
             )
             assert FIRST_DELAY_S <= post.delay_s <= LAST_DELAY_S
             assert not post.is_ready or post.was_ready
-        assert (self._stage is None) == (self._drain_ends_at is None)
-        assert self._is_over or self._stage is None or any(self._in_stage(post) for post in self.posts.values())
+        assert self.is_draining == (self._drain_ends_at is not None)
+        assert self._is_over or not self.is_draining or any(self._in_stage(post) for post in self.posts.values())
 
     def _is_leaving(self, post: Post) -> bool:
         """Whether the drain has come to it; the others are still kept alive, for streams need them."""
@@ -185,7 +189,7 @@ class Watch:
         role = self.posts.pop(name).role
         self.given_up[name] = words
         actions: list[Action] = [GaveUp(name, words)]
-        if self._stage is not None:
+        if self.is_draining:
             return actions + self._next_stage()
         if role is not Role.WORKER or not any(post.role is Role.WORKER for post in self.posts.values()):
             actions += self._over(1, f"{name} {words}")

@@ -1,0 +1,128 @@
+"""Children on real processes: their logs, their deaths, and who dies with whom."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from yard import wait_until
+
+from tokenyard.scripts.children import Child, cause_of_death, start_child
+
+
+def wait_readable(descriptor: int) -> None:
+    wait_until(lambda: select.select([descriptor], [], [], 0)[0], "the descriptor", 20)
+
+
+def test_a_child_tells_its_log_and_its_status() -> None:
+    child = start_child(["version"], b"")
+    wait_readable(child.death)
+    assert child.read_lines() == ["0.1.0"]
+    assert child.log_ended
+    assert child.descriptors == [child.death]
+    assert child.reap() == 0
+
+
+def test_the_last_line_says_why_it_failed() -> None:
+    child = start_child(["worker"], b"")
+    wait_readable(child.death)
+    child.read_lines()
+    assert "MODEL_SPEC" in child.last_line
+    assert child.reap() == 2
+
+
+def test_a_line_is_given_out_whole() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    child = Child(b"", subprocess.Popen(["true"]), -1, reading)
+    os.write(writing, b"one\ntw")
+    assert child.read_lines() == ["one"]
+    os.write(writing, b"o\n\n")
+    assert child.read_lines() == ["two", ""]
+    assert child.last_line == "two"
+    os.write(writing, b"\xff unfinished")
+    os.close(writing)
+    assert child.read_lines() == ["� unfinished"]
+    child.process.wait()
+    os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("status", "num_oom_kills", "cause"),
+    [
+        (0, 0, "drained"),
+        (1, 0, "crash"),
+        (2, 0, "crash"),
+        (-signal.SIGSEGV, 0, "crash"),
+        (-signal.SIGABRT, 0, "crash"),
+        (-signal.SIGBUS, 0, "crash"),
+        (-signal.SIGKILL, 0, "killed"),
+        (-signal.SIGKILL, 1, "crash"),
+        (-signal.SIGTERM, 1, "killed"),
+    ],
+)
+def test_causes(status: int, num_oom_kills: int, cause: str) -> None:
+    assert cause_of_death(status, "last words", num_oom_kills)[0] == cause
+
+
+PARENT = """
+import os, signal, subprocess, sys
+from tokenyard.scripts.children import end_strays
+from tokenyard.scripts.tie import adopt_orphans
+adopt_orphans()
+middle = subprocess.Popen([sys.executable, "-c", '''
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+print(child.pid, flush=True)
+child.wait()
+'''], stdout=subprocess.PIPE)
+print(middle.stdout.readline().decode().strip(), flush=True)
+middle.kill()
+middle.wait()
+end_strays(set())
+print("ended", flush=True)
+"""
+
+
+def test_a_grandchild_in_a_session_of_its_own_is_ended() -> None:
+    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    with parent.stdout:
+        grandchild = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "ended\n"
+    assert not psutil.pid_exists(grandchild)
+    parent.wait()
+
+
+TIED = """
+import os, subprocess, sys
+os.environ["TOKENYARD_PARENT_PID"] = str(os.getpid())
+child = subprocess.Popen([sys.executable, "-c", '''
+from tokenyard.scripts.tie import tie_to_parent
+import os, time
+tie_to_parent()
+assert "TOKENYARD_PARENT_PID" not in os.environ
+print(os.getpid(), flush=True)
+time.sleep(60)
+'''])
+child.wait()
+"""
+
+
+def test_a_tied_child_dies_with_a_killed_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", TIED], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    with parent.stdout:
+        child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child's end", 3)
+
+
+def test_one_whose_parent_is_gone_already_ends_at_once() -> None:
+    environment = {**os.environ, "TOKENYARD_PARENT_PID": "1"}
+    line = [sys.executable, "-c", "from tokenyard.scripts.tie import tie_to_parent; tie_to_parent(); print('lives')"]
+    assert subprocess.run(line, env=environment, capture_output=True).stdout == b""
