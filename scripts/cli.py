@@ -50,7 +50,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.tom
 @app.command()
 def serve(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL_SPEC]...", help="Hub name or directory; none: the demo model.")
+        list[str] | None, typer.Argument(metavar="MODEL_SPEC", help="Hub name or directory; none: the demo model.")
     ] = None,
     host: Host = None,
     port: Port = None,

@@ -1,0 +1,116 @@
+"""scripts/fleet.sh on real processes, and what it starts."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from yard import free_port, wait_until
+
+from tokenyard.scripts.plan import fleet_commands
+
+ROOT = Path(__file__).resolve().parents[2]
+FLEET = """
+[model.tiny]
+source = "demo"
+
+[[worker]]
+model = "tiny"
+device = "cpu"
+threads = 1
+
+[front]
+port = {port}
+count = {count}
+"""
+
+
+def write(folder: Path, port: int, count: int = 1) -> Path:
+    path = folder / "my fleet.toml"
+    path.write_text(FLEET.format(port=port, count=count))
+    return path
+
+
+def test_each_process_has_its_command(tmp_path: Path) -> None:
+    path = write(tmp_path, 9000, count=2)
+    commands = {name: shlex.split(line) for name, line in fleet_commands(path, Path("/run"))}
+    shared = ["--config", str(path), "--run-dir", "/run"]
+    assert commands == {
+        "broker": ["broker", "--run-dir", "/run", "--log-level", "info"],
+        "front-0": ["front", "--port", "9000", *shared],
+        "front-1": ["front", "--port", "9001", *shared],
+        "agent": ["agent", *shared],
+    }
+
+
+class Fleet:
+    def __init__(self, folder: Path) -> None:
+        self.run_dir = folder / "run"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.file = write(folder, self.port)
+
+    def do(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "TOKENYARD_RUN_DIR": str(self.run_dir)}
+        line = [str(ROOT / "scripts" / "fleet.sh"), *arguments]
+        return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
+
+    def pids(self) -> list[int]:
+        return [int(path.read_text()) for path in self.run_dir.glob("*.pid")]
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    yield fleet
+    fleet.do("down")
+
+
+@pytest.mark.slow
+def test_up_status_down(fleet: Fleet) -> None:
+    up = fleet.do("up", str(fleet.file))
+    assert up.returncode == 0, up.stderr
+    assert len(fleet.pids()) == 3
+    again = fleet.do("up", str(fleet.file))
+    assert again.stdout.count("is up already") == 3
+
+    wait_until(fleet.is_ready, "the fleet to be ready")
+    models = httpx.get(f"{fleet.url}/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["tiny"]
+
+    status = fleet.do("status")
+    assert status.returncode == 0, status.stderr
+    assert "1 workers, 1 fronts, 1 agents" in status.stdout
+    for name in ("broker", "front-0", "agent"):
+        assert any(line.startswith(name) and line.endswith("up") for line in status.stdout.splitlines())
+
+    pids = fleet.pids()
+    down = fleet.do("down")
+    assert down.returncode == 0, down.stderr
+    assert fleet.pids() == []
+    assert not [
+        pid for pid in pids if os.path.exists(f"/proc/{pid}/cmdline") and Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def test_usage_is_told(fleet: Fleet) -> None:
+    done = fleet.do("sideways")
+    assert done.returncode == 2
+    assert "up FLEET.toml | status | down" in done.stderr
+
+
+def test_a_mistake_in_the_file_is_told(fleet: Fleet) -> None:
+    fleet.file.write_text("[[worker]]\nmodel = 'demo'\n")
+    done = fleet.do("up", str(fleet.file))
+    assert done.returncode == 2
+    assert done.stderr.endswith("[[worker]] 1 needs either gpu = NUMBER or device = 'cpu'\n")
+    assert fleet.pids() == []
