@@ -4,6 +4,7 @@ Nothing is decided here. A mistake of the user's is one line on stderr and exit 
 """
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,20 +22,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class Level(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Directory of the pool's sockets.", show_default="one per user")
 ]
 PoolDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Directory of the pool's sockets.", show_default="of the last serve")
 ]
-LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LogLevel = Annotated[Level, typer.Option()]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.", show_default="8000")]
 ApiKeys = Annotated[
     list[str] | None,
     typer.Option("--api-key", envvar="TOKENYARD_API_KEY", help="Key that clients must send; may be repeated."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
+DeviceKind = Annotated[Device, typer.Option()]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Longest context, in tokens.", show_default="the model's")]
 KvMemory = Annotated[
@@ -57,7 +72,7 @@ def serve(
     workers: Annotated[int | None, typer.Option(min=1, help="Workers of each model.")] = None,
     gpus: Annotated[str | None, typer.Option(help="GPUs to use: 0,1", show_default="all")] = None,
     fronts: Annotated[int | None, typer.Option(min=1, help="HTTP processes.", show_default="1")] = None,
-    device: Device = "auto",
+    device: DeviceKind = Device.AUTO,
     dtype: Dtype = None,
     max_model_len: MaxModelLen = None,
     kv_memory: KvMemory = None,
@@ -70,7 +85,7 @@ def serve(
         Path | None, typer.Option(help="Directory of the pool's sockets.", show_default="a fresh private one")
     ] = None,
     drain_timeout: DrainTimeout = 30.0,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = Level.INFO,
 ) -> None:
     """Start the whole pool: broker, fronts and workers; restart what dies. SIGTERM drains, Ctrl-C ends at once."""
     from tokenyard.scripts import placement, plan, supervisor
@@ -93,13 +108,14 @@ def serve(
         port=port,
         num_fronts=fronts,
         api_keys=api_key or [],
+        drain_timeout_s=drain_timeout,
         log_level=log_level,
     )
-    raise typer.Exit(supervisor.serve(plan.make_plan(wishes, config), run_dir, drain_timeout))
+    raise typer.Exit(supervisor.serve(plan.make_plan(wishes, config), run_dir))
 
 
 @app.command()
-def broker(run_dir: RunDir = None, log_level: LogLevel = "info") -> None:
+def broker(run_dir: RunDir = None, log_level: LogLevel = Level.INFO) -> None:
     """Run a broker alone."""
     from tokenyard.broker.main import BrokerOptions, run
 
@@ -110,7 +126,7 @@ def broker(run_dir: RunDir = None, log_level: LogLevel = "info") -> None:
 def worker(
     model: Annotated[str, typer.Argument(metavar="MODEL_SPEC", help="Hub name or directory.")],
     run_dir: RunDir = None,
-    device: Device = "auto",
+    device: DeviceKind = Device.AUTO,
     gpu: Annotated[int | None, typer.Option(min=0, help="The one GPU that this worker may touch.")] = None,
     dtype: Dtype = None,
     max_model_len: MaxModelLen = None,
@@ -119,7 +135,7 @@ def worker(
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = Level.INFO,
 ) -> None:
     """Run one worker alone: one process, one device, one model."""
     from tokenyard.workers.main import run
@@ -149,7 +165,8 @@ def front(
     config: ConfigFile = None,
     fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
     index: Annotated[int, typer.Option(hidden=True, help="Which of several, for the log.")] = 0,
-    log_level: LogLevel = "info",
+    drain_timeout: DrainTimeout = 30.0,
+    log_level: LogLevel = Level.INFO,
 ) -> None:
     """Run one HTTP front alone."""
     from tokenyard.http.main import FrontOptions, run
@@ -164,6 +181,7 @@ def front(
             fd=fd,
             index=index,
             api_keys=tuple(wishes.api_keys),
+            drain_s=drain_timeout,
             log_level=log_level.upper(),
         )
     )
@@ -174,13 +192,13 @@ def agent(
     config: ConfigFile = None,
     run_dir: RunDir = None,
     drain_timeout: DrainTimeout = 30.0,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = Level.INFO,
 ) -> None:
     """Start and restart this box's workers, for a broker that runs elsewhere."""
     from tokenyard.scripts import plan, supervisor
 
-    wishes = plan.Wishes(log_level=log_level)
-    raise typer.Exit(supervisor.agent(plan.make_plan(wishes, config), run_dir or default_run_dir(), drain_timeout))
+    wishes = plan.Wishes(drain_timeout_s=drain_timeout, log_level=log_level)
+    raise typer.Exit(supervisor.agent(plan.make_plan(wishes, config), run_dir or default_run_dir()))
 
 
 @app.command("fleet-plan", hidden=True)

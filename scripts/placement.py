@@ -83,9 +83,7 @@ def find_gpus() -> list[int]:
 
 
 def choose_devices(device: str, gpus: Sequence[int] | None) -> list[int | None]:
-    """Where workers may run: numbers of GPUs, or one None for the CPU. Raises SetupError."""
-    if device not in ("auto", "cuda", "cpu"):
-        raise SetupError(f"--device {device}: choose auto, cuda or cpu")
+    """Where workers may run: GPU numbers, or one None for the CPU. `device`: auto, cuda or cpu. Raises SetupError."""
     if device == "cpu":
         if gpus is not None:
             raise SetupError("--gpus and --device cpu exclude each other")

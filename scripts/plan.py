@@ -28,6 +28,7 @@ class Wishes:
     port: int | None = None
     num_fronts: int | None = None
     api_keys: Sequence[str] = ()
+    drain_timeout_s: float = 30.0
     log_level: str = "info"
 
 
@@ -44,6 +45,8 @@ class Plan:
     port: int
     num_fronts: int
     api_keys: list[str]
+    drain_timeout_s: float
+    """How long running streams may go on after SIGTERM."""
     log_level: str
 
     @property
@@ -68,7 +71,8 @@ class Plan:
         return ["broker", *self._common(run_dir)]
 
     def front_arguments(self, run_dir: Path, fd: int, index: int) -> list[str]:
-        return ["front", "--fd", str(fd), "--index", str(index), *self._common(run_dir)]
+        drain = ["--drain-timeout", str(self.drain_timeout_s)]
+        return ["front", "--fd", str(fd), "--index", str(index), *drain, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
         return [*row.arguments(), "--inc", inc.hex(), *self._common(run_dir)]
@@ -97,6 +101,7 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         port=front.get("port", DEFAULT_PORT) if wishes.port is None else wishes.port,
         num_fronts=wishes.num_fronts or front.get("count", 1),
         api_keys=api_keys,
+        drain_timeout_s=wishes.drain_timeout_s,
         log_level=wishes.log_level,
     )
 

@@ -37,19 +37,21 @@ STARTING_S = 0.1
 """Between two looks at the pool until it is ready; BEAT_S after that."""
 BACKLOG = 2048
 """Connections that wait while a front restarts: uvicorn's default."""
+DRAIN_MARGIN_S = 5.0
+"""After the streams' time is up, for fronts to cut them and for workers and broker to say goodbye."""
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def serve(plan: Plan, given: Path | None, drain_timeout_s: float) -> int:
+def serve(plan: Plan, given: Path | None) -> int:
     """Run the whole pool until told to end; the exit status. Raises SetupError where it cannot start."""
     with listen(plan.host, plan.port) as listener, pool_dir(given) as run_dir:
-        return Supervisor(plan, run_dir, drain_timeout_s, listener).run()
+        return Supervisor(plan, run_dir, listener).run()
 
 
-def agent(plan: Plan, given: Path, drain_timeout_s: float) -> int:
+def agent(plan: Plan, given: Path) -> int:
     """Run the workers of a pool whose broker and fronts are others' children."""
     with pool_dir(given) as run_dir:
-        return Supervisor(plan, run_dir, drain_timeout_s, None).run()
+        return Supervisor(plan, run_dir, None).run()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -80,12 +82,12 @@ def caught_signals() -> Iterator[socket.socket]:
 class Supervisor:
     """The processes of one pool, or of one box."""
 
-    def __init__(self, plan: Plan, run_dir: RunDir, drain_timeout_s: float, listener: socket.socket | None) -> None:
+    def __init__(self, plan: Plan, run_dir: RunDir, listener: socket.socket | None) -> None:
         """`listener`: what the fronts share; None for an agent, which has no broker and no fronts."""
         self._plan = plan
         self._run_dir = run_dir
         self._listener = listener
-        self._watch = Watch(drain_timeout_s)
+        self._watch = Watch(plan.drain_timeout_s + DRAIN_MARGIN_S)
         self._children: dict[str, Child] = {}
         """Those that live, by their post's name."""
         self._rows: dict[str, WorkerRow] = {}

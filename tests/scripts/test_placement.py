@@ -73,8 +73,6 @@ def test_gpus_are_chosen() -> None:
     assert choose_devices("cpu", None) == [None]
     with pytest.raises(SetupError, match="exclude each other"):
         choose_devices("cpu", [0])
-    with pytest.raises(SetupError, match="choose auto, cuda or cpu"):
-        choose_devices("tpu", None)
 
 
 def test_gpus_that_are_hidden_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
