@@ -1,38 +1,34 @@
-"""How often each sequence has used each token, on the device, for the sequences whose penalties need it.
+"""Repetition, presence and frequency penalties, and the token counts that they need, on the device.
 
-One row of two tables per sequence, taken at its first draw and given back when it ends, so that a step gathers rows
-instead of counting anew. Must not know how penalties are computed (sampler.py).
+A sequence with a penalty has one row in two tables from its first draw until it ends, so that a step gathers rows
+instead of counting anew.
 """
 
 import torch
 
+from tokenyard.broker.params import Params
 from tokenyard.workers.scheduler import Sequence
 
 
+def has_penalties(params: Params) -> bool:
+    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+
+
 class TokenCounts:
-    """Tables [rows, V]: whether a token occurs in prompt or emitted tokens, and how often in emitted ones."""
+    """Tables [table rows, V]: whether a token occurs in prompt or emitted tokens, and how often in emitted ones."""
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
-        self._seen = torch.zeros(0, vocab_size, dtype=torch.bool, device=device)
-        self._emitted = torch.zeros(0, vocab_size, dtype=torch.float32, device=device)
+        self.seen = torch.zeros(0, vocab_size, dtype=torch.bool, device=device)
+        self.emitted = torch.zeros(0, vocab_size, dtype=torch.float32, device=device)
         self._row_of: dict[Sequence, int] = {}
         self._free: list[int] = []
 
-    def of(self, sequences: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
-        """seen bool [S, V] and emitted float32 [S, V] of these sequences; new ones are counted first."""
+    def rows(self, sequences: list[Sequence]) -> torch.Tensor:
+        """Table rows of these sequences, int64 [S]; new sequences are counted first."""
         for sequence in sequences:
             if sequence not in self._row_of:
                 self._begin(sequence)
-        rows = self._rows(sequences)
-        return self._seen[rows], self._emitted[rows]
-
-    def count(self, sequences: list[Sequence], tokens: torch.Tensor) -> None:
-        """One more emitted token each. tokens: int64 [S], on the device; negative ones (broken rows) count nowhere."""
-        rows = self._rows(sequences)
-        valid = tokens >= 0
-        tokens = tokens.clamp(min=0)
-        self._seen[rows, tokens] |= valid
-        self._emitted[rows, tokens] += valid
+        return torch.tensor([self._row_of[one] for one in sequences], dtype=torch.int64, device=self.seen.device)
 
     def forget(self, sequence: Sequence) -> None:
         """Give the sequence's row back."""
@@ -40,22 +36,47 @@ class TokenCounts:
         if row is not None:
             self._free.append(row)
 
-    def _rows(self, sequences: list[Sequence]) -> torch.Tensor:
-        return torch.tensor([self._row_of[one] for one in sequences], device=self._seen.device)
-
     def _begin(self, sequence: Sequence) -> None:
         if not self._free:
             self._grow()
         row = self._row_of[sequence] = self._free.pop()
-        device, vocab_size = self._seen.device, self._seen.shape[1]
-        ids = torch.tensor(sequence.ids.tolist(), dtype=torch.int64, device=device)
-        self._seen[row] = torch.bincount(ids, minlength=vocab_size) > 0
-        self._emitted[row] = torch.bincount(ids[sequence.num_prompt :], minlength=vocab_size)
+        vocab_size = self.seen.shape[1]
+        ids = torch.tensor(sequence.ids.tolist(), dtype=torch.int64, device=self.seen.device)
+        self.seen[row] = torch.bincount(ids, minlength=vocab_size) > 0
+        self.emitted[row] = torch.bincount(ids[sequence.num_prompt :], minlength=vocab_size)
 
     def _grow(self) -> None:
         """Double the tables."""
-        old = len(self._seen)
+        old = len(self.seen)
         new = max(1, old)
-        self._seen = torch.cat([self._seen, self._seen.new_zeros(new, self._seen.shape[1])])
-        self._emitted = torch.cat([self._emitted, self._emitted.new_zeros(new, self._emitted.shape[1])])
+        self.seen = torch.cat([self.seen, self.seen.new_zeros(new, self.seen.shape[1])])
+        self.emitted = torch.cat([self.emitted, self.emitted.new_zeros(new, self.emitted.shape[1])])
         self._free += range(old, old + new)
+
+
+class Penalties:
+    """The penalised rows of one batch, P of them, and their parameters as tensors [P, 1]."""
+
+    def __init__(self, sequences: list[Sequence], counts: TokenCounts) -> None:
+        device = counts.seen.device
+        chosen = [row for row, one in enumerate(sequences) if has_penalties(one.params)]
+        params = [sequences[row].params for row in chosen]
+        self._counts = counts
+        self.rows = torch.tensor(chosen, dtype=torch.int64, device=device)  # [P], into the batch
+        self._table_rows = counts.rows([sequences[row] for row in chosen])
+        self._repetition = torch.tensor([[one.repetition_penalty] for one in params], device=device)
+        self._presence = torch.tensor([[one.presence_penalty] for one in params], device=device)
+        self._frequency = torch.tensor([[one.frequency_penalty] for one in params], device=device)
+
+    def shape(self, logits: torch.Tensor) -> torch.Tensor:
+        """Penalised logits; the result is new. logits: [P, V]."""
+        seen, emitted = self._counts.seen[self._table_rows], self._counts.emitted[self._table_rows]
+        repeated = torch.where(logits > 0, logits / self._repetition, logits * self._repetition)
+        return torch.where(seen, repeated, logits) - (self._frequency * emitted + self._presence * (emitted > 0))
+
+    def count(self, tokens: torch.Tensor) -> None:
+        """One more emitted token a row, int64 [P] on the device; negative ones (broken rows) count nowhere."""
+        valid = tokens >= 0
+        tokens = tokens.clamp(min=0)
+        self._counts.seen[self._table_rows, tokens] |= valid
+        self._counts.emitted[self._table_rows, tokens] += valid

@@ -1,0 +1,206 @@
+"""The scheduler: decodes never wait, prompts share the rest, the youngest is preempted, all come to an end."""
+
+from collections.abc import Collection
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tokenyard.broker.params import Params
+from tokenyard.broker.wire import WorkerJob
+from tokenyard.workers.blocks import BlockPool
+from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
+
+BLOCK = 4
+ROOT = bytes(16)
+
+
+def make(num_blocks: int = 20, max_num_seqs: int = 4, max_batch_tokens: int = 16) -> Scheduler:
+    return Scheduler(BlockPool(num_blocks), BLOCK, max_num_seqs, max_batch_tokens, ROOT)
+
+
+def sequence(number: int, length: int, front: bytes = b"a", first: int = 0) -> Sequence:
+    """Prompts of the same `first` share a prefix."""
+    return Sequence(WorkerJob(front, number, 1), [first] * length, [], Params(max_tokens=9))
+
+
+def added(scheduler: Scheduler, *lengths: int) -> list[Sequence]:
+    sequences = [sequence(number, length, first=number) for number, length in enumerate(lengths)]
+    for one in sequences:
+        scheduler.add(one)
+    return sequences
+
+
+def run(scheduler: Scheduler, held: Collection[bytes] = ()) -> Plan:
+    """One step whose every sampled token is 7."""
+    plan = scheduler.schedule(held)
+    for one in plan.decodes:
+        scheduler.advance(one, len(one.ids))
+        scheduler.append(one, 7)
+    for one, _, end in plan.prefills:
+        last = end == len(one.ids)
+        scheduler.advance(one, end)
+        if last:
+            scheduler.append(one, 7)
+    scheduler.check()
+    return plan
+
+
+def spans(plan: Plan) -> list[tuple[int, int, int]]:
+    return [(one.job.job, start, end) for one, start, end in plan.prefills]
+
+
+def test_prompts_share_the_budget_and_long_ones_take_several_steps() -> None:
+    scheduler = make()
+    added(scheduler, 10, 20, 3)
+    assert spans(run(scheduler)) == [(0, 0, 10), (1, 0, 6)]
+    plan = run(scheduler)
+    assert [one.job.job for one in plan.decodes] == [0]
+    assert spans(plan) == [(1, 6, 20), (2, 0, 1)]
+    plan = run(scheduler)
+    assert [one.job.job for one in plan.decodes] == [0, 1]
+    assert spans(plan) == [(2, 1, 3)]
+
+
+def test_no_more_than_max_num_seqs_run() -> None:
+    scheduler = make(max_num_seqs=2)
+    added(scheduler, 2, 2, 2)
+    run(scheduler)
+    assert (len(scheduler.running), len(scheduler.waiting)) == (2, 1)
+
+
+def test_admission_leaves_a_spare_block_for_each_running_sequence() -> None:
+    scheduler = make(num_blocks=5)
+    first, second = added(scheduler, 8, 12)
+    run(scheduler)
+    assert scheduler.waiting == [second], "3 blocks are free and 3 needed, but the first grows soon"
+    scheduler.remove(first)
+    run(scheduler)
+    assert scheduler.running == [second]
+
+
+def test_the_youngest_is_preempted_and_keeps_its_tokens() -> None:
+    scheduler = make(num_blocks=4)
+    old, young = added(scheduler, 4, 3)
+    for _ in range(5):
+        run(scheduler)
+    while young in scheduler.running:
+        run(scheduler)
+    kept = list(young.ids)
+    assert len(kept) > 3
+    assert not young.blocks
+    assert scheduler.num_preempted == 1
+    scheduler.remove(old)
+    run(scheduler)
+    assert list(young.ids) == [*kept, 7]
+
+
+def test_a_preempted_sequence_goes_before_later_arrivals() -> None:
+    scheduler = make(num_blocks=4)
+    _, young, late = added(scheduler, 4, 3, 9)
+    while not scheduler.num_preempted:
+        run(scheduler)
+    assert scheduler.waiting == [young, late]
+
+
+def test_a_full_hit_still_computes_the_last_token() -> None:
+    scheduler = make()
+    scheduler.add(sequence(0, 8))
+    run(scheduler)
+    scheduler.add(sequence(1, 8))
+    plan = run(scheduler)
+    assert spans(plan) == [(1, 4, 8)]
+    assert scheduler.hit_tokens == 4
+
+
+def test_held_fronts_rest_without_losing_their_place() -> None:
+    scheduler = make()
+    scheduler.add(sequence(0, 20, front=b"a"))
+    run(scheduler)
+    scheduler.add(sequence(1, 3, front=b"b", first=1))
+    scheduler.add(sequence(2, 3, front=b"a", first=2))
+    plan = run(scheduler, held={b"a"})
+    assert spans(plan) == [(1, 0, 3)]
+    assert spans(run(scheduler)) == [(0, 16, 20), (2, 0, 3)]
+
+
+class Engine(RuleBasedStateMachine):
+    """Any traffic over a pool that is too small for it."""
+
+    NUM_BLOCKS = 8
+    SEQS = 3
+    BUDGET = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = make(self.NUM_BLOCKS, self.SEQS, self.BUDGET)
+        self.alive: list[Sequence] = []
+        self.emitted: dict[Sequence, int] = {}
+        self.number = 0
+
+    @rule(length=st.integers(1, 30), front=st.sampled_from([b"a", b"b"]), first=st.integers(0, 1))
+    def add(self, length: int, front: bytes, first: int) -> None:
+        self.number += 1
+        one = sequence(self.number, length, front, first)
+        self.scheduler.add(one)
+        self.alive.append(one)
+        self.emitted[one] = 0
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.drop(data.draw(st.sampled_from(self.alive)))
+
+    @rule(held=st.sets(st.sampled_from([b"a", b"b"]), max_size=1), count=st.integers(1, 12))
+    def steps(self, held: set[bytes], count: int) -> None:
+        for _ in range(count):
+            self.step(held)
+
+    def step(self, held: Collection[bytes]) -> int:
+        ready = [one for one in self.scheduler.running if one.num_pending == 1 and one.job.front not in held]
+        plan = self.scheduler.schedule(held)
+        planned = [*plan.decodes, *(one for one, _, _ in plan.prefills)]
+        assert len(planned) == len(set(planned))
+        assert all(one in self.scheduler.running and one.job.front not in held for one in planned)
+        num_tokens = len(plan.decodes) + sum(end - start for _, start, end in plan.prefills)
+        assert num_tokens <= self.BUDGET
+        stalled = [one for one in ready if one not in plan.decodes]
+        assert all(one in self.scheduler.waiting for one in stalled), "only a preempted stream stalls"
+        for one in plan.decodes:
+            self.compute(one, one.num_computed, one.num_computed + 1)
+        for one, start, end in plan.prefills:
+            self.compute(one, start, end)
+        return num_tokens
+
+    def compute(self, one: Sequence, start: int, end: int) -> None:
+        assert start == one.num_computed < end <= len(one.blocks) * BLOCK
+        last = end == len(one.ids)
+        self.scheduler.advance(one, end)
+        if last:
+            self.scheduler.append(one, 7)
+            self.emitted[one] += 1
+            if self.emitted[one] == one.params.max_tokens or len(one.ids) == self.NUM_BLOCKS * BLOCK:
+                self.drop(one)
+
+    def drop(self, one: Sequence) -> None:
+        self.scheduler.remove(one)
+        self.alive.remove(one)
+
+    @invariant()
+    def holds(self) -> None:
+        self.scheduler.check()
+        assert {*self.scheduler.waiting, *self.scheduler.running} == set(self.alive)
+        assert all(self.emitted[one] == one.num_emitted for one in self.alive)
+
+    def teardown(self) -> None:
+        """Whatever happened, all come to an end in a bounded number of steps."""
+        bound = 2 + sum(len(one.ids) + one.params.max_tokens for one in self.alive) * 4
+        while self.alive:
+            assert self.step(()) > 0, "work, but no step"
+            bound -= 1
+            assert bound
+        assert self.scheduler.pool.num_free == self.NUM_BLOCKS
+
+
+TestEngine = Engine.TestCase
+TestEngine.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
