@@ -74,11 +74,11 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
 
 
 def _add_probes(api: FastAPI, pool: Pool, library: TokenizerLibrary) -> None:
-    @api.get("/health")
+    @api.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @api.get("/ready")
+    @api.api_route("/ready", methods=["GET", "HEAD"])
     async def ready() -> Response:
         if pool.ready and any(library.has(card) for card in pool.cards()):
             return JSONResponse({"status": "ready", "workers": pool.num_workers, "models": len(pool.cards())})

@@ -110,6 +110,8 @@ class Generation:
 
     def _fail(self, error: TokenyardError) -> None:
         """One failure is the whole request's."""
+        if KINDS[error.code].status >= 500:
+            log.warning("a request failed: %s: %s", error.code, error)
         listener = self._listener
         self.cancel()
         if listener is not None:

@@ -69,7 +69,8 @@ class Prompter:
     def _of_ids(self, ids: list[Any], param: str) -> Prompt:
         if not ids:
             invalid(param, "must not be empty")
-        for index, token_id in enumerate(ids):
+        # Of a prompt that cannot fit anyway, its length is all that matters.
+        for index, token_id in enumerate(ids[: self.card.context_length]):
             if type(token_id) is not int or not 0 <= token_id < self.card.vocab_size:
                 invalid(f"{param}.{index}", f"must be a token id from 0 to {self.card.vocab_size - 1}")
         return Prompt(ids, continued=True)

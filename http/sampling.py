@@ -53,6 +53,9 @@ CONFIG_HARMLESS = frozenset({
 SHAPING = ("temperature", "top_p", "top_k", "min_p")
 """Who names one of these wants to sample."""
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are greedy: dividing by them leaves no other token a chance, or overflows (as in vLLM)."""
+
 
 class Resolved(NamedTuple):
     params: Params
@@ -77,10 +80,11 @@ def resolve(request: Request, card: Card, num_prompt_tokens: int) -> Resolved:
     min_tokens = asked.get("min_tokens", config.get("min_new_tokens", 0))
     if "min_tokens" in asked and min_tokens > max_tokens:
         invalid("min_tokens", f"must be at most the answer's limit of {max_tokens} tokens, not {min_tokens}")
+    temperature = float(values.get("temperature", 1.0))
     params = Params(
         max_tokens=max_tokens,
         min_tokens=min(min_tokens, max_tokens),
-        temperature=float(values.get("temperature", 1.0)),
+        temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
         # vLLM's -1 and transformers' 0 both mean off; more than the vocabulary is all of it.
         top_k=max(0, min(values.get("top_k", 0), card.vocab_size)),
         top_p=float(values.get("top_p", 1.0)),
