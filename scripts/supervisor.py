@@ -56,13 +56,16 @@ def agent(plan: Plan, given: Path) -> int:
 
 def listen(host: str, port: int) -> socket.socket:
     """The socket that all fronts share and that outlives each of them. Raises SetupError where the address is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
-        raise SetupError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
-        ) from error
+        words = f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
+        raise SetupError(words) from error
+    return listener
 
 
 @contextmanager

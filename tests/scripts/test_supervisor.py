@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 from served import GONE_S, Served
 from sse import Reply, stream
 from yard import wait_until
+
+from tokenyard.scripts.pool_dir import pool_dir
 
 NUM_WORKERS = 2
 
@@ -207,24 +210,28 @@ def test_a_taken_port_is_told() -> None:
     )
 
 
-def test_a_private_run_directory_is_removed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+@pytest.fixture
+def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty $XDG_RUNTIME_DIR with a path short enough for unix sockets, which tmp_path's is not."""
+    with tempfile.TemporaryDirectory(prefix="xdg-") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
+
+
+def test_a_private_run_directory_is_removed_at_the_end(runtime_dir: Path) -> None:
     line = [sys.executable, "-m", "tokenyard.scripts.cli", "serve", "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: list(tmp_path.glob("tokenyard-run-*/broker.lock")), "the run directory")
-        assert Path((tmp_path / "tokenyard" / "last").read_text().strip()).parent == tmp_path
+        wait_until(lambda: list(runtime_dir.glob("tokenyard-run-*/broker.lock")), "the run directory")
+        assert Path((runtime_dir / "tokenyard" / "last").read_text().strip()).parent == runtime_dir
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(10)
-    assert list(tmp_path.glob("tokenyard-run-*")) == []
+    assert list(runtime_dir.glob("tokenyard-run-*")) == []
 
 
-def test_what_a_killed_serve_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokenyard.scripts.pool_dir import pool_dir
-
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    left = tmp_path / "tokenyard-run-left"
+def test_what_a_killed_serve_left_is_swept(runtime_dir: Path) -> None:
+    left = runtime_dir / "tokenyard-run-left"
     left.mkdir(mode=0o700)
     with pool_dir(None) as first:
         assert not left.exists()
