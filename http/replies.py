@@ -82,6 +82,8 @@ class WholeReply(Response):
                 self._done.result()
                 body = orjson.dumps(self._form.whole(self._pieces))
                 await Response(body, media_type="application/json")(scope, receive, send)
+        except asyncio.CancelledError:
+            raise _shutting_down() from None
         finally:
             gone.cancel()
             self._generation.cancel()
@@ -151,6 +153,10 @@ class EventStream(Response):
                 await asyncio.wait((self._sending, gone), return_when=asyncio.FIRST_COMPLETED)
             if not gone.done() and not self._cut:
                 await send(_body(DONE, more=False))
+        except asyncio.CancelledError:
+            if self._send is None:
+                raise _shutting_down() from None
+            await send(_body(event(body_of(_shutting_down())) + DONE, more=False))
         finally:
             gone.cancel()
             if beat is not None:
@@ -224,6 +230,11 @@ class EventStream(Response):
             await asyncio.sleep(self._options.keep_alive_s)
             if self._num_writes == seen:
                 self._write(KEEP_ALIVE)
+
+
+def _shutting_down() -> TokenyardError:
+    """Why a reply's task is cancelled: only the server does it, when the time to drain is over."""
+    return TokenyardError("shutting_down", "the server is shutting down", retry_ms=1000)
 
 
 def _body(data: bytes, more: bool = True) -> Message:

@@ -253,6 +253,26 @@ def test_a_stop_string_cancels_its_job_and_no_other() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_end_of_draining_is_said(stream: bool) -> None:
+    async def run() -> None:
+        exchange = Exchange(stream=stream)
+        await exchange.start()
+        exchange.task.cancel()
+        with pytest.raises(TokenyardError, match="shutting down"):
+            await exchange.over()
+        if stream:
+            exchange = Exchange()
+            await exchange.open()
+            exchange.task.cancel()
+            await exchange.over()
+            assert exchange.client.events[-2]["error"]["code"] == "shutting_down"
+            assert exchange.client.complete
+        assert exchange.pool.jobs[0].cancelled
+
+    asyncio.run(run())
+
+
 def test_a_bug_ends_its_own_request_only() -> None:
     async def run() -> None:
         exchange = Exchange(logprobs=True)
