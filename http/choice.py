@@ -41,6 +41,7 @@ class Choice:
         stops: StopScanner,
         *,
         show_stop_token: bool = False,
+        min_tokens: int = 0,
         num_logprobs: int = -1,
     ) -> None:
         self.index = index
@@ -52,6 +53,8 @@ class Choice:
         self._detokenizer = detokenizer
         self._stops = stops
         self._show_stop_token = show_stop_token
+        self._min_tokens = min_tokens
+        """Until so many have come, stop strings are not looked for, as the worker does not stop either."""
         self._num_logprobs = num_logprobs
         self._num_chars = 0
         """Characters of text so far, held back ones included."""
@@ -69,7 +72,7 @@ class Choice:
         hidden = finish is not None and finish.reason == "stop" and not self._show_stop_token
         visible = token_ids[:-1] if hidden else token_ids
         text = self._detokenize(visible, extra.get("logprobs"))
-        shown = self._stops.push(text)
+        shown = text if self.num_tokens <= self._min_tokens else self._stops.push(text)
         reason = None if self._stops.stopped is None else "stop"
         if finish is not None and reason is None:
             tail = self._detokenizer.flush()
@@ -88,7 +91,7 @@ class Choice:
             self._num_chars += len(text)
             return text
         texts = []
-        for token_id, (logprob, top_ids, top_values) in zip(token_ids, logprobs, strict=False):
+        for token_id, (logprob, top_ids, top_values) in zip(token_ids, logprobs[: len(token_ids)], strict=True):
             text = self._detokenizer.push(token_id)
             top = list(zip(top_ids, top_values, strict=True))[: self._num_logprobs]
             entry = TokenLogprob(token_id, logprob, top, self._num_chars)

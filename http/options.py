@@ -29,6 +29,6 @@ class FrontOptions:
     header_wait_s: float = 1.0
     """A stream's headers wait so long for the job to run, so that a refusal can still be an HTTP status."""
     keep_alive_s: float = 15.0
-    """A silent stream gets an SSE comment so often: half of the 30 s after which common proxies cut."""
+    """A stream is looked at so often; one that was silent since gets an SSE comment. Common proxies cut after 60 s."""
     stall_s: float = 30.0
     """A client that reads nothing for so long while we have more for it is cut."""

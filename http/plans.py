@@ -43,6 +43,7 @@ def make_plans(request: Request, prompter: Prompter, prompts: list[Prompt]) -> l
                 Detokenizer(loaded.backend, request.skip_special_tokens, context),
                 StopScanner(stop, request.include_stop_str_in_output),
                 show_stop_token=request.include_stop_str_in_output,
+                min_tokens=params.min_tokens,
                 num_logprobs=request.num_logprobs,
             )
             job = JobRequest(

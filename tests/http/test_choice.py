@@ -22,13 +22,18 @@ def ids(text: str) -> list[int]:
 
 
 def choice(
-    stops: list[str] | None = None, include: bool = False, num_logprobs: int = -1, skip_special: bool = True
+    stops: list[str] | None = None,
+    include: bool = False,
+    num_logprobs: int = -1,
+    skip_special: bool = True,
+    min_tokens: int = 0,
 ) -> Choice:
     return Choice(
         0,
         Detokenizer(demo_tokenizer().backend, skip_special),
         StopScanner(stops or [], include),
         show_stop_token=include,
+        min_tokens=min_tokens,
         num_logprobs=num_logprobs,
     )
 
@@ -78,6 +83,13 @@ def test_a_stop_string_ends_it_for_good(size: int) -> None:
     pieces = run(one, ids(TEXT), Finish("length"), size)
     assert shown(pieces) == "Hello 🤖"
     assert (one.finished, pieces[-1].finish_reason) == (True, "stop")
+
+
+def test_stop_strings_wait_for_min_tokens() -> None:
+    words = "one two one two one"
+    count = len(ids("one two"))
+    assert shown(run(choice(["one"], min_tokens=count), ids(words), Finish("length"))) == "one two "
+    assert shown(run(choice(["one"], min_tokens=100), ids(words), Finish("length"))) == words
 
 
 def test_a_stop_string_completed_by_the_flush_counts() -> None:
