@@ -174,7 +174,7 @@ class Pool:
     # The broker.
 
     def _read_broker(self) -> None:
-        while True:
+        while not self._broker.closed:
             try:
                 self._from_broker(decode(self._broker.recv(zmq.NOBLOCK)))
             except zmq.Again:
