@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +17,10 @@ from yard import wait_until
 
 from tokenyard.broker import codec
 from tokenyard.broker.config import RunDir
-from tokenyard.broker.wire import AgentHello, Exited, Kill, Message, Spawn, Spawned, Who
+from tokenyard.broker.wire import AgentHello, Exited, Kill, Message, Ping, Spawn, Spawned, Who
 
 M = TypeVar("M", bound=Message)
-PATIENCE_MS = 20_000
+PATIENCE_S = 20.0
 FLEET = """
 [[worker]]
 model = "demo"
@@ -49,12 +50,17 @@ class Agent:
         self.hello = self.receive(AgentHello)
 
     def receive(self, kind: type[M]) -> M:
-        """The next message of this kind from the agent itself."""
-        while self.router.poll(PATIENCE_MS):
+        """The next message of this kind from the agent itself; like a broker, this asks strangers who they are."""
+        ends_at = time.monotonic() + PATIENCE_S
+        while time.monotonic() < ends_at:
+            if not self.router.poll(100):
+                continue
             peer, frame = self.router.recv_multipart()
             message = codec.decode(frame)
             if isinstance(message, AgentHello):
                 self._peer = peer
+            if isinstance(message, Ping) and peer != self._peer:
+                self.router.send_multipart([peer, codec.encode(Who(bytes(8)))])
             if peer == self._peer and isinstance(message, kind):
                 return message
         raise AssertionError(f"no {kind.__name__} came")
@@ -77,12 +83,11 @@ class Agent:
         wait_until(find, f"worker {inc.hex()}")
         return find()[0]
 
-    def next_life(self, *old: bytes) -> bytes:
-        """The worker that takes the place of those that died."""
-        while True:
-            fresh = set(self.receive(AgentHello).workers) - set(old)
-            if fresh:
-                return fresh.pop()
+    def next_life(self, old: bytes) -> bytes:
+        """The worker that takes the place of one that died."""
+        while not (fresh := set(self.receive(AgentHello).workers) - {old}):
+            pass
+        return fresh.pop()
 
 
 @pytest.fixture(scope="module")
