@@ -321,22 +321,25 @@ class Storm(RuleBasedStateMachine):
     @rule(data=st.data(), fate=st.sampled_from(["deliver", "drop", "repeat"]), inbound=st.booleans())
     def meddle(self, data: st.DataObject, fate: str, inbound: bool) -> None:
         """One of the next few messages of a link overtakes the others, is lost, or comes twice."""
-        awake = [peer for peer, mail in self.from_broker.items() if mail and not self.is_stopped(peer)]
-        if inbound and self.to_broker:
-            index = data.draw(st.integers(0, min(4, len(self.to_broker) - 1)))
-            if fate == "repeat":
-                self.to_broker.append(self.to_broker[index])
-            if fate == "drop":
-                del self.to_broker[index]
-            else:
-                self.deliver_to_broker(index)
-        elif not inbound and awake:
+        if inbound:
+            near = [i for i, (_, _, message) in enumerate(self.to_broker) if not isinstance(message, Ping | Beat)][:6]
+            if near:
+                index = data.draw(st.sampled_from(near))
+                if fate == "repeat":
+                    self.to_broker.append(self.to_broker[index])
+                if fate == "drop":
+                    del self.to_broker[index]
+                else:
+                    self.deliver_to_broker(index)
+        elif awake := [peer for peer, mail in self.from_broker.items() if mail and not self.is_stopped(peer)]:
             peer = data.draw(st.sampled_from(awake))
             mail = self.from_broker[peer]
             index = data.draw(st.integers(0, min(4, len(mail) - 1)))
+            # A front that lives loses what the broker said only with the broker, and then its hello brings it back.
+            lasting = isinstance(mail[index][1], Lost | Reject)
             if fate == "repeat":
                 mail.append(mail[index])
-            if fate == "drop":
+            if fate == "drop" and not lasting:
                 del mail[index]
             else:
                 self.deliver_from_broker(peer, index)
