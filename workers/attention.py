@@ -2,10 +2,10 @@
 
 transformers calls `paged_attention` for each layer with the packed tokens of one step, [1, T], and hands on the `step`
 keyword that the engine gave to the model's forward. The function writes the new keys and values into the paged pool and
-lets each token attend to its own sequence: decodes as one batch over gathered blocks, each prefill chunk by itself.
+lets each token attend to its own sequence: decodes in groups over gathered blocks, each prefill chunk by itself.
 
 What is the same for all layers (slots, tables, masks) is made once a step, in Step. Must not know of scheduling.
-The name is not registered with AttentionMaskInterface, so transformers builds no mask at all for it.
+The name is not registered with AttentionMaskInterface: transformers then builds no mask at all.
 """
 
 from typing import Any, NamedTuple
@@ -14,10 +14,33 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from tokenyard.workers.kv import KVPool, LayerShape
+from tokenyard.workers.kv import KVPool, LayerShape, Table
 
 NAME = "tokenyard"
 """For `set_attn_implementation`; 'flash' or 'paged|' in a name mean something else to transformers."""
+
+
+class Flavour(NamedTuple):
+    """What a layer asks of its attention."""
+
+    scaling: float
+    window: int | None
+    """A token sees itself and so many less one before it; None: all."""
+    softcap: float | None
+    """Scores pass through tanh up to this bound."""
+    sinks: torch.Tensor | None
+    """[H]: a learned score a head that takes its share of the softmax and gives nothing."""
+
+
+class Decodes(NamedTuple):
+    """Packed tokens [start, end): one of each of some sequences."""
+
+    start: int
+    end: int
+    table: Table
+    positions: torch.Tensor  # [end - start]
+    length: int
+    """Of the sequence, this token included, if it is one; else of the longest."""
 
 
 class Span(NamedTuple):
@@ -26,8 +49,8 @@ class Span(NamedTuple):
     start: int
     end: int
     num_before: int
-    table: torch.Tensor
-    """[1, num_blocks]: blocks that hold the sequence up to the chunk's end."""
+    table: Table
+    """Up to the chunk's end."""
 
 
 class Probe:
@@ -36,88 +59,82 @@ class Probe:
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
 
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any) -> torch.Tensor:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Flavour
+    ) -> torch.Tensor:
+        """Note the shapes; the result is as large as a real one, and void."""
         self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
 
 class Step:
-    """All that attention must know of one engine step. The first packed tokens are decodes, then come the spans."""
+    """All that attention must know of one engine step. The decodes' tokens come first, then those of the spans."""
 
-    def __init__(
-        self,
-        pool: KVPool,
-        slots: torch.Tensor,
-        decode_tables: torch.Tensor,
-        decode_positions: torch.Tensor,
-        spans: list[Span],
-    ) -> None:
-        self.pool = pool
-        self.slots = slots  # [T]
-        self.decode_tables = decode_tables  # [B, num_blocks]
-        self.decode_positions = decode_positions  # [B]
-        self.spans = spans
+    def __init__(self, pool: KVPool, slots: torch.Tensor, decodes: list[Decodes], spans: list[Span]) -> None:
+        self._pool = pool
+        self._slots = slots  # [T], where each token's key and value go
+        self._decodes = decodes
+        self._spans = spans
         self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
+        """By first packed token and window."""
 
     def attend(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        *,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, flavour: Flavour
     ) -> torch.Tensor:
-        """Attention of one layer. query: [1, H, T, D]; key, value: [1, H_kv, T, D or D_v]; result: [1, T, H, D_v]."""
-        self.pool.write(layer, self.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        num_decodes = self.decode_tables.shape[0]
-        parts = []
-        if num_decodes:
-            keys, values = self.pool.read(layer, self.decode_tables)
-            group = query.shape[1] // key.shape[1]
-            # one query a sequence, so its heads that share a kv head may pass as queries: [B, H_kv, group, D]
-            queries = query[0, :, :num_decodes].transpose(0, 1).reshape(num_decodes, key.shape[1], group, -1)
-            decode_mask = self._decode_mask(keys.shape[2], window, query.dtype)
-            decode_sink = None if sinks is None else sinks.view(1, -1, group, 1)
-            out = _attend(queries, keys, values, decode_mask, scaling, softcap, decode_sink)
-            parts.append(out.reshape(num_decodes, query.shape[1], -1))
-        sink = None if sinks is None else sinks.view(1, -1, 1, 1)
-        for number, span in enumerate(self.spans):
-            own = slice(span.start, span.end)
-            keys, values = key[:, :, own], value[:, :, own]
-            if span.num_before:
-                keys, values = self.pool.read(layer, span.table)
-            plain = span.num_before == 0 and softcap is None and sinks is None
-            causal = plain and (window is None or window >= span.end - span.start)
-            mask = None if causal else self._span_mask(number, keys.shape[2], window, query.dtype)
-            out = _attend(query[:, :, own], keys, values, mask, scaling, softcap, sink)
-            parts.append(out[0].transpose(0, 1))
+        """One layer. query: [1, H, T, D]; key, value: [1, H_kv, T, D or D_v]; result: [1, T, H, D_v]."""
+        self._pool.write(layer, self._slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        parts = [self._decode(layer, group, query[0, :, group.start : group.end], flavour) for group in self._decodes]
+        for span in self._spans:
+            own = (slice(None), slice(None), slice(span.start, span.end))
+            parts.append(self._prefill(layer, span, query[own], key[own], value[own], flavour))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0)
 
-    def _decode_mask(self, num_keys: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """Additive, [B, 1, 1, num_keys]."""
-        return self._mask(-1, self.decode_positions.view(-1, 1, 1, 1), num_keys, window, dtype)
+    def _decode(self, layer: int, group: Decodes, query: torch.Tensor, flavour: Flavour) -> torch.Tensor:
+        """query: [H, B, D]; result: [B, H, D_v]."""
+        keys, values = self._pool.read(layer, group.table)
+        num_heads, num_rows, _ = query.shape
+        if num_rows == 1:
+            first = max(0, group.length - flavour.window) if flavour.window else 0
+            keys, values = keys[:, :, first : group.length], values[:, :, first : group.length]
+            mask = None
+        else:
+            mask = self._mask(group.start, group.positions.view(-1, 1, 1, 1), keys, flavour.window)
+        # one query a sequence, so the heads that share a kv head pass as its queries: no copy of keys for each
+        queries = query.transpose(0, 1).reshape(num_rows, keys.shape[1], -1, query.shape[2])
+        sinks = None if flavour.sinks is None else flavour.sinks.view(1, keys.shape[1], -1, 1)
+        return _attend(queries, keys, values, mask, flavour._replace(sinks=sinks)).reshape(num_rows, num_heads, -1)
 
-    def _span_mask(self, number: int, num_keys: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """Additive, [1, 1, length of the span, num_keys]."""
-        span = self.spans[number]
-        positions = torch.arange(span.num_before, span.num_before + span.end - span.start, device=self.slots.device)
-        return self._mask(number, positions.view(1, 1, -1, 1), num_keys, window, dtype)
-
-    def _mask(
-        self, number: int, positions: torch.Tensor, num_keys: int, window: int | None, dtype: torch.dtype
+    def _prefill(
+        self, layer: int, span: Span, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, flavour: Flavour
     ) -> torch.Tensor:
-        mask = self._masks.get((number, window))
+        """query: [1, H, Q, D]; key, value: the chunk's own, [1, H_kv, Q, D or D_v]; result: [Q, H, D_v]."""
+        if span.num_before:
+            key, value = self._pool.read(layer, span.table)
+        num_queries = span.end - span.start
+        seen_by_window = flavour.window is None or flavour.window >= num_queries
+        plain = flavour.softcap is None and flavour.sinks is None
+        if span.num_before == 0 and seen_by_window and plain:
+            mask = None
+        else:
+            positions = torch.arange(span.num_before, span.num_before + num_queries, device=query.device)
+            mask = self._mask(span.start, positions.view(1, 1, -1, 1), key, flavour.window)
+        group = query.shape[1] // key.shape[1]
+        if group > 1:
+            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+        sinks = None if flavour.sinks is None else flavour.sinks.view(1, -1, 1, 1)
+        output = _attend(query, key, value, mask, flavour._replace(sinks=sinks), causal=mask is None)
+        return output[0].transpose(0, 1)
+
+    def _mask(self, start: int, positions: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Additive mask [B, 1, Q, K] for queries at `positions` [B, 1, Q, 1]; made once for all layers."""
+        mask = self._masks.get((start, window))
         if mask is None:
-            others = torch.arange(num_keys, device=positions.device)
+            others = torch.arange(keys.shape[2], device=keys.device)
             hidden = others > positions
             if window:
                 hidden |= others <= positions - window
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device).masked_fill_(hidden, float("-inf"))
-            self._masks[number, window] = mask
+            mask = torch.zeros(hidden.shape, dtype=keys.dtype, device=keys.device).masked_fill_(hidden, -torch.inf)
+            self._masks[start, window] = mask
         return mask
 
 
@@ -126,25 +143,19 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
-    scaling: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    flavour: Flavour,
+    causal: bool = False,
 ) -> torch.Tensor:
-    """One attention. query: [B, H, Q, D], key: [B, H_kv, K, D], mask: broadcasts to [B, H, Q, K]; None is causal."""
-    group = query.shape[1] // key.shape[1]
-    if group > 1:
-        key = key.repeat_interleave(group, dim=1)
-        value = value.repeat_interleave(group, dim=1)
-    if softcap is None and sinks is None:
-        causal = mask is None
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=scaling)
-    scores = torch.matmul(query.float(), key.float().transpose(2, 3)) * scaling
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    assert mask is not None
-    scores = scores + mask
-    if sinks is not None:  # a learned score a head that takes its share of the softmax and gives nothing
-        scores = torch.cat([scores, sinks.float().expand(*scores.shape[:3], 1)], dim=-1)
+    """query: [B, H, Q, D]; key, value: [B, H, K, D or D_v]; mask: [B, 1, Q, K]; sinks: [1, H, Q or 1, 1]."""
+    if flavour.softcap is None and flavour.sinks is None:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=flavour.scaling)
+    scores = torch.matmul(query.float(), key.float().transpose(2, 3)) * flavour.scaling
+    if flavour.softcap is not None:
+        scores = torch.tanh(scores / flavour.softcap) * flavour.softcap
+    if mask is not None:
+        scores = scores + mask
+    if flavour.sinks is not None:
+        scores = torch.cat([scores, flavour.sinks.float().expand(*scores.shape[:3], 1)], dim=-1)
     weights = torch.softmax(scores, dim=-1)[..., : key.shape[2]]
     return torch.matmul(weights, value.float()).to(query.dtype)
 
@@ -164,17 +175,9 @@ def paged_attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query [1, H, T, D] → output [1, T, H, D_v]."""
-    output = step.attend(
-        module.layer_idx,  # type: ignore[arg-type]
-        query,
-        key,
-        value,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=sliding_window,
-        softcap=softcap,
-        sinks=s_aux,
-    )
-    return output, None
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer: Any = module.layer_idx
+    return step.attend(layer, query, key, value, Flavour(scaling, sliding_window, softcap, s_aux)), None
 
 
 AttentionInterface.register(NAME, paged_attention)

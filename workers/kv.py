@@ -6,6 +6,7 @@ Must not know which sequence owns a block (blocks.py) nor how attention reads it
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -21,6 +22,14 @@ class LayerShape(NamedTuple):
         return self.num_heads * (self.key_dim + self.value_dim)
 
 
+class Table(NamedTuple):
+    """Block tables of one or several sequences, padded to one width."""
+
+    blocks: torch.Tensor  # [B, N]
+    first: int | None
+    """The first block of a single sequence whose blocks are neighbours: it can be read without a copy."""
+
+
 class KVPool:
     """Keys and values of `num_blocks * block_size` slots. Slot s lies in block s // block_size.
 
@@ -32,33 +41,42 @@ class KVPool:
     ) -> None:
         self.block_size = block_size
         self.null_block = num_blocks
+        self.token_bytes = max(shape.num_elements for shape in shapes) * dtype.itemsize
+        """Of one token in the largest layer."""
         num_slots = (num_blocks + 1) * block_size
         # [num_slots, num_heads, dim], so that a block is one run of memory and a token one row
-        self.keys = [
-            torch.zeros(num_slots, shape.num_heads, shape.key_dim, dtype=dtype, device=device) for shape in shapes
-        ]
-        self.values = [
-            torch.zeros(num_slots, shape.num_heads, shape.value_dim, dtype=dtype, device=device) for shape in shapes
-        ]
+        self._keys = [_zeros((num_slots, one.num_heads, one.key_dim), dtype, device) for one in shapes]
+        self._values = [_zeros((num_slots, one.num_heads, one.value_dim), dtype, device) for one in shapes]
 
     def write(self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """Put each token's key and value in its slot. slots: [T]; key, value: [T, num_heads, dim]."""
-        self.keys[layer].index_copy_(0, slots, key)
-        self.values[layer].index_copy_(0, slots, value)
+        self._keys[layer].index_copy_(0, slots, key)
+        self._values[layer].index_copy_(0, slots, value)
 
-    def read(self, layer: int, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of whole blocks. tables: [B, N]; both results: [B, num_heads, N * block_size, dim]."""
-        return _gather(self.keys[layer], tables, self.block_size), _gather(self.values[layer], tables, self.block_size)
+    def read(self, layer: int, table: Table) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of whole blocks, each [B, num_heads, N * block_size, dim]."""
+        return self._read(self._keys[layer], table), self._read(self._values[layer], table)
 
     def scrub(self, blocks: Iterable[int]) -> None:
         """Zero blocks that may hold NaN: a later holder's masked slots would carry it on, as 0 * NaN is NaN."""
-        for layer in (*self.keys, *self.values):
+        for layer in (*self._keys, *self._values):
             paged = layer.view(-1, self.block_size, *layer.shape[1:])
             for block in blocks:
                 paged[block] = 0
 
+    def _read(self, pool: torch.Tensor, table: Table) -> torch.Tensor:
+        num_rows, num_blocks = table.blocks.shape
+        _, num_heads, dim = pool.shape
+        if table.first is not None:
+            start = table.first * self.block_size
+            return pool[start : start + num_blocks * self.block_size].transpose(0, 1).unsqueeze(0)
+        paged = pool.view(-1, self.block_size * num_heads * dim)
+        gathered = paged.index_select(0, table.blocks.flatten())
+        return gathered.view(num_rows, num_blocks * self.block_size, num_heads, dim).transpose(1, 2)
 
-def _gather(pool: torch.Tensor, tables: torch.Tensor, block_size: int) -> torch.Tensor:
-    num_rows, num_blocks = tables.shape
-    rows = pool.view(-1, block_size * pool.shape[1] * pool.shape[2]).index_select(0, tables.flatten())
-    return rows.view(num_rows, num_blocks * block_size, pool.shape[1], pool.shape[2]).transpose(1, 2)
+
+def _zeros(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros that on CPU take memory only where they are written: calloc gives pages on demand, torch.zeros does not."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(shape[0] * shape[1] * shape[2] * dtype.itemsize, np.uint8)).view(dtype).view(shape)

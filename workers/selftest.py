@@ -1,7 +1,7 @@
 """Before a model is served: does it give the same logits behind our attention as by itself?
 
-A prefill in two chunks and a few decodes, two sequences side by side, against one plain forward. It compares logits,
-not tokens, as near-ties flip. It also finds out what each layer keeps of a token.
+Two sequences side by side, prefilled in chunks and decoded for a few tokens, against one plain forward. It compares
+logits, not tokens, as near-ties flip. It also finds out what each layer keeps of a token.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,15 @@ from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers import attention
 from tokenyard.workers.batch import pack
+from tokenyard.workers.blocks import BlockPool
 from tokenyard.workers.kv import KVPool, LayerShape
-from tokenyard.workers.scheduler import Chunk, Plan, Sequence
+from tokenyard.workers.scheduler import Scheduler, Sequence
 
 NUM_TOKENS = 40
 NUM_DECODES = 3
-"""Tokens of each of the two sequences: over two blocks of 16, so that tables, chunks and decodes all matter."""
+STEP_TOKENS = 24
+"""Tokens of each of the two sequences, decoded ones, and those of one step: so that there are several blocks of 16, a
+prompt in two chunks, a step with two prompts and one with a decode beside a prompt."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest difference allowed, as a share of the logits' largest magnitude: some 25 units of the dtype's last place (8
 bits: bfloat16, 11: float16), over many layers; a wrong mask or position moves logits by their own magnitude."""
@@ -35,9 +38,9 @@ def selftest(model: PreTrainedModel, block_size: int) -> list[LayerShape]:
         expected = model(input_ids=ids, use_cache=False).logits.float()  # [2, NUM_TOKENS, V]
         shapes = _probe(model, ids[:1])
         pool = KVPool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, device)
-        for rows, found in _paged(model, pool, ids, device):
-            wanted = expected[rows[:, 0], rows[:, 1]]
-            error = ((found - wanted).abs().max() / wanted.abs().max()).item()
+        for number, position, found in _paged(model, pool, ids.tolist()):
+            wanted = expected[number, position]
+            error = ((found.float() - wanted).abs().max() / wanted.abs().max()).item()
             if not error <= TOLERANCE[model.dtype]:  # NaN fails too
                 raise SetupError(
                     f"{name} gives other logits behind paged attention (by {error:.2g}): it cannot be served yet"
@@ -63,35 +66,24 @@ def _probe(model: PreTrainedModel, ids: torch.Tensor) -> list[LayerShape]:
     return [probe.shapes[layer] for layer in range(num_layers)]
 
 
-def _paged(
-    model: PreTrainedModel, pool: KVPool, ids: torch.Tensor, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For each step its (sequence, position) pairs [R, 2] and their logits float32 [R, V]."""
-    size = pool.block_size
-    num_blocks = -(-NUM_TOKENS // size)
-    sequences = []
-    for number, row in enumerate(ids.tolist()):
-        sequence = Sequence(WorkerJob(b"", number, 1), row, [], Params(max_tokens=1))
-        sequence.blocks.extend(range(number * num_blocks, (number + 1) * num_blocks))
-        sequences.append(sequence)
-    first, second = sequences
-    half, whole = NUM_TOKENS // 2, NUM_TOKENS - NUM_DECODES
-    plans = [
-        Plan([], [Chunk(first, 0, half), Chunk(second, 0, whole)]),
-        Plan([], [Chunk(first, half, whole)]),
-        *[Plan(sequences, []) for _ in range(NUM_DECODES)],
-    ]
-    for plan in plans:
-        batch = pack(plan, pool, device)
-        ends = [(one.job.job, one.num_computed) for one in plan.decodes]
-        ends += [(sequence.job.job, end - 1) for sequence, _, end in plan.prefills]
-        last = (
-            torch.cumsum(torch.tensor([1] * len(plan.decodes) + [end - start for _, start, end in plan.prefills]), 0)
-            - 1
-        )
-        logits = attention.forward(model, batch.input_ids, batch.position_ids, last.to(device), batch.step)
-        for sequence in plan.decodes:
-            sequence.num_computed += 1
+def _paged(model: PreTrainedModel, pool: KVPool, ids: list[list[int]]) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Sequence, position and logits [V] of each prompt's end and each decode, scheduled as the engine would."""
+    num_blocks = len(ids) * -(-NUM_TOKENS // pool.block_size)
+    scheduler = Scheduler(BlockPool(num_blocks), pool.block_size, len(ids), STEP_TOKENS, b"")
+    for number, row in enumerate(ids):
+        job = WorkerJob(b"", number, 1)
+        scheduler.add(Sequence(job, row[: NUM_TOKENS - NUM_DECODES], [], Params(max_tokens=NUM_DECODES)))
+    while scheduler.waiting or scheduler.running:
+        plan = scheduler.schedule()
+        batch = pack(plan, pool, model.device)
+        logits = attention.forward(model, batch.input_ids, batch.position_ids, batch.logit_rows, batch.step)
         for sequence, _, end in plan.prefills:
-            sequence.num_computed = end
-        yield torch.tensor(ends, device=device), logits.float()
+            scheduler.advance(sequence, end)
+        for sequence, row_logits in zip(batch.sampled, logits, strict=True):
+            number, count = sequence.job.job, len(sequence.ids)
+            yield number, count - 1, row_logits
+            scheduler.advance(sequence, count)
+            if count == NUM_TOKENS:
+                scheduler.remove(sequence)
+            else:
+                scheduler.append(sequence, ids[number][count])
