@@ -78,6 +78,7 @@ class WorkerProcess:
         poller = zmq.Poller()
         for source in (self._work, self._tokens, self._monitor, self._engine.wake):
             poller.register(source, zmq.POLLIN)
+        tick_at = 0.0
         while True:
             ready = dict(poller.poll(POLL_MS))
             now = time.monotonic()
@@ -90,10 +91,16 @@ class WorkerProcess:
             if self._monitor in ready:
                 self._monitor.recv_multipart()
                 self._do(self._desk.connected())
-            if self._num_stop_signals:
-                self._do(self._desk.drain())
-            self._do(self._desk.tick(self._engine.num_steps, self._load_figures(), now))
-            self._engine.held = self._desk.held
+            # Not once a step: all Python here is time that the engine's thread waits for the interpreter.
+            if now >= tick_at:
+                tick_at = now + POLL_MS / 1000
+                self._tick(now)
+
+    def _tick(self, now: float) -> None:
+        if self._num_stop_signals:
+            self._do(self._desk.drain())
+        self._do(self._desk.tick(self._engine.num_steps, self._load_figures(), now))
+        self._engine.held = self._desk.held
 
     def _from_engine(self, now: float) -> None:
         os.eventfd_read(self._engine.wake)
