@@ -1,6 +1,7 @@
 """Prompts of an exact length in tokens, each different from its first word on, so that no cached prefix helps."""
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable
 
 WORDS = (
@@ -15,11 +16,9 @@ def make_prompt(seed: int, num_tokens: int, count: Callable[[str], int]) -> str:
 
     The same seed gives the same prompt. Some tokenizers cannot hit a length exactly: then it is the closest below.
     """
-    random_words = random.Random(seed)
-    words = WORDS.split()
-    text = " ".join(random_words.choices(words, k=2))
-    while count(longer := f"{text} {random_words.choice(words)}") <= num_tokens:
-        text = longer
+    words = random.Random(seed).choices(WORDS.split(), k=num_tokens)  # a word is a token at the least
+    num_words = bisect_right(range(1, num_tokens + 1), num_tokens, key=lambda length: count(" ".join(words[:length])))
+    text = " ".join(words[:num_words])
     while count(longer := f"{text} a") <= num_tokens:
         text = longer
     return text

@@ -25,6 +25,7 @@ from prompts import make_prompt
 from sse_client import Load, Measured
 from sse_reader import Record
 from tables import LEVEL_HEAD, STALL_HEAD, level_cells, markdown, stall_cells
+from tokenizers import Tokenizer
 
 DEMO = Path(__file__).resolve().parent.parent / "workers" / "demo_model"
 OURS, DEFAULT, BATCHING = "ours", "transformers", "transformers-cb"
@@ -92,10 +93,16 @@ class Bench:
         return Measured([Record(*record) for record in records], Record(*intruder) if intruder else None, cpu_s, wall_s)
 
     def warm_up(self) -> None:
-        """Once alone and once at full width, so that all that is made at first use is made."""
-        widest = max(self._shape.concurrencies)
-        self._run(self._bodies(WARM_UP_SEED, 1, self._shape.prompt_tokens, self._shape.output_tokens), 1)
-        self._run(self._bodies(WARM_UP_SEED + 1, widest, self._shape.prompt_tokens, self._shape.output_tokens), widest)
+        """Alone, at full width, and once with a long prompt, so that all that is made at first use is made."""
+        shape = self._shape
+        widest = max(shape.concurrencies)
+        for concurrency, prompt_tokens in (
+            (1, shape.prompt_tokens),
+            (widest, shape.prompt_tokens),
+            (1, shape.long_prompt_tokens),
+        ):
+            seed = WARM_UP_SEED + 1_000 * concurrency + prompt_tokens
+            self._run(self._bodies(seed, concurrency, prompt_tokens, shape.output_tokens), concurrency)
 
     def level(self, concurrency: int) -> Level:
         """Three requests a stream in each round, and eight at the least."""
@@ -143,10 +150,9 @@ def pick(which: str, setting: Setting, port: int, our_args: str, peer_args: str)
 
 def token_counter(model: str) -> Callable[[str], int]:
     """How many tokens a prompt has, as both servers count them."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    return lambda text: len(tokenizer(text)["input_ids"])
+    file = Path(model) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file)) if file.exists() else Tokenizer.from_pretrained(model)
+    return lambda text: len(tokenizer.encode(text))
 
 
 def cpu_name() -> str:
