@@ -37,10 +37,16 @@ class Level(StrEnum):
 
 
 RunDir = Annotated[
-    Path | None, typer.Option("--run-dir", help="Directory of the pool's sockets.", show_default="one per user")
+    Path | None,
+    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="one per user"),
 ]
 PoolDir = Annotated[
-    Path | None, typer.Option("--run-dir", help="Directory of the pool's sockets.", show_default="of the last serve")
+    Path | None,
+    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="of the last serve"),
+]
+FreshDir = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="a private one"),
 ]
 LogLevel = Annotated[Level, typer.Option()]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
@@ -81,9 +87,7 @@ def serve(
     threads: Threads = None,
     api_key: ApiKeys = None,
     config: ConfigFile = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Directory of the pool's sockets.", show_default="a fresh private one")
-    ] = None,
+    run_dir: FreshDir = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
 ) -> None:
@@ -197,7 +201,7 @@ def agent(
     """Start and restart this box's workers, for a broker that runs elsewhere."""
     from tokenyard.scripts import plan, supervisor
 
-    wishes = plan.Wishes(drain_timeout_s=drain_timeout, log_level=log_level)
+    wishes = plan.Wishes(default=None, drain_timeout_s=drain_timeout, log_level=log_level)
     raise typer.Exit(supervisor.agent(plan.make_plan(wishes, config), run_dir or default_run_dir()))
 
 

@@ -6,7 +6,7 @@ Nothing is started here and no torch is imported: GPUs are counted by their devi
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
@@ -97,16 +97,22 @@ def choose_devices(device: str, gpus: Sequence[int] | None) -> list[int | None]:
 def place(models: Sequence[Model], devices: Sequence[int | None], num_workers: int | None) -> list[WorkerRow]:
     """Give each model its workers and each worker its device, in turn.
 
-    A model has as many workers as it says, else `num_workers`, else its share of the GPUs; at least one. CPU workers
-    share the machine's cores evenly, for contended torch threads make every step slower (10 times, measured).
+    A model has as many workers as it says, else `num_workers`, else its share of the GPUs; at least one.
     """
-    shares = [len(devices) // len(models) + (index < len(devices) % len(models)) for index in range(len(models))]
+    shares = [len(range(index, len(devices), len(models))) for index in range(len(models))]
     counts = [model.replicas or num_workers or max(1, share) for model, share in zip(models, shares, strict=True)]
     wanted = [model for model, count in zip(models, counts, strict=True) for _ in range(count)]
-    threads = max(1, (os.cpu_count() or 1) // len(wanted))
     rows = []
     for index, model in enumerate(wanted):
         gpu = devices[index % len(devices)]
-        engine = model.engine if gpu is not None else {"threads": threads} | model.engine
-        rows.append(WorkerRow(model.spec, "cpu" if gpu is None else "cuda", gpu, engine))
+        rows.append(WorkerRow(model.spec, "cpu" if gpu is None else "cuda", gpu, model.engine))
     return rows
+
+
+def share_cores(rows: Sequence[WorkerRow]) -> list[WorkerRow]:
+    """The same workers; those on the CPU that do not say how many threads they take have an even share of the cores.
+
+    Contended torch threads made every step 10 times slower (measured).
+    """
+    threads = max(1, (os.cpu_count() or 1) // max(1, len(rows)))
+    return [row if row.gpu is not None else replace(row, engine={"threads": threads} | row.engine) for row in rows]

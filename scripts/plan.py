@@ -2,14 +2,14 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO
 from tokenyard.scripts.config_file import ConfigFile, read_config
-from tokenyard.scripts.placement import Model, WorkerRow, choose_devices, parse_model, place
+from tokenyard.scripts.placement import Model, WorkerRow, choose_devices, parse_model, place, share_cores
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -20,6 +20,8 @@ class Wishes:
     """What the command line asks for; None and empty leave it to the file, then to the default."""
 
     specs: Sequence[str] = ()
+    default: str | None = DEMO
+    """What is served where neither the command line nor the file names a model; None: nothing."""
     num_workers: int | None = None
     gpus: Sequence[int] | None = None
     device: str = "auto"
@@ -65,7 +67,8 @@ class Plan:
         if device not in self.places:
             raise SetupError(f"there is no device {device!r} here; there are {', '.join(self.places)}")
         found = self.models.get(model) or parse_model(model)
-        return place([found], [self.devices[self.places.index(device)]], 1)[0]
+        (row,) = place([found], [self.devices[self.places.index(device)]], 1)
+        return share_cores([*workers, row])[-1]
 
     def broker_arguments(self, run_dir: Path) -> list[str]:
         return ["broker", *self._common(run_dir)]
@@ -94,7 +97,7 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         raise SetupError("an API key must be a word without spaces")
     devices = choose_devices(wishes.device, wishes.gpus)
     return Plan(
-        workers=_plan_workers(wishes, config, devices),
+        workers=share_cores(_plan_workers(wishes, config, devices)),
         models=config.models,
         devices=devices,
         host=wishes.host or front.get("host", DEFAULT_HOST),
@@ -107,12 +110,15 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
 
 
 def _plan_workers(wishes: Wishes, config: ConfigFile, devices: Sequence[int | None]) -> list[WorkerRow]:
-    """Models of the command line, else the file's workers, else the file's models, else the demo model."""
-    if wishes.specs or not config.workers:
-        models = [parse_model(spec) for spec in wishes.specs] or list(config.models.values()) or [Model(DEMO)]
-        models = [Model(model.spec, model.replicas, model.engine | wishes.engine) for model in models]
-        return place(models, devices, wishes.num_workers)
-    return config.workers
+    """Models of the command line, else the file's workers, else the file's models, else the default."""
+    if config.workers and not wishes.specs:
+        if wishes.num_workers or wishes.gpus or wishes.device != "auto":
+            raise SetupError("--workers, --gpus and --device do not go with [[worker]] tables, which place each worker")
+        return [replace(row, engine=row.engine | wishes.engine) for row in config.workers]
+    models = [parse_model(spec) for spec in wishes.specs] or list(config.models.values())
+    if not models and wishes.default:
+        models = [Model(wishes.default)]
+    return place([replace(model, engine=model.engine | wishes.engine) for model in models], devices, wishes.num_workers)
 
 
 def fleet_commands(path: Path, run_dir: Path) -> list[tuple[str, str]]:

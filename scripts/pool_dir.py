@@ -22,7 +22,7 @@ def pool_dir(given: Path | None) -> Iterator[RunDir]:
     """
     if given is not None:
         run_dir = RunDir(given.absolute()).create()
-        os.set_inheritable(run_dir.lock(_LOCK), False)
+        run_dir.lock(_LOCK)
         _point_to(run_dir.path)
         yield run_dir
         return
@@ -39,9 +39,9 @@ def pool_dir(given: Path | None) -> Iterator[RunDir]:
 
 
 def find_pool(given: Path | None) -> RunDir:
-    """The pool that a control command means: the given one, $TOKENYARD_RUN_DIR, the last served, the user's own."""
-    if given is not None or "TOKENYARD_RUN_DIR" in os.environ:
-        return RunDir((given or default_run_dir()).absolute())
+    """The pool that a control command means: the given one, else the last served, else the user's own."""
+    if given is not None:
+        return RunDir(given.absolute())
     with suppress(OSError):
         path = Path(_pointer().read_text().strip())
         if path.is_dir():

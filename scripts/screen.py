@@ -5,6 +5,7 @@ On a terminal progress is a spinner below the log; elsewhere each change is a pl
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -27,8 +28,10 @@ class Screen:
             self._status.start()
 
     def write(self, lines: Sequence[str]) -> None:
-        """Log lines, as they came."""
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        """Log lines, as they came. Whoever reads them may leave; the pool goes on."""
+        with suppress(OSError):
+            sys.stderr.write("".join(f"{line}\n" for line in lines))
+            sys.stderr.flush()
 
     def progress(self, states: Mapping[str, str]) -> None:
         """What each process that is not ready yet is doing."""

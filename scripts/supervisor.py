@@ -77,7 +77,8 @@ def caught_signals() -> Iterator[socket.socket]:
         writing.setblocking(False)
         signal.set_wakeup_fd(writing.fileno())
         for signum in ENDING_SIGNALS:
-            signal.signal(signum, lambda *_: None)
+            if signum is not signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup(1) ignores it
+                signal.signal(signum, lambda *_: None)
         yield reading
         signal.set_wakeup_fd(-1)
 
@@ -117,6 +118,7 @@ class Supervisor:
                 self._add_posts(time.monotonic())
                 while self._over is None:
                     self._turn(signals)
+                log.log(logging.ERROR if self._over.status == 1 else logging.INFO, "ending: %s", self._over.words)
                 return self._over.status
             finally:
                 self._end_all()
@@ -216,6 +218,8 @@ class Supervisor:
         if cause == "crash" or (cause == "killed" and not self._watch.is_draining):
             log.warning("%s (pid %d): %s", name, child.pid, words)
         self._do(self._watch.died(name, status, now))
+        if name not in self._watch.posts:
+            self._rows.pop(name, None)
 
     def _end_all(self) -> None:
         """Leave nothing behind: no child, no grandchild."""
@@ -242,6 +246,8 @@ class Supervisor:
 
     def _spawn(self, req: int, model: str, device: str, now: float) -> None:
         try:
+            if self._watch.is_draining:
+                raise SetupError("this box is draining")
             row = self._plan.place_one(model, device, list(self._rows.values()))
         except SetupError as error:
             self._answer(self._agency.failed(req, secrets.token_bytes(wire.INC_BYTES), str(error)), now)

@@ -49,7 +49,7 @@ class Over(NamedTuple):
     """End what still lives at once, then this process with this status."""
 
     status: int
-    words: str = ""
+    words: str
 
 
 Action = Start | Terminate | GaveUp | Over
@@ -180,7 +180,7 @@ class Watch:
         if any(self._in_stage(post) for post in self.posts.values()):
             return []
         if self._stage is Role.BROKER:
-            return self._over(0)
+            return self._over(0, "drained")
         self._stage = Role(self._stage + 1)
         return self._terminate_stage()
 
@@ -195,6 +195,6 @@ class Watch:
             actions += self._over(1, f"{name} {words}")
         return actions
 
-    def _over(self, status: int, words: str = "") -> list[Action]:
+    def _over(self, status: int, words: str) -> list[Action]:
         self._is_over = True
         return [Over(status, words)]

@@ -50,6 +50,7 @@ def test_a_mistake_is_told(arguments: list[str], words: str) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_status_without_a_pool_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     done = command("status", "--run-dir", str(tmp_path_factory.mktemp("none")))
     assert done.returncode == 2

@@ -13,6 +13,7 @@ from tokenyard.scripts.placement import (
     parse_gpus,
     parse_model,
     place,
+    share_cores,
 )
 
 A, B = Model("a"), Model("b")
@@ -44,9 +45,10 @@ def test_replicas_go_before_workers_before_the_devices() -> None:
 
 def test_cpu_workers_share_the_cores() -> None:
     cores = os.cpu_count() or 1
-    rows = place([A], [None], 2)
+    rows = share_cores(place([A], [None], 2))
     assert [row.engine for row in rows] == [{"threads": max(1, cores // 2)}] * 2
-    assert place([Model("a", engine={"threads": 7})], [None], None)[0].engine == {"threads": 7}
+    assert share_cores(place([Model("a", engine={"threads": 7})], [None], None))[0].engine == {"threads": 7}
+    assert share_cores(place([A], [0], None))[0].engine == {}
 
 
 def test_arguments_of_a_worker() -> None:

@@ -155,7 +155,7 @@ def test_a_drain_ends_fronts_then_workers_then_broker() -> None:
     assert watch.died("front", 0, 2) == [Terminate("w0"), Terminate("w1")]
     assert watch.died("w1", 0, 3) == []
     assert watch.died("w0", 0, 4) == [Terminate("broker")]
-    assert watch.died("broker", 0, 5) == [Over(0)]
+    assert watch.died("broker", 0, 5) == [Over(0, "drained")]
 
 
 def test_streams_keep_their_worker_while_fronts_drain() -> None:
