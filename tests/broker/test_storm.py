@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from switch import card, submit
 
-from tokenyard.broker.config import BEAT_S, SUBMIT_REPEAT_S
+from tokenyard.broker.config import BEAT_S, SILENCE_S, SUBMIT_REPEAT_S
 from tokenyard.broker.core import DEATH_MEMORY_S, Core
 from tokenyard.broker.jobs import LINGER_S
 from tokenyard.broker.wire import (
@@ -354,9 +354,15 @@ class Storm(RuleBasedStateMachine):
     # ---- and then calm
 
     def teardown(self) -> None:
-        """Faults end. Every job ends, and then the broker remembers none of it."""
+        """Faults end: workers run only what is wanted, every job ends, and the broker remembers none of it."""
         for worker in self.workers.values():
             worker.stopped = False
+        self.pass_time(2 * SILENCE_S, delay_s=0)
+        for worker in self.workers.values():
+            for (inc, job), attempt in worker.running.items():
+                assert inc in self.fronts, "its front is dead"
+                stream = self.fronts[inc].streams.get(job, Stream(attempt=0))
+                assert stream.attempt == attempt, "nobody wants it"
         if self.fronts and not self.workers:
             self.add_worker(2)
         for _ in range(200):
