@@ -1,7 +1,7 @@
 """MODEL_SPEC, as the command line and tokenyard.toml spell what a worker is to serve: part of the contract.
 
-Front, supervisor and worker read the same words, so they are parsed here once. Nothing here touches a disk or a network:
-whether the model exists is found out by whoever loads it.
+Front, supervisor and worker read the same words, so they are parsed here once. Nothing here touches a disk or a
+network: whether the model exists is found out by whoever loads it.
 """
 
 from typing import NamedTuple

@@ -104,11 +104,12 @@ class BlockPool:
         """Assert that the pool agrees with all block tables there are."""
         holders = Counter(block for table in tables for block in table)
         assert self._holders == [holders[block] for block in range(self.num_blocks)]
-        assert len(self._blank) == len(set(self._blank))
+        blank = set(self._blank)
+        assert len(self._blank) == len(blank)
         for block in range(self.num_blocks):
             key = self._key_of[block]
             assert key is None or self._published[key] == block
-            states = (block in self._cached, self._holders[block] > 0, block in set(self._blank))
+            states = (block in self._cached, self._holders[block] > 0, block in blank)
             assert sum(states) == 1, f"block {block} is (cached, held, blank) {states}"
             assert not states[2] or key is None
             assert not states[0] or key is not None

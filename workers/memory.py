@@ -8,8 +8,11 @@ import re
 
 import psutil
 import torch
+from transformers import PreTrainedModel
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.workers import attention
+from tokenyard.workers.batch import GROUP_BYTES
 from tokenyard.workers.kv import LayerShape
 
 log = logging.getLogger(__name__)
@@ -17,12 +20,28 @@ log = logging.getLogger(__name__)
 CPU_BYTES = 512 << 20
 """Default on CPU: modest, as the machine has other work (transformers serve takes 60 % of RAM)."""
 CUDA_SHARE = 0.9
-"""Default on CUDA: of what is free after the profiling run; the rest is for fragmentation and other processes."""
+"""Default on CUDA: of what is free, less what a step needs; the rest is for fragmentation and long prefills."""
+SAMPLER_COPIES = 6
+"""Tensors [R, V] of float32 that live at once in the sampler at the most: raw, scores, noisy rows and their filters."""
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
 def block_bytes(shapes: list[LayerShape], block_size: int, dtype: torch.dtype) -> int:
     return sum(shape.num_elements for shape in shapes) * block_size * dtype.itemsize
+
+
+def step_bytes(model: PreTrainedModel, num_tokens: int, num_rows: int) -> int:
+    """What one step of the largest size takes beside weights and KV pool, found by running one; 0 on CPU."""
+    if model.device.type != "cuda":
+        return 0
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    ids = torch.zeros(1, num_tokens, dtype=torch.int64, device=model.device)
+    positions = torch.arange(num_tokens, device=model.device).unsqueeze(0)
+    with torch.inference_mode():
+        logits = attention.forward(model, ids, positions, positions[0, :num_rows], attention.Probe())
+    sampling = SAMPLER_COPIES * logits.numel() * torch.float32.itemsize
+    return torch.cuda.max_memory_allocated(model.device) - before + sampling + GROUP_BYTES["cuda"]
 
 
 def free_bytes(device: torch.device) -> int:
@@ -33,10 +52,10 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0]
 
 
-def parse_kv_memory(text: str, device: torch.device) -> int:
+def parse_kv_memory(text: str, device: torch.device, step: int = 0) -> int:
     """Bytes that `--kv-memory` allows; empty is the default. Raises SetupError for anything unreadable."""
     if not text:
-        return int(free_bytes(device) * CUDA_SHARE) if device.type == "cuda" else CPU_BYTES
+        return max(0, int(free_bytes(device) * CUDA_SHARE) - step) if device.type == "cuda" else CPU_BYTES
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)", text.strip())
     if match is None or not (match[2] == "%" or match[2].upper() in UNITS):
         raise SetupError(f"--kv-memory {text}: give bytes with a unit (1GiB, 500MB) or a share of what is free (40%)")
@@ -56,10 +75,14 @@ def plan_blocks(
     context_length: int,
     max_num_seqs: int,
     kv_memory: str,
+    step: int = 0,
 ) -> int:
-    """The pool's size in blocks: what memory allows, but no more than all sequences at full length could use."""
+    """The pool's size in blocks: what memory allows, but no more than all sequences at full length could use.
+
+    `step`: bytes that a step takes beside the pool. Raises SetupError where nothing useful fits.
+    """
     per_block = block_bytes(shapes, block_size, dtype)
-    allowed = parse_kv_memory(kv_memory, device)
+    allowed = parse_kv_memory(kv_memory, device, step)
     useful = max_num_seqs * -(-context_length // block_size)
     num_blocks = min(allowed // per_block, useful)
     if num_blocks < 2:

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO, ModelSpec
@@ -22,7 +24,7 @@ from tokenyard.workers import attention
 from tokenyard.workers.attention import Step
 from tokenyard.workers.files import digest
 from tokenyard.workers.kv import LayerShape
-from tokenyard.workers.memory import plan_blocks
+from tokenyard.workers.memory import plan_blocks, step_bytes
 from tokenyard.workers.selftest import selftest
 
 DEMO_DIR = Path(__file__).parent / "demo_model"
@@ -73,17 +75,20 @@ def load_model(
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> LoadedModel:
     """Load, check and size one model; `on_progress` hears fractions of the whole. Raises SetupError."""
+    _refuse_impossible(options)
     source = _resolve(spec.source)
     place = torch.device(device)
     on_progress(0.0)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # on_progress tells instead
-    config = _read(lambda: AutoConfig.from_pretrained(source, revision=spec.revision), spec)
+    commit = _read(lambda: _commit(source, spec.revision), spec)
+    revision = None if Path(source).is_dir() else commit  # all files of one commit, whatever is pushed meanwhile
+    config = _read(lambda: AutoConfig.from_pretrained(source, revision=revision), spec)
     text_config = config.get_text_config()
     _refuse_unserved(text_config, spec)
     context_length = _context_length(text_config, options.max_model_len, spec)
     chosen = _dtype(dtype, place, text_config)
     on_progress(0.05)
-    model = _read(lambda: AutoModelForCausalLM.from_pretrained(source, revision=spec.revision, dtype=chosen), spec)
+    model = _read(lambda: AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=chosen), spec)
     model.requires_grad_(False).eval().to(place)
     on_progress(0.8)
     shapes = selftest(model, options.block_size)
@@ -96,11 +101,12 @@ def load_model(
         context_length=context_length,
         max_num_seqs=options.max_num_seqs,
         kv_memory=options.kv_memory,
+        step=step_bytes(model, options.max_batch_tokens, options.max_num_seqs),
     )
     card = Card(
         names=spec.names or [DEMO_ID if spec.source == DEMO else _name(source)],
         source=source,
-        commit=digest(Path(source)) if Path(source).is_dir() else config._commit_hash,
+        commit=commit,
         context_length=context_length,
         pool_tokens=num_blocks * options.block_size,
         block_size=options.block_size,
@@ -116,6 +122,16 @@ def load_model(
     return LoadedModel(card, model, shapes, num_blocks, chosen, place)
 
 
+def _refuse_impossible(options: EngineOptions) -> None:
+    if options.max_num_seqs < 1:
+        raise SetupError(f"--max-num-seqs {options.max_num_seqs}: at least 1 sequence must run")
+    if options.max_batch_tokens < options.max_num_seqs:
+        raise SetupError(
+            f"--max-num-batched-tokens {options.max_batch_tokens}: a step must hold one token of each of "
+            f"{options.max_num_seqs} sequences (--max-num-seqs)"
+        )
+
+
 def _resolve(source: str) -> str:
     """An absolute local directory, or a Hub name."""
     if source == DEMO:
@@ -126,6 +142,16 @@ def _resolve(source: str) -> str:
     if path.is_absolute() or source.startswith((".", "~")):
         raise SetupError(f"model {source}: there is no such directory")
     return source
+
+
+def _commit(source: str, revision: str | None) -> str:
+    """The commit that a branch or tag of the Hub stands for now; for a directory, a digest of its files."""
+    if Path(source).is_dir():
+        return digest(Path(source))
+    config_path = cached_file(source, CONFIG_NAME, revision=revision)
+    commit = extract_commit_hash(config_path, None)
+    assert commit is not None, config_path
+    return commit
 
 
 def _name(source: str) -> str:
@@ -150,7 +176,7 @@ def _refuse_unserved(config: PreTrainedConfig, spec: ModelSpec) -> None:
         raise SetupError(
             f"model {spec.source}: its layers of type {words} cannot run on the paged lane, the only one yet"
         )
-    if not getattr(config, "is_causal", True):
+    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
         raise SetupError(f"model {spec.source}: it is no causal language model")
 
 

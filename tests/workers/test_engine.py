@@ -10,9 +10,9 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Finish
 
-LENGTHS = (1, 15, 16, 17, 40, 100)
+LENGTHS = (1, 16, 17, 100)
 """Prompts around block borders, and long ones."""
-COUNT = 40
+COUNT = 32
 
 
 def mixed(number: int) -> Params:
@@ -90,7 +90,7 @@ def test_preemption(bench: Bench) -> None:
 def test_prefix_hit(bench: Bench) -> None:
     engine = bench.engine()
     prompt = prompt_of(70)
-    for turn, cached in enumerate((0, 64, 64)):
+    for turn, cached in enumerate((0, 64)):
         stream = run_one(engine, prompt, greedy(COUNT))
         assert stream.cached_tokens == cached, turn
         bench.reference.check_greedy(prompt, stream.ids)

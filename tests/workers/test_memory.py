@@ -1,0 +1,63 @@
+"""The size of the KV pool."""
+
+import psutil
+import pytest
+import torch
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.workers.kv import KVPool, LayerShape
+from tokenyard.workers.memory import CPU_BYTES, parse_kv_memory, plan_blocks
+
+CPU = torch.device("cpu")
+SHAPES = [LayerShape(2, 8, 8)] * 3
+BLOCK_BYTES = 3 * 2 * 16 * 16 * 4
+
+
+def plan(kv_memory: str, max_num_seqs: int = 4, context_length: int = 100) -> int:
+    return plan_blocks(
+        SHAPES,
+        torch.float32,
+        CPU,
+        block_size=16,
+        context_length=context_length,
+        max_num_seqs=max_num_seqs,
+        kv_memory=kv_memory,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("", CPU_BYTES), ("1GiB", 1 << 30), ("1.5 kib", 1536), ("2GB", 2 * 10**9), ("4096", 4096), ("7B", 7)],
+)
+def test_sizes(text: str, wanted: int) -> None:
+    assert parse_kv_memory(text, CPU) == wanted
+
+
+def test_shares_are_of_what_is_free() -> None:
+    assert parse_kv_memory("40%", CPU) == pytest.approx(0.4 * psutil.virtual_memory().available, rel=0.1)
+
+
+@pytest.mark.parametrize("text", ["lots", "1XB", "-1GiB", "0%", "101%", "GiB", "1e9"])
+def test_words_for_unreadable_sizes(text: str) -> None:
+    with pytest.raises(SetupError, match="--kv-memory"):
+        parse_kv_memory(text, CPU)
+
+
+def test_the_pool_takes_what_is_allowed_and_no_more_than_is_useful() -> None:
+    assert plan(str(10 * BLOCK_BYTES + 5)) == 10
+    assert plan("1GiB") == 4 * 7
+
+
+def test_a_pool_that_holds_nothing_is_refused() -> None:
+    with pytest.raises(SetupError, match="raise --kv-memory"):
+        plan(str(BLOCK_BYTES))
+
+
+def test_memory_is_taken_only_where_it_is_written() -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    pool = KVPool(SHAPES, (256 << 20) // BLOCK_BYTES, 16, torch.bfloat16, CPU)
+    assert process.memory_info().rss - before < 16 << 20
+    pool.write(
+        2, torch.tensor([5]), torch.ones(1, 2, 8, dtype=torch.bfloat16), torch.ones(1, 2, 8, dtype=torch.bfloat16)
+    )
