@@ -3,7 +3,7 @@
 Both get the same model directory, dtype, device and number of engine threads. Where they differ:
 - `transformers serve` lacks ignore_eos. A `generation_config` in the body takes the place of the model's own, and an
   eos_token_id of -1 there can never be drawn, so both run to the full length and emit what they would have stopped at.
-- It always sends usage and refuses `stream_options`; Tokenyard sends usage when asked.
+- It always sends usage and ignores `stream_options`; Tokenyard sends usage when asked.
 - Its continuous batching takes sampling from the first request ever and the length from each; all of ours are greedy.
 - It loads before it listens, but allocates its KV pool at the first request: warm up before measuring.
 """
