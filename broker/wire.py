@@ -305,7 +305,7 @@ class Drain(NamedTuple):
     """Finish what runs, take no more, then end."""
 
 
-# broker → agent
+# broker → agent, broker → command line (Answer)
 
 
 class Spawn(NamedTuple):
@@ -318,9 +318,6 @@ class Kill(NamedTuple):
     inc: bytes
 
 
-# broker → command line
-
-
 class Answer(NamedTuple):
     """To Status, DrainWorker, SpawnWorker and KillWorker; `error` is empty where it went well."""
 
@@ -329,7 +326,7 @@ class Answer(NamedTuple):
     body: dict[str, Any] = {}
 
 
-# token plane: worker → front
+# token plane: worker → front, front → worker (Resume, Ack, Stop)
 
 
 class LinkUp(NamedTuple):
@@ -351,9 +348,6 @@ class Idle(NamedTuple):
     """Nothing more to send for now; `next` is the number that the next batch will have."""
 
     next: int
-
-
-# token plane: front → worker
 
 
 class Resume(NamedTuple):
