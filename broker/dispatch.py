@@ -21,6 +21,8 @@ MAX_PREFIX_KEYS = 1 << 17
 MAX_PREFIX_WORKERS = 4
 """Workers remembered per prefix: a system prompt is soon everywhere, and then least-loaded finds it anyway."""
 
+MOST_SUSPECT_FIRST = tuple(reversed(Lane))
+
 Rank = tuple[bool, int]
 """(fresh, priority): resumed jobs first, then the lower priority."""
 
@@ -200,7 +202,7 @@ class Model:
 
     def next_match(self) -> tuple[Job, Worker] | None:
         """The next job that can run and its worker; suspects first, or they would wait for an idle moment for ever."""
-        for lane in reversed(Lane):
+        for lane in MOST_SUSPECT_FIRST:
             if lane is Lane.CLEAN:
                 self._reserve()
             if queue := self.queues[lane]:
