@@ -19,6 +19,8 @@ from tokenyard.broker.wire import Status
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.control import ask
 
+LOADED_S = 100.0
+"""Bound on loading two workers side by side on two busy cores; below pytest's own time-out for a test."""
 GONE_S = 3.0
 """So soon after its supervisor's death nothing of a pool may be left."""
 
@@ -55,7 +57,7 @@ class Served:
             assert match or self.process.poll() is None, f"ended before {pattern!r}:\n{self.log()}"
             return match
 
-        wait_until(found, f"{pattern!r} in the log")
+        wait_until(found, f"{pattern!r} in the log", LOADED_S)
         match = found()
         assert match
         return match
