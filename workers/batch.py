@@ -3,15 +3,15 @@
 Must not decide what runs (scheduler.py) nor how it is computed (attention.py).
 """
 
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from tokenyard.workers.attention import Decodes, Span, Step
 from tokenyard.workers.kv import KVPool, Table
-from tokenyard.workers.scheduler import Chunk, Plan, Sequence
+from tokenyard.workers.scheduler import Plan, Sequence
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
 """Keys and values that one group of decodes may gather in one layer. CPU: what stays in a core's L2 cache; at 32
@@ -31,32 +31,41 @@ class Batch(NamedTuple):
 
 def pack(plan: Plan, pool: KVPool, device: torch.device) -> Batch:
     """Lay out a plan: decodes first, from short to long, then prefill chunks one after another."""
+    size = pool.block_size
     decodes = sorted(plan.decodes, key=_num_blocks)
-    groups = list(_groups(decodes, GROUP_BYTES[device.type] // (pool.token_bytes * pool.block_size)))
-    tables = [_table(decodes[start:end], pool.null_block) for start, end in groups]
-    tables += [_chunk_table(chunk, pool.block_size) for chunk in plan.prefills]
-    ids, positions, slots = _tokens(decodes, plan.prefills, pool.block_size)
-    ends = np.cumsum([end - start for _, start, end in plan.prefills], dtype=np.int64) + len(decodes)
-    finished = [end == len(sequence.ids) for sequence, _, end in plan.prefills]
-    rows = np.concatenate([np.arange(len(decodes)), ends[finished] - 1])
-    parts = [ids, positions, slots, rows, *(table.ravel() for table in tables)]
-    packed = torch.from_numpy(np.concatenate(parts)).to(device, non_blocking=True)
-    on_device = torch.split(packed, [len(part) for part in parts])
-    placed = [Table(part.view(table.shape), _first(table)) for part, table in zip(on_device[4:], tables, strict=True)]
-    step = Step(
-        pool,
-        on_device[2],
-        [
-            Decodes(start, end, table, on_device[1][start:end], len(decodes[end - 1].ids))
-            for (start, end), table in zip(groups, placed, strict=False)
-        ],
-        [
-            Span(int(stop) - end + start, int(stop), start, table)
-            for (_, start, end), stop, table in zip(plan.prefills, ends, placed[len(groups) :], strict=True)
-        ],
-    )
-    sampled = decodes + [chunk.sequence for chunk, last in zip(plan.prefills, finished, strict=True) if last]
-    return Batch(on_device[0].unsqueeze(0), on_device[1].unsqueeze(0), on_device[3], step, sampled)
+    ids = array("q", [one.ids[-1] for one in decodes])
+    positions = array("q", [one.num_computed for one in decodes])
+    slots = array("q", [one.blocks[one.num_computed // size] * size + one.num_computed % size for one in decodes])
+    rows = array("q", range(len(decodes)))
+    sampled = decodes.copy()
+    ends = []
+    for sequence, start, end in plan.prefills:
+        ids.extend(sequence.ids[start:end].tolist())
+        positions.extend(range(start, end))
+        slots.extend(sequence.blocks[at // size] * size + at % size for at in range(start, end))
+        ends.append(len(ids))
+        if end == len(sequence.ids):
+            rows.append(len(ids) - 1)
+            sampled.append(sequence)
+    groups = list(_groups(decodes, GROUP_BYTES[device.type] // (pool.token_bytes * size)))
+    tables = [_padded(decodes[start:end], pool.null_block) for start, end in groups]
+    tables += [sequence.blocks[: -(-end // size)] for sequence, _, end in plan.prefills]
+    heights = [end - start for start, end in groups] + [1] * len(plan.prefills)
+
+    parts = [ids, positions, slots, rows, *tables]
+    packed = torch.frombuffer(_joined(parts), dtype=torch.int64).to(device, non_blocking=True)
+    input_ids, position_ids, all_slots, logit_rows, *flat_tables = torch.split(packed, [len(part) for part in parts])
+    placed = [_table(*one) for one in zip(tables, flat_tables, heights, strict=True)]
+    decode_groups = [
+        Decodes(start, end, table, position_ids[start:end], len(decodes[end - 1].ids))
+        for (start, end), table in zip(groups, placed, strict=False)
+    ]
+    spans = [
+        Span(stop - (end - start), stop, start, table)
+        for (_, start, end), stop, table in zip(plan.prefills, ends, placed[len(groups) :], strict=True)
+    ]
+    step = Step(pool, all_slots, decode_groups, spans)
+    return Batch(input_ids.unsqueeze(0), position_ids.unsqueeze(0), logit_rows, step, sampled)
 
 
 def _num_blocks(sequence: Sequence) -> int:
@@ -74,36 +83,24 @@ def _groups(decodes: list[Sequence], limit: int) -> Iterator[tuple[int, int]]:
         yield start, len(decodes)
 
 
-def _table(sequences: list[Sequence], null_block: int) -> np.ndarray:
-    """Block tables, padded to the last and longest: [B, N]."""
-    table = np.full((len(sequences), len(sequences[-1].blocks)), null_block, np.int64)
-    for row, sequence in enumerate(sequences):
-        table[row, : len(sequence.blocks)] = sequence.blocks
+def _padded(sequences: list[Sequence], null_block: int) -> "array[int]":
+    """Block tables one after another, each padded to the last and longest."""
+    width = len(sequences[-1].blocks)
+    table = array("q")
+    for sequence in sequences:
+        table += sequence.blocks
+        table += array("q", [null_block]) * (width - len(sequence.blocks))
     return table
 
 
-def _chunk_table(chunk: Chunk, block_size: int) -> np.ndarray:
-    """The blocks up to the chunk's end: [1, N]."""
-    return np.array(chunk.sequence.blocks[: -(-chunk.end // block_size)], np.int64).reshape(1, -1)
+def _table(blocks: "array[int]", on_device: torch.Tensor, num_rows: int) -> Table:
+    """The same blocks on host and device as a table [num_rows, N]."""
+    neighbours = num_rows == 1 and blocks == array("q", range(blocks[0], blocks[0] + len(blocks)))
+    return Table(on_device.view(num_rows, -1), blocks[0] if neighbours else None)
 
 
-def _first(table: np.ndarray) -> int | None:
-    """The first block where one sequence's blocks are neighbours in order."""
-    if len(table) > 1 or (table[0, 1:] - table[0, :-1] != 1).any():
-        return None
-    return int(table[0, 0])
-
-
-def _tokens(decodes: list[Sequence], prefills: list[Chunk], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Token ids, positions and slots of all packed tokens, each int64 [T]."""
-    places = [one.num_computed for one in decodes]
-    ids = [np.array([one.ids[-1] for one in decodes], np.int64)]
-    positions = [np.array(places, np.int64)]
-    slots = [
-        np.array([one.blocks[at // size] * size + at % size for one, at in zip(decodes, places, strict=True)], np.int64)
-    ]
-    for sequence, start, end in prefills:
-        ids.append(np.array(sequence.ids[start:end], np.int64))
-        positions.append(np.arange(start, end))
-        slots.append(np.array(sequence.blocks, np.int64)[positions[-1] // size] * size + positions[-1] % size)
-    return np.concatenate(ids), np.concatenate(positions), np.concatenate(slots)
+def _joined(parts: "list[array[int]]") -> "array[int]":
+    whole = array("q")
+    for part in parts:
+        whole += part
+    return whole

@@ -48,7 +48,7 @@ class Sequence:
         self.num_prompt = len(prompt_ids)
         self.num_computed = 0
         """Positions [0, num_computed) have their keys and values in the pool."""
-        self.blocks = array("i")
+        self.blocks = array("q")
         """The block table; empty while waiting."""
         self.keys: list[bytes] = []
         """Prefix keys of its first full blocks."""
@@ -209,7 +209,7 @@ class Scheduler:
 
     def _free(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
-        sequence.blocks = array("i")
+        sequence.blocks = array("q")
         sequence.num_computed = 0
 
     def _key(self, sequence: Sequence, index: int) -> bytes:

@@ -65,6 +65,7 @@ def test_equal_files_have_equal_commits(directory: Path, tmp_path: Path) -> None
     assert load(copy).card.commit != load(directory).card.commit
 
 
+@pytest.mark.slow
 def test_a_hub_name_is_pinned_to_its_commit(directory: Path, tmp_path: Path) -> None:
     """From the cache of an earlier download, in a process of its own, as the Hub's settings are read at import."""
     repository = tmp_path / "hub" / "models--org--tiny"
