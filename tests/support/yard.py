@@ -20,8 +20,8 @@ from tokenyard.broker.wire import Status
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.control import ask
 
-START_S = 60.0
-"""Bound on waits: importing torch and transformers takes seconds on two busy cores."""
+START_S = 120.0
+"""Bound on waits: importing torch and transformers took up to a minute when two cores had ten busy processes."""
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = START_S) -> None:
@@ -51,7 +51,11 @@ class Yard:
         self.broker = self.start("broker")
         self.front = self.start("front", "--port", str(self.port))
         self.workers = [self.start_worker() for _ in range(num_workers)]
-        self.wait_workers(num_workers)
+        try:
+            self.wait_workers(num_workers)
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start one process; its log goes to a file that `log` gives back."""
