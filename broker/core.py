@@ -31,6 +31,8 @@ QUEUE_LIMIT = 1024
 LOAD_TIMEOUT_S = 600.0
 """How long the jobs of a model without a worker wait: a 70B model from a slow disk loads in about five minutes."""
 
+WORKER_STATES = ("loading", "ready", "draining")
+
 log = logging.getLogger("broker")
 
 Actions = list[tuple[bytes, Message]]
@@ -171,8 +173,10 @@ class Core:
         state = self._state
         if not self._admit(peer, hello):
             return
-        if hello.capacity < 1 or hello.state not in ("loading", "ready", "draining"):
-            state.send(peer, wire.Refused(f"capacity {hello.capacity}, state {hello.state!r}"))
+        nameless = hello.card is not None and not hello.card.names
+        if hello.capacity < 1 or hello.state not in WORKER_STATES or nameless:
+            words = f"capacity {hello.capacity}, state {hello.state!r}, {'a card without a name' if nameless else ''}"
+            state.send(peer, wire.Refused(words))
             return
         worker = state.workers.get(hello.inc)
         if worker is None:
@@ -229,7 +233,7 @@ class Core:
 
     def _beat(self, worker: Worker, beat: wire.Beat) -> None:
         worker.patience_s, worker.step, worker.load = beat.patience_ms / 1000, beat.step, beat.load
-        worker.state = beat.state if beat.state in ("loading", "ready", "draining") else worker.state
+        worker.state = beat.state if beat.state in WORKER_STATES else worker.state
         self._jobs.reconcile(worker, beat.jobs)
 
     def _goodbye(self, peer: bytes, goodbye: wire.Goodbye) -> None:

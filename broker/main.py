@@ -51,9 +51,9 @@ def run(options: BrokerOptions) -> None:
     logs.setup("broker", options.log_level)
     run_dir = RunDir(options.run_dir).create()
     run_dir.lock("broker")
+    broker = Broker(run_dir, options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    broker = Broker(run_dir, options)
     try:
         broker.serve()
     except KeyboardInterrupt:
@@ -73,7 +73,7 @@ class Complaints:
         if now < self._next_s:
             self._num_silent += 1
             return
-        log.warning("%s (and %d more not logged)", words, self._num_silent)
+        log.warning("%s%s", words, f" (after {self._num_silent} more)" if self._num_silent else "")
         self._num_silent, self._next_s = 0, now + COMPLAIN_S
 
 
@@ -189,7 +189,8 @@ class Broker:
 
     def _reap(self) -> None:
         for pidfd, _ in self._deaths.poll(0):
-            peer = self._peers[pidfd]
+            if (peer := self._peers.get(pidfd)) is None:
+                continue  # a send to it, for the sake of the one before, has already failed
             self._unwatch(peer)
             self._perform(self._core.gone(peer, time.monotonic()))
 

@@ -104,7 +104,7 @@ class Worker:
     endpoint: str
     capacity: int
     state: str
-    """loading, ready or draining, as the worker says."""
+    """loading, ready or draining, as the worker says; gone once it is no longer here."""
     card: Card | None
     heard_s: float
     patience_s: float = 0.0

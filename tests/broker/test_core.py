@@ -1,6 +1,11 @@
 """Who is there and who is alive: registration, deaths, and a broker that starts in the middle of things."""
 
+from typing import Any, get_args
+
 import pytest
+from contract import values
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from switch import EPOCH, MODEL, Switch, card, held, inc, submit
 
 from tokenyard.broker.config import GRACE_S, SILENCE_S
@@ -9,11 +14,14 @@ from tokenyard.broker.wire import (
     Abort,
     Accepted,
     AgentHello,
+    AgentToBroker,
     Beat,
+    ControlToBroker,
     Done,
     Exited,
     FrontHello,
     FrontJob,
+    FrontToBroker,
     Goodbye,
     LinkUp,
     Lost,
@@ -27,6 +35,7 @@ from tokenyard.broker.wire import (
     WorkerDown,
     WorkerHello,
     WorkerInfo,
+    WorkerToBroker,
     WorkerUp,
 )
 
@@ -75,6 +84,7 @@ def test_another_protocol_is_refused_with_words(hello: Message) -> None:
         FrontHello(PROTOCOL, b"short", 1, []),
         WorkerHello(PROTOCOL, inc("x"), 1, "ready", "ipc://x", 0, card(), []),
         WorkerHello(PROTOCOL, inc("x"), 1, "asleep", "ipc://x", 1, card(), []),
+        WorkerHello(PROTOCOL, inc("x"), 1, "ready", "ipc://x", 1, card()._replace(names=[]), []),
     ],
 )
 def test_a_senseless_hello_is_refused(hello: Message) -> None:
@@ -390,3 +400,38 @@ def test_models_are_known_by_their_id() -> None:
     (reject,) = switch.say("front", submit(1))
     assert isinstance(reject, Reject)
     assert (reject.code, MODEL in reject.words, "other" in reject.words) == ("model_not_found", True, True)
+
+
+# ---- whatever a peer may say
+
+few_leaves = {
+    int: st.sampled_from([0, 1, 1, 2, 3, PROTOCOL, -1, 2**63, -(2**63)]),
+    float: st.sampled_from([0.0, 1.0]),
+    str: st.sampled_from([MODEL, MODEL, "other", "ready", "loading", "draining", "crash", ""]),
+    bytes: st.sampled_from([inc("a"), inc("b"), inc("c"), b""]),
+    type(None): st.none(),
+    Any: st.none(),
+}
+said = {
+    peer: st.one_of([values(kind, few_leaves) for kind in get_args(role)])
+    for peer, role in zip("abcd", (FrontToBroker, WorkerToBroker, AgentToBroker, ControlToBroker), strict=True)
+}
+in_role = st.one_of([st.tuples(st.just(peer), messages) for peer, messages in said.items()])
+any_role = st.tuples(st.sampled_from("abcd"), st.one_of(list(said.values())) | st.none())
+steps = st.tuples(in_role | any_role, st.sampled_from([0.0, 0.3, 5.0]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(steps, max_size=30))
+def test_no_message_of_the_protocol_breaks_it(script: list[tuple[tuple[str, Message | None], float]]) -> None:
+    """A bug in one peer must not end the broker for all. None in the script: the peer is gone."""
+    switch = Switch(in_grace=True)
+    switch.front("a")
+    switch.worker("b")
+    switch.agent("b", name="c")
+    for (peer, message), pause_s in script:
+        if message is None:
+            switch.gone(peer)
+        else:
+            switch.tell(peer, message)
+        switch.wait(pause_s)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import zmq
@@ -28,6 +28,7 @@ from tokenyard.broker.wire import (
     Done,
     FrontHello,
     FrontJob,
+    Goodbye,
     Lost,
     Message,
     Placed,
@@ -43,15 +44,19 @@ from tokenyard.broker.wire import (
 WAIT_MS = 20_000
 """Bound on every wait: two cores that others use too."""
 
-FAKE_WORKER = """
-import sys, time, zmq
+FAKE = """
+import sys, zmq
 context = zmq.Context()
-socket = context.socket(zmq.DEALER)
-socket.connect(sys.argv[1])
-socket.send(bytes.fromhex(sys.argv[2]))
+sockets = []
+for endpoint, *frames in [spec.split("=") for spec in sys.argv[1:]]:
+    sockets.append(context.socket(zmq.DEALER))
+    sockets[-1].connect(endpoint)
+    for frame in frames:
+        sockets[-1].send(bytes.fromhex(frame))
 while True:
-    socket.recv()
+    sockets[0].recv()
 """
+"""A process with one socket for each `endpoint=frame=frame…`."""
 
 M = TypeVar("M", bound=Message)
 
@@ -115,6 +120,14 @@ class Place:
         peer.send(worker_hello(name, *jobs))
         return peer
 
+    def fake(self, **said: list[Message]) -> "subprocess.Popen[bytes]":
+        """A process that says this at front.sock and at work.sock."""
+        specs = []
+        for name, messages in said.items():
+            frames = [encode(message).hex() for message in messages]
+            specs.append("=".join([f"ipc://{self.run_dir.path}/{name}.sock", *frames]))
+        return self.spawn("-c", FAKE, *specs)
+
     def close(self) -> None:
         for process in self.processes:
             process.kill()
@@ -169,8 +182,7 @@ def test_a_killed_worker_is_seen_at_once(place: Place) -> None:
     front = place.front()
     seen_s = []
     for job in (1, 2, 3):
-        hello = encode(worker_hello(f"victim{job}")).hex()
-        process = place.spawn("-c", FAKE_WORKER, place.run_dir.work_endpoint, hello)
+        process = place.fake(work=[worker_hello(f"victim{job}")])
         front.wait_for(WorkerUp)
         front.send(submit(job))
         front.wait_for(Placed)
@@ -180,6 +192,24 @@ def test_a_killed_worker_is_seen_at_once(place: Place) -> None:
         assert front.wait_for(Lost) == Lost(job, 1, 0)
         seen_s.append(time.monotonic() - killed_s)
     assert min(seen_s) < 0.05, "the best of three: the machine may be busy"
+
+
+def test_a_process_that_was_two_peers_takes_only_itself_away(place: Place) -> None:
+    """Its front's end has the broker abort jobs on its worker, which is as dead, before that one's turn comes."""
+    watcher, worker = place.front(name="watcher"), place.worker()
+    watcher.wait_for(WorkerUp)
+    worker.send(Goodbye(inc("worker")))  # from now on the model is known, and its jobs wait for a worker
+    watcher.wait_for(WorkerDown)
+    process = place.fake(front=[FrontHello(PROTOCOL, inc("both"), 0, []), submit(1)], work=[worker_hello("victim")])
+
+    def status() -> dict[str, Any]:
+        watcher.send(Status(1))
+        return watcher.wait_for(Answer).body
+
+    wait_until(lambda: [worker["running"] for worker in status()["workers"]] == [1])
+    process.kill()
+    watcher.wait_for(WorkerDown)
+    assert len(status()["fronts"]) == 1
 
 
 def test_a_worker_that_hangs_up_is_noticed_when_it_is_needed(place: Place) -> None:
