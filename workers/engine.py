@@ -20,8 +20,6 @@ from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.sampler import BROKEN, Sampled, Sampler
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 
-__all__ = ["Engine", "EngineOptions", "Output"]
-
 
 class Output(NamedTuple):
     """What one step added to one job."""

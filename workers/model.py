@@ -206,9 +206,8 @@ def _eos_token_ids(generation: GenerationConfig | None, config: PreTrainedConfig
     eos = generation.eos_token_id if generation is not None else None
     if eos is None:
         eos = config.eos_token_id
-    if eos is None:
-        return []
-    return [eos] if isinstance(eos, int) else list(eos)
+    ids = [] if eos is None else [eos] if isinstance(eos, int) else eos
+    return [one for one in ids if 0 <= one < config.vocab_size]  # some configs name ids that no logit stands for
 
 
 def _generation_defaults(generation: GenerationConfig | None) -> dict[str, Any]:

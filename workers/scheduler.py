@@ -8,6 +8,7 @@ Rules, in order:
   2. What the token budget leaves goes to prompts, oldest first: those begun, then waiting ones; several share a step,
      and a long one takes several steps.
   3. A waiting sequence is admitted when all its tokens fit in free blocks, with one spare for each running sequence.
+     One whose next prefix block is just being computed by another waits for it: n choices of a prompt cost one prefill.
   4. A decode that finds no free block takes it from the running sequence that arrived last, which waits again with its
      tokens kept and is computed anew ("preempted"). The oldest sequence always moves on, so the queue always ends.
 """
@@ -164,21 +165,36 @@ class Scheduler:
 
     def _prompts(self, begun: list[Sequence], held: Collection[bytes]) -> Iterator[Sequence]:
         """Sequences to prefill: those begun, then waiting ones, admitted as they are asked for."""
-        yield from begun
+        if not self.waiting:
+            yield from begun
+            return
+        coming: set[bytes] = set()
+        for sequence in begun:
+            coming.update(self._coming_keys(sequence))
+            yield sequence
         for sequence in list(self.waiting):
             if sequence.job.front in held:
                 continue
-            if len(self.running) == self.max_num_seqs or not self._admit(sequence):
+            if len(self.running) == self.max_num_seqs:
                 return
+            # the last token is always computed, as its logits are needed
+            num_reusable = (len(sequence.ids) - 1) // self.block_size
+            hits = self.pool.match(self._key(sequence, index) for index in range(num_reusable))
+            if len(hits) < num_reusable and self._key(sequence, len(hits)) in coming:
+                continue
+            if not self._admit(sequence, hits):
+                return
+            coming.update(self._coming_keys(sequence))
             yield sequence
 
-    def _admit(self, sequence: Sequence) -> bool:
+    def _coming_keys(self, sequence: Sequence) -> Iterator[bytes]:
+        """Keys of the blocks that a running sequence is about to publish."""
+        first = sequence.num_computed // self.block_size
+        return (self._key(sequence, index) for index in range(first, len(sequence.ids) // self.block_size))
+
+    def _admit(self, sequence: Sequence, hits: list[int]) -> bool:
         """Move a waiting sequence to the running ones, with blocks for all its tokens, unless they do not fit."""
         num_blocks = self._num_blocks(len(sequence.ids))
-        reusable = (
-            len(sequence.ids) - 1
-        ) // self.block_size  # the last token is always computed: its logits are needed
-        hits = self.pool.match(self._key(sequence, index) for index in range(reusable))
         spare = len(self.running)
         if num_blocks - len(hits) + self.pool.num_cached(hits) + spare > self.pool.num_free:
             return False

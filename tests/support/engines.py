@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tokenyard.broker.params import Params
 from tokenyard.broker.spec import ModelSpec
 from tokenyard.broker.wire import Finish, WorkerJob
-from tokenyard.workers.engine import Engine, EngineOptions
-from tokenyard.workers.model import LoadedModel, load_model
+from tokenyard.workers.engine import Engine
+from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
 
 VOCAB = 211
 CONTEXT = 256

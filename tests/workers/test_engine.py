@@ -122,6 +122,16 @@ def test_prefix_is_shared_while_it_runs(bench: Bench) -> None:
     bench.reference.check_greedy(prompt, streams[job_of(0)].ids)
 
 
+def test_equal_prompts_at_once_are_prefilled_once(llama: Bench) -> None:
+    engine = llama.engine(max_num_seqs=8, max_batch_tokens=32)
+    for number in range(4):
+        engine.add(job_of(number), prompt_of(70), [], SEEDED._replace(seed=number))
+    streams = run(engine)
+    assert [streams[job_of(number)].cached_tokens for number in range(4)] == [0, 64, 64, 64]
+    for number in range(4):
+        llama.reference.check(prompt_of(70), streams[job_of(number)].ids, SEEDED._replace(seed=number))
+
+
 def test_cache_salt_keeps_prefixes_apart(llama: Bench) -> None:
     engine = llama.engine()
     for salt, cached in (("", 0), ("a", 0), ("b", 0), ("a", 32), ("", 32)):
@@ -175,7 +185,7 @@ def test_held_front_rests_and_goes_on(llama: Bench) -> None:
     streams: Streams = {}
     slow, quick = job_of(0, front=b"slow"), job_of(1, front=b"quick")
     for key in (slow, quick):
-        engine.add(key, prompt_of(20), [], greedy(COUNT))
+        engine.add(key, prompt_of(20, salt=key.job), [], greedy(COUNT))
     for _ in range(3):
         step(engine, streams)
     for _ in range(10):
@@ -183,7 +193,7 @@ def test_held_front_rests_and_goes_on(llama: Bench) -> None:
     assert (len(streams[slow].ids), len(streams[quick].ids)) == (3, 13)
     run(engine, streams)
     for key in (slow, quick):
-        llama.reference.check_greedy(prompt_of(20), streams[key].ids)
+        llama.reference.check_greedy(prompt_of(20, salt=key.job), streams[key].ids)
 
 
 def test_first_delta_comes_with_the_first_chunk(llama: Bench) -> None:

@@ -99,6 +99,17 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     assert together == alone
 
 
+@pytest.mark.parametrize("limited", [{"top_k": 2}, {"top_k": 3, "top_p": 0.5}])
+def test_a_limited_row_does_not_limit_the_others(limited: dict[str, Any]) -> None:
+    raw = torch.zeros(2, VOCAB)
+    drawn = set()
+    for seed in range(200):
+        params = (Params(9, seed=seed, **limited), Params(9, seed=seed))
+        sequences = [sequence(number, one) for number, one in enumerate(params)]
+        drawn.add(Sampler(VOCAB, CPU).sample(raw + torch.linspace(0, 1, VOCAB), sequences)[1].token)
+    assert len(drawn) > VOCAB / 2
+
+
 def test_ties_at_a_threshold_all_stay() -> None:
     raw = torch.zeros(1, VOCAB)
     raw[0, 10:20] = 1.0

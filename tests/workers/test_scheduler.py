@@ -113,6 +113,16 @@ def test_a_full_hit_still_computes_the_last_token() -> None:
     assert scheduler.hit_tokens == 4
 
 
+def test_equal_prompts_wait_for_the_first_and_others_pass() -> None:
+    scheduler = make()
+    for number, first in enumerate((0, 0, 1)):
+        scheduler.add(sequence(number, 9, first=first))
+    assert spans(run(scheduler)) == [(0, 0, 9), (2, 0, 7)]
+    plan = run(scheduler)
+    assert [one.job.job for one in plan.decodes] == [0, 1], "all but the last token of 1 was found cached"
+    assert spans(plan) == [(2, 7, 9)]
+
+
 def test_held_fronts_rest_without_losing_their_place() -> None:
     scheduler = make()
     scheduler.add(sequence(0, 20, front=b"a"))
