@@ -218,6 +218,7 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 def test_a_private_run_directory_is_removed_at_the_end(runtime_dir: Path) -> None:
     line = [sys.executable, "-m", "tokenyard.scripts.cli", "serve", "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
