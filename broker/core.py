@@ -190,8 +190,11 @@ class Core:
         worker.state = hello.state
         if hello.card is not None and worker.card is None:
             worker.card = hello.card
-            self._model(hello.card.names[0]).join(worker)
-            log.info("worker %s serves %s", hello.inc.hex(), hello.card.names[0])
+            name = hello.card.names[0]
+            if name not in state.models:
+                state.models[name] = Model(name, inf)
+            state.models[name].join(worker)
+            log.info("worker %s serves %s", hello.inc.hex(), name)
             state.tell_fronts(wire.WorkerUp(worker.info))
         self._jobs.reconcile(worker, hello.jobs)
         self._awaited.discard(hello.inc)
@@ -225,9 +228,6 @@ class Core:
         self._state.peers.pop(sender.peer, None)
         self._state.peers[peer] = sender
         sender.peer, sender.heard_s = peer, self._state.now
-
-    def _model(self, name: str) -> Model:
-        return self._state.models.setdefault(name, Model(name, inf))
 
     # ---- who is alive
 

@@ -1,12 +1,16 @@
 """Where jobs go: load, known prefixes, and queues that let any job leave."""
 
 import random
+import sys
+from types import FrameType
 from typing import Any
 
-from switch import Switch, inc, submit
+import pytest
+from switch import Switch, card, inc, submit
 
+from tokenyard.broker.core import Core
 from tokenyard.broker.dispatch import MAX_PREFIX_WORKERS, PrefixMemory
-from tokenyard.broker.wire import Cancel, Done, Placed
+from tokenyard.broker.wire import PROTOCOL, Cancel, Done, FrontHello, Placed, WorkerHello
 
 
 def place(switch: Switch, job: int, **fields: Any) -> str:
@@ -112,3 +116,37 @@ def test_many_random_jobs_stay_balanced_and_all_run() -> None:
             name = place(switch, job, prefix_keys=chain(rng.choice("abc"), 3))
             running.append((job, name))
             assert shares[name] <= min(shares.values()) + 0.25 + 1 / 256
+
+
+def num_lines_for_one_job(num_workers: int, num_queued: int) -> int:
+    """Lines of Python that run to place a job and to end one, in a pool of that size."""
+    core = Core(inc("epoch"), 0.0, queue_limit=num_queued + 1)
+    core.handle(b"front", FrontHello(PROTOCOL, inc("front"), 1, []), 0.0)
+    for index in range(num_workers):
+        hello = WorkerHello(PROTOCOL, inc(str(index)), 1, "ready", "ipc://w", 2, card(), [])
+        core.handle(b"%d" % index, hello, 0.0)
+    num_running = 2 * num_workers if num_queued else num_workers
+    for job in range(num_running + num_queued):
+        core.handle(b"front", submit(job), 0.0)
+    num_lines = 0
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal num_lines
+        num_lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    core.handle(b"front", submit(10**6), 0.0)
+    core.handle(b"0", Done(inc("front"), 0, 1, "stop"), 0.0)
+    sys.settrace(before)
+    return num_lines
+
+
+@pytest.mark.parametrize("num_queued", [0, 10])
+def test_the_work_for_one_job_does_not_grow_with_workers(num_queued: int) -> None:
+    assert num_lines_for_one_job(1000, num_queued) == num_lines_for_one_job(10, num_queued)
+
+
+def test_the_work_for_one_job_does_not_grow_with_the_queue() -> None:
+    assert num_lines_for_one_job(10, 1000) == num_lines_for_one_job(10, 10)
