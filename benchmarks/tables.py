@@ -37,11 +37,14 @@ def level_cells(levels: Sequence[Level], ours: str) -> Cells:
 
 
 def stall_cells(stalls: Sequence[Stall], ours: str) -> Cells:
-    """The ratio is that of the worst ITL: above 1 our streams stall less."""
+    """The ratio is that of the worst ITL: above 1 our streams stall less. Only where as many streams ran as on ours."""
     base = next((stall for stall in stalls if stall.server == ours), None)
     cells: Cells = []
     for stall in stalls:
-        compared = "" if base is None or stall is base else ratio(stall.worst_itl_ms, base.worst_itl_ms)
+        if base is None or stall is base or stall.num_running != base.num_running:
+            compared = ""
+        else:
+            compared = ratio(stall.worst_itl_ms, base.worst_itl_ms)
         times = [f"{number(value)} ms" for value in (stall.itl_p50_ms, stall.worst_itl_ms, stall.ttft_ms)]
         cells.append([stall.server, number(stall.num_running), *times, compared])
     return cells

@@ -32,8 +32,9 @@ def test_without_ours_nothing_is_compared() -> None:
 
 
 def test_a_stall_is_compared_the_other_way_round() -> None:
-    cells = stall_cells([Stall("ours", 4, 1, 10, 5), Stall("theirs", 4, 1, 40, 5)], "ours")
-    assert [row[-1] for row in cells] == ["", "4.0×"]
+    one_at_a_time = Stall("one at a time", 1, 1, 2, 500)
+    cells = stall_cells([Stall("ours", 4, 1, 10, 5), Stall("theirs", 4, 1, 40, 5), one_at_a_time], "ours")
+    assert [row[-1] for row in cells] == ["", "4.0×", ""]
 
 
 def test_markdown_lines_have_one_width_and_say_how_columns_are_set() -> None:
