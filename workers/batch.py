@@ -36,8 +36,11 @@ def pack(plan: Plan, pool: KVPool, device: torch.device) -> Batch:
     ids = array("q", [one.ids[-1] for one in decodes])
     positions = array("q", [one.num_computed for one in decodes])
     slots = array("q", [one.blocks[one.num_computed // size] * size + one.num_computed % size for one in decodes])
-    rows = array("q", range(len(decodes)))
-    sampled = decodes.copy()
+    row_of = {one: row for row, one in enumerate(decodes)}
+    sampled = (
+        plan.decodes.copy()
+    )  # in the plan's order, which seldom changes: the sampler keeps what it knows of a batch
+    rows = array("q", [row_of[one] for one in sampled])
     ends = []
     for sequence, start, end in plan.prefills:
         ids.extend(sequence.ids[start:end].tolist())

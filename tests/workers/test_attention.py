@@ -1,5 +1,7 @@
 """Paged attention against one plain softmax over the whole sequence, in float32, for every flavour and table shape."""
 
+from operator import itemgetter
+
 import pytest
 import torch
 
@@ -65,7 +67,8 @@ class Case:
 
     def rows(self, plan: Plan, batch: Batch) -> list[tuple[int, int]]:
         """(sequence, position) of each packed token."""
-        numbers = [one.job.job for one in batch.sampled[: len(plan.decodes)]]
+        packed = zip(batch.logit_rows.tolist(), batch.sampled, strict=True)
+        numbers = [one.job.job for row, one in sorted(packed, key=itemgetter(0)) if row < len(plan.decodes)]
         for sequence, start, end in plan.prefills:
             numbers += [sequence.job.job] * (end - start)
         return list(zip(numbers, batch.position_ids[0].tolist(), strict=True))

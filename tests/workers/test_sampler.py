@@ -32,7 +32,8 @@ FEATURES: dict[str, dict[str, Any]] = {
     "frequency": {"temperature": 0.0, "frequency_penalty": 0.8},
     "negative penalties": {**DRAWN, "presence_penalty": -1.0, "frequency_penalty": -0.5},
     "bias": {"temperature": 0.0, "logit_bias": {3: 4.0, 5: -100.0, 8: 2.5}},
-    "min_tokens": {"temperature": 0.0, "min_tokens": 4, "stop_token_ids": [1, 2, 3]},
+    "min_tokens": {"temperature": 0.0, "min_tokens": 7, "stop_token_ids": [1, 2], "logit_bias": {1: 50.0}},
+    "min_tokens reached": {"temperature": 0.0, "min_tokens": 6, "stop_token_ids": [1, 2], "logit_bias": {1: 50.0}},
     "all": {
         "temperature": 1.1,
         "top_k": 30,
