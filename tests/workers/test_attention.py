@@ -117,8 +117,9 @@ def test_small_groups_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     case.run(Plan(case.sequences, []), flavour)
 
 
-def test_blocks_of_others_do_not_matter() -> None:
-    case = Case(2, 2, scattered=True)
+@pytest.mark.parametrize("scattered", [False, True])
+def test_blocks_of_others_do_not_matter(scattered: bool) -> None:
+    case = Case(2, 2, scattered)
     flavour = Flavour(SCALING, None, None, None)
     case.run(Plan([], case.chunks(0, None)), flavour)
     held = {block for one in case.sequences[1:] for block in one.blocks}
