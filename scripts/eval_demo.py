@@ -150,7 +150,10 @@ def table(outcomes: list[Outcome]) -> list[tuple[str, int, int]]:
 
     both = "fresh unseen"
     return [
-        row("valid tool-call JSON", both, CALL_KINDS, lambda o: o.valid_call),
+        row("tool calls are JSON, fresh", "fresh", CALL_KINDS, lambda o: bool(parse_calls(o.text))),
+        row("tool calls are JSON, unseen", "unseen", CALL_KINDS, lambda o: bool(parse_calls(o.text))),
+        row("tool calls fit a schema on offer, fresh", "fresh", CALL_KINDS, lambda o: o.valid_call),
+        row("tool calls fit a schema on offer, unseen", "unseen", CALL_KINDS, lambda o: o.valid_call),
         row("whole call exact, 1 tool in the prompt", "fresh", ("call_1",)),
         row("whole call exact, 2-3 tools", "fresh", ("call_2_3",)),
         row("whole call exact, 4-6 tools", "fresh", ("call_4_6",)),

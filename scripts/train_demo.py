@@ -1,6 +1,6 @@
 """Trains the demo model from scratch: tokenizer, corpus, weights, model directory, in one command.
 
-    python -m tokenyard.scripts.train_demo --tokens 14_000_000
+    python -m tokenyard.scripts.train_demo --tokens 16_000_000
 
 Rules of this file: everything is a function of the seed and the token budget (up to the floating point of the machine).
 Checkpoints go to the work directory, and a stopped run resumes from the last one; `--decay-now` then lands early.
@@ -27,6 +27,7 @@ from tokenyard.scripts.demo_optim import Schedule, StackedMuon
 logger = logging.getLogger(__name__)
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "workers" / "demo_model"
+WORK_DIR = MODEL_DIR.parent.parent / "build" / "demo_model"
 # The chats that the tokenizer is trained on: past the curriculum's copies, enough for stable merges.
 TOKENIZER_CHATS = (6_000, 30_000)
 PEAK_LR = 4e-3  # of the feasibility run; Muon's updates are scaled so that AdamW's rate fits
@@ -67,7 +68,10 @@ def prepare(work: Path, template_text: str, num_tokens: int, seed: int) -> tuple
             (demo_tokenizer.render(chat, template) for chat in sample), template_text
         )
         tokenizer.save_pretrained(work / "tokenizer")
-        demo_corpus.build_corpus(num_tokens, tokenizer.backend_tokenizer, template, seed).save(work / "corpus.npz")
+        # A little more than is trained on: the last bucketing window is then whole, whatever the budget.
+        demo_corpus.build_corpus(num_tokens + 500_000, tokenizer.backend_tokenizer, template, seed).save(
+            work / "corpus.npz"
+        )
         stamp.write_text(json.dumps(wanted))
     return PreTrainedTokenizerFast.from_pretrained(work / "tokenizer"), Corpus.load(work / "corpus.npz")
 
@@ -164,6 +168,8 @@ def write_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, tar
         do_sample=False, eos_token_id=ends, pad_token_id=model.config.pad_token_id
     )
     model.bfloat16().save_pretrained(draft)
+    for key in ("is_local", "local_files_only"):  # how this process loaded it, which is no part of the model
+        tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(draft)
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(draft.iterdir()):
@@ -174,12 +180,11 @@ def write_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, tar
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo model from scratch.")
-    parser.add_argument("--tokens", type=int, default=14_000_000, help="training tokens, without padding")
+    parser.add_argument("--tokens", type=int, default=16_000_000, help="training tokens, without padding")
+    parser.add_argument("--decay-start", type=int, help="tokens at which the rate begins to fall")
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="the model directory to write")
     parser.add_argument("--template", type=Path, default=MODEL_DIR / "chat_template.jinja")
-    parser.add_argument(
-        "--work", type=Path, default=Path("/tmp/demo_ckpt"), help="corpus and checkpoints; a run resumes from here"
-    )
+    parser.add_argument("--work", type=Path, default=WORK_DIR, help="corpus and checkpoints; a run resumes from here")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=PEAK_LR)
     parser.add_argument("--batch-tokens", type=int, default=4096)
@@ -197,7 +202,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     tokenizer, corpus = prepare(args.work, demo_tokenizer.load_template(args.template), args.tokens, args.seed)
-    schedule = Schedule(WARMUP_TOKENS, int(args.tokens * (1 - DECAY_SHARE)), args.tokens)
+    decay_start = int(args.tokens * (1 - DECAY_SHARE)) if args.decay_start is None else args.decay_start
+    schedule = Schedule(WARMUP_TOKENS, decay_start, args.tokens)
     trainer = Trainer(model_config(tokenizer), schedule, args.seed, args.lr, not args.no_compile)
     checkpoint = args.work / "checkpoint.pt"
     if checkpoint.exists():
