@@ -68,10 +68,7 @@ def prepare(work: Path, template_text: str, num_tokens: int, seed: int) -> tuple
             (demo_tokenizer.render(chat, template) for chat in sample), template_text
         )
         tokenizer.save_pretrained(work / "tokenizer")
-        # A little more than is trained on: the last bucketing window is then whole, whatever the budget.
-        demo_corpus.build_corpus(num_tokens + 500_000, tokenizer.backend_tokenizer, template, seed).save(
-            work / "corpus.npz"
-        )
+        demo_corpus.build_corpus(num_tokens, tokenizer.backend_tokenizer, template, seed).save(work / "corpus.npz")
         stamp.write_text(json.dumps(wanted))
     return PreTrainedTokenizerFast.from_pretrained(work / "tokenizer"), Corpus.load(work / "corpus.npz")
 
