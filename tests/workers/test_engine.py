@@ -286,26 +286,31 @@ def test_prompt_longer_than_the_pool_is_refused(llama: Bench) -> None:
 def test_broken_logits_end_only_their_own_sequence(llama: Bench) -> None:
     weight = llama.loaded.model.get_input_embeddings().weight
     kept = weight[7].clone()
-    poison, clean = [*prompt_of(20), 7], [token for token in prompt_of(20, salt=3) if token != 7]
-    engine = llama.engine(num_blocks=6)
+    poison = [7, *prompt_of(20)]
+    neighbour = greedy(20, logit_bias={7: -100.0})
+    prompts = {number: [token for token in prompt_of(24, salt=number) if token != 7][:20] for number in (2, 3)}
+    engine = llama.engine(num_blocks=8)
     streams: Streams = {}
+    for number, prompt in prompts.items():
+        engine.add(job_of(number), prompt, [], neighbour)
     try:
         weight[7] = torch.nan
-        engine.add(job_of(0), clean, [], greedy(20, logit_bias={7: -100.0}))
-        step(engine, streams)
         engine.add(job_of(1), poison, [], Params(max_tokens=5, repetition_penalty=1.1, logprobs=3))
-        run(engine, streams)
-        for number in range(2, 5):  # these get the blocks that held NaN
-            engine.add(job_of(number), clean[number:], [], greedy(20, logit_bias={7: -100.0}))
-        run(engine, streams)
+        step(engine, streams)
     finally:
         weight[7] = kept
     finish = streams[job_of(1)].finish
     assert finish is not None
     assert (finish.reason, finish.code) == ("error", "worker_error")
-    for number in (0, 2, 3, 4):
-        prompt = clean[number:]
-        llama.reference.check(prompt, streams[job_of(number)].ids, greedy(20, logit_bias={7: -100.0}))
+    # the neighbours, grown into its blocks, must not see their old content
+    run(engine, streams)
+    for number, prompt in prompts.items():
+        assert streams[job_of(number)].finish == Finish("length")
+        llama.reference.check(prompt, streams[job_of(number)].ids, neighbour)
+    # nor must the same prompt, with the model healed, find what was computed of it
+    again = run_one(engine, poison, greedy(5))
+    assert again.cached_tokens == 0
+    llama.reference.check_greedy(poison, again.ids)
 
 
 def test_logprobs_are_those_of_the_raw_logits(bench: Bench) -> None:
