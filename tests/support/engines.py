@@ -94,7 +94,9 @@ def greedy(count: int, **more: Any) -> Params:
     return Params(max_tokens=count, temperature=0.0, **more)
 
 
-def step(engine: Engine, streams: Streams, held: tuple[bytes, ...] = (), first_index: int = 0) -> None:
+def step(
+    engine: Engine, streams: Streams, held: tuple[bytes, ...] = (), first_index: int = 0, may_break: bool = False
+) -> None:
     """One step; each stream must go on where it was, and nothing follows its end."""
     for key, delta in engine.step(held):
         if key not in streams:
@@ -109,6 +111,7 @@ def step(engine: Engine, streams: Streams, held: tuple[bytes, ...] = (), first_i
         stream.logprobs += delta.extra.get("logprobs", [])
         stream.steps += [engine.num_steps] * len(delta.token_ids)
         stream.finish = delta.finish
+        assert may_break or stream.finish is None or stream.finish.reason != "error", stream.finish
     engine.check()
 
 
