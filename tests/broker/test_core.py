@@ -421,7 +421,7 @@ any_role = st.tuples(st.sampled_from("abcd"), st.one_of(list(said.values())) | s
 steps = st.tuples(in_role | any_role, st.sampled_from([0.0, 0.3, 5.0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(steps, max_size=30))
 def test_no_message_of_the_protocol_breaks_it(script: list[tuple[tuple[str, Message | None], float]]) -> None:
     """A bug in one peer must not end the broker for all. None in the script: the peer is gone."""

@@ -390,7 +390,7 @@ class Storm(RuleBasedStateMachine):
 
 
 class TestStorm(Storm.TestCase):
-    settings = settings(max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    settings = settings(max_examples=20, stateful_step_count=40, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.slow

@@ -122,7 +122,14 @@ def test_limits_are_kept_to_the_token(http: httpx.Client) -> None:
 
 
 def test_choices_of_one_seed_differ_and_repeat(http: httpx.Client) -> None:
-    wish = {"n": 3, "seed": 5, "temperature": 2, "max_tokens": 12}
+    wish = {
+        "messages": [{"role": "user", "content": "zq"}],
+        "n": 3,
+        "seed": 5,
+        "temperature": 2,
+        "top_p": 1,
+        "max_tokens": 12,
+    }
     first = [text_of(ask(http, **wish), index) for index in range(3)]
     assert [text_of(ask(http, **wish), index) for index in range(3)] == first
     assert len(set(first)) == 3

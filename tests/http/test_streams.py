@@ -189,5 +189,5 @@ class BadDays(RuleBasedStateMachine):
             self.streams.check()
 
 
-BadDays.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+BadDays.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestBadDays = BadDays.TestCase

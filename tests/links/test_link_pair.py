@@ -128,7 +128,7 @@ class LossyLink(RuleBasedStateMachine):
             assert self.pair.sender.oldest == self.pair.sender.next_seq, "all is acknowledged and forgotten"
 
 
-LossyLink.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+LossyLink.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestLossyLink = LossyLink.TestCase
 
 

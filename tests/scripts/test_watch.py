@@ -243,4 +243,4 @@ class AnyWatch(RuleBasedStateMachine):
 
 
 TestAnyWatch = AnyWatch.TestCase
-TestAnyWatch.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAnyWatch.settings = settings(max_examples=60, stateful_step_count=30)

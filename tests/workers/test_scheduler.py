@@ -213,4 +213,4 @@ class Engine(RuleBasedStateMachine):
 
 
 TestEngine = Engine.TestCase
-TestEngine.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+TestEngine.settings = settings(max_examples=80, stateful_step_count=25)
