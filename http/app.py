@@ -32,6 +32,9 @@ VERSION = version("tokenyard")
 STARTING_RETRY_MS = 1000
 """A worker takes seconds to load; asking once a second costs nobody anything."""
 
+WELCOME_WAIT_S = 1.0
+"""A broker that lives answers within milliseconds; without one, /health must answer all the same."""
+
 
 def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
     """The whole application; its lifespan starts and closes the pool."""
@@ -41,6 +44,8 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool.on_card = library.preload
         await pool.start()
+        # The socket listens already: a front that was restarted answers its first client late rather than with a 503.
+        await pool.wait_welcomed(WELCOME_WAIT_S)
         yield
         await pool.close()
 

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import zmq
@@ -98,6 +99,7 @@ class Pool:
         """Workers that the broker has told us of and not taken back."""
         self._epoch: bytes | None = None
         """The broker that welcomed us."""
+        self._welcomed = asyncio.Event()
         self._ping_at = 0.0
         self.on_card: Callable[[Card], None] | None = None
         """Called when a model is first seen, or has changed."""
@@ -125,6 +127,11 @@ class Pool:
             self._loop.remove_reader(socket.fileno())
         self._broker.disable_monitor()
         self._context.destroy(linger=100)
+
+    async def wait_welcomed(self, seconds: float) -> None:
+        """Return once a broker has told what it serves, or when the time is up."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._welcomed.wait(), seconds)
 
     @property
     def connected(self) -> bool:
@@ -215,6 +222,7 @@ class Pool:
         self._epoch = message.epoch
         for worker in message.workers:
             self._worker_up(worker)
+        self._welcomed.set()
         self._do(self._streams.tick(now))
 
     def _hello(self) -> None:

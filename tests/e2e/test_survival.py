@@ -113,3 +113,20 @@ def test_a_worker_told_to_end_finishes_its_streams_first(yard: Yard, undisturbed
     assert leaver.wait(20) == 0
     yard.workers.append(yard.start_worker())
     yard.wait_workers(2)
+
+
+def test_a_front_started_anew_answers_its_first_request(yard: Yard) -> None:
+    yard.front.kill()
+    yard.front.wait()
+    yard.front = yard.start("front", "--port", str(yard.port))
+    answers: list[int] = []
+
+    def answered() -> bool:
+        try:
+            answers.append(httpx.post(f"{yard.url}/v1/chat/completions", json=requests()[0], timeout=30).status_code)
+        except httpx.ConnectError:
+            return False
+        return True
+
+    wait_until(answered, "the new front to answer")
+    assert answers == [200]
