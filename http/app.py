@@ -1,5 +1,6 @@
 """The HTTP API: routes, error handlers and what wraps them. Knows no sockets: the pool is given."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -25,7 +26,10 @@ from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import EventStream, WholeReply
+from tokenyard.http.sampling import unsupported_defaults
 from tokenyard.http.schemas import parse_chat, parse_completion, parse_json
+
+log = logging.getLogger(__name__)
 
 VERSION = version("tokenyard")
 
@@ -40,9 +44,14 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
     """The whole application; its lifespan starts and closes the pool."""
     library = TokenizerLibrary()
 
+    def on_card(card: Card) -> None:
+        library.preload(card)
+        if names := unsupported_defaults(card.generation_config):
+            log.warning("%s: its generation_config sets what is not done here: %s", card.names[0], ", ".join(names))
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        pool.on_card = library.preload
+        pool.on_card = on_card
         await pool.start()
         # The socket listens already: a front that was restarted answers its first client late rather than with a 503.
         await pool.wait_welcomed(WELCOME_WAIT_S)

@@ -108,6 +108,19 @@ def seeds(asked: int | None, count: int) -> list[int]:
     return [first, *(int.from_bytes(digest, "little") for digest in rest)]
 
 
+def unsupported_defaults(config: dict[str, Any]) -> list[str]:
+    """Names in a model's own generation_config that would change its text, and that we do not do: for one warning."""
+    return [
+        key
+        for key, value in config.items()
+        if value is not None and not _is_idle(key, value) and key not in CONFIG_FIELDS
+    ]
+
+
+def _is_idle(key: str, value: object) -> bool:
+    return key in CONFIG_HARMLESS or value in CONFIG_NEUTRAL.get(key, ())
+
+
 def _read_config(value: dict[str, Any] | str) -> dict[str, Any]:
     """A request's generation_config, checked as strictly as its own fields."""
     param = "generation_config"
@@ -122,7 +135,7 @@ def _read_config(value: dict[str, Any] | str) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for key, one in value.items():
         name = f"{param}.{key}"
-        if one is None or key in CONFIG_HARMLESS or one in CONFIG_NEUTRAL.get(key, ()):
+        if one is None or _is_idle(key, one):
             continue
         if key not in CONFIG_FIELDS:
             invalid(name, "is not supported here")

@@ -8,7 +8,7 @@ from models import CARD
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
-from tokenyard.http.sampling import resolve, seeds
+from tokenyard.http.sampling import resolve, seeds, unsupported_defaults
 from tokenyard.http.schemas import parse_chat, parse_completion
 
 SAMPLED = CARD._replace(generation_config={"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95})
@@ -133,3 +133,15 @@ def test_seeds_differ_among_choices_and_repeat_for_the_same_seed() -> None:
     assert len({*seeds(7, 4), *seeds(8, 4)}) == 8
     assert seeds(-1, 1) == [2**64 - 1]
     assert seeds(None, 2) != seeds(None, 2)
+
+
+def test_what_a_model_sets_and_we_do_not_do_is_named() -> None:
+    config = {
+        "num_beams": 4,
+        "typical_p": 1.0,
+        "top_k": 20,
+        "use_cache": True,
+        "dola_layers": "high",
+        "min_length": None,
+    }
+    assert unsupported_defaults(config) == ["num_beams", "dola_layers"]
