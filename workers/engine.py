@@ -13,10 +13,10 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.prefix import root_key
 from tokenyard.broker.wire import Delta, Finish, WorkerJob
-from tokenyard.workers.batch import Batch, pack
 from tokenyard.workers.blocks import BlockPool
-from tokenyard.workers.kv import KVPool
+from tokenyard.workers.lane import Lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
+from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.sampler import BROKEN, Sampled, Sampler
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 
@@ -37,7 +37,7 @@ class Engine:
         self.num_steps = 0
         self._limit = min(card.context_length, card.pool_tokens)
         """Tokens that a sequence can have, prompt and emitted together."""
-        self._kv = KVPool(model.shapes, model.num_blocks, card.block_size, model.dtype, model.device)
+        self._lane: Lane = PagedLane(model)
         self._scheduler = Scheduler(
             BlockPool(model.num_blocks),
             card.block_size,
@@ -91,20 +91,16 @@ class Engine:
         plan = self._scheduler.schedule(held)
         if not (plan.decodes or plan.prefills):
             return outputs
-        batch = pack(plan, self._kv, self.model.device)
-        sampled = self._run(batch)
+        logits = self._lane.run(plan)
+        sampled = self._sampler.sample(logits.rows, logits.sequences) if logits.sequences else []
         self.num_steps += 1
-        return outputs + self._commit(plan, batch.sampled, sampled)
+        return outputs + self._commit(plan, logits.sequences, sampled)
 
     def check(self) -> None:
         """Assert what must hold between steps."""
         self._scheduler.check()
         waiting_or_running = {*self._scheduler.waiting, *self._scheduler.running}
         assert waiting_or_running == set(self._sequences.values())
-
-    def _run(self, batch: Batch) -> list[Sampled]:
-        logits = self.model.forward(batch.input_ids, batch.position_ids, batch.logit_rows, batch.step)
-        return self._sampler.sample(logits, batch.sampled) if batch.sampled else []
 
     def _commit(self, plan: Plan, sequences: list[Sequence], sampled: list[Sampled]) -> list[Output]:
         """Take the step's results over and tell them."""
@@ -121,7 +117,7 @@ class Engine:
         self._scheduler.advance(sequence, len(sequence.ids))
         index = sequence.num_emitted
         if sampled.token == BROKEN:
-            self._kv.scrub(self._scheduler.disown(sequence))
+            self._lane.scrub(self._scheduler.disown(sequence))
             self._forget(sequence)
             words = "the model gave no finite logits for this sequence"
             return _output(sequence, index, [], None, Finish("error", "worker_error", words))
@@ -143,6 +139,7 @@ class Engine:
     def _forget(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         self._sampler.forget(sequence)
+        self._lane.forget(sequence)
         del self._sequences[sequence.job]
 
     def _refuse_impossible(self, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:

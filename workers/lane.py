@@ -1,0 +1,35 @@
+"""How a plan's tokens become logits: the one thing in which architectures differ. The engine knows no more of a model.
+
+`paged.py` runs what can keep its keys and values in the block pool; other lanes keep their own state by sequence.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import torch
+
+from tokenyard.workers.scheduler import Plan, Sequence
+
+
+class Logits(NamedTuple):
+    """What one step gives to the sampler."""
+
+    sequences: list[Sequence]
+    """R sequences that get a token now: the decodes, then the prompts that end in this step, in the plan's order."""
+    rows: torch.Tensor  # [R, V], raw
+
+
+class Lane(Protocol):
+    """Runs steps of one loaded model. Called from the engine's thread only, within inference mode."""
+
+    def run(self, plan: Plan) -> Logits:
+        """Compute all tokens of a plan."""
+        ...
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended; its blocks may be another's from now on."""
+        ...
+
+    def scrub(self, blocks: Iterable[int]) -> None:
+        """These blocks hold no finite numbers: whoever gets them next must not read any of it."""
+        ...
