@@ -137,7 +137,10 @@ class Streams:
     def delta(self, worker: bytes, delta: Delta, now: float) -> list[Action]:
         """Tokens that came over a link. Those of another attempt, or repeated ones, are dropped."""
         stream = self._streams.get(delta.job)
-        if stream is None or delta.attempt != stream.attempt:
+        if stream is None:
+            # Cancelled, and the worker has not heard: tokens in flight are answered so, too, which does no harm.
+            return [Release(delta.job, worker)] if delta.finish is None else []
+        if delta.attempt != stream.attempt:
             return []
         if delta.first_index != len(stream.emitted):
             if delta.first_index > len(stream.emitted):

@@ -12,7 +12,7 @@ from tokenyard.broker.wire import Delta, Idle, LinkUp, Tokens
 
 IDLE_FIRST_S = 0.05
 IDLE_MAX_S = 1.0
-"""Idle messages let the front notice a lost tail: soon after the last batch, then ever slower while unacknowledged."""
+"""LinkUp without an answer and tails without an ack are told of again: soon at first, then ever slower."""
 
 
 class SendLink:
@@ -48,9 +48,11 @@ class SendLink:
         return self.oldest == self.next_seq or not self.subscribed
 
     def subscribe(self, now: float) -> list[bytes]:
-        """The front's subscription was seen: tell it what is here, and wait for its Resume."""
+        """The front's subscription was seen: tell it what is here, until its Resume comes."""
         self.subscribed, self._resumed, self._away_since = True, False, None
-        return [encode(LinkUp(self._worker, self.oldest, self.next_seq))]
+        self._idle_gap_s = IDLE_FIRST_S
+        self._idle_at = now + self._idle_gap_s
+        return [self._link_up()]
 
     def unsubscribe(self, now: float) -> None:
         """The front is gone, perhaps for good."""
@@ -85,12 +87,12 @@ class SendLink:
         return self._pump(now)
 
     def tick(self, now: float) -> list[bytes]:
-        """Say Idle when a tail is unacknowledged for a while."""
-        if not self._resumed or self._idle_at is None or now < self._idle_at:
+        """Say again what has had no answer for a while: LinkUp before the Resume, Idle while a tail is unacknowledged."""
+        if not self.subscribed or self._idle_at is None or now < self._idle_at:
             return []
         self._idle_gap_s = min(2 * self._idle_gap_s, IDLE_MAX_S)
         self._idle_at = now + self._idle_gap_s
-        return [encode(Idle(self._next_unsent))]
+        return [encode(Idle(self._next_unsent)) if self._resumed else self._link_up()]
 
     def _pump(self, now: float) -> list[bytes]:
         """Everything unsent that the window allows."""
@@ -105,6 +107,9 @@ class SendLink:
         elif self.oldest == self.next_seq:
             self._idle_at = None
         return frames
+
+    def _link_up(self) -> bytes:
+        return encode(LinkUp(self._worker, self.oldest, self.next_seq))
 
     def _acknowledge(self, upto: int) -> None:
         for _ in range(min(upto, self.next_seq) - self.oldest):

@@ -359,10 +359,13 @@ class Storm(RuleBasedStateMachine):
             worker.stopped = False
         self.pass_time(2 * SILENCE_S, delay_s=0)
         for worker in self.workers.values():
+            for inc, job in list(worker.running):
+                # A lost Cancel: the front answers the first tokens of a job that it does not know with Stop.
+                if inc in self.fronts and job not in self.fronts[inc].streams:
+                    self.done(worker, inc, job, worker.running[inc, job])
             for (inc, job), attempt in worker.running.items():
                 assert inc in self.fronts, "its front is dead"
-                stream = self.fronts[inc].streams.get(job, Stream(attempt=0))
-                assert stream.attempt == attempt, "nobody wants it"
+                assert self.fronts[inc].streams[job].attempt == attempt, "nobody wants it"
         if self.fronts and not self.workers:
             self.add_worker(2)
         for _ in range(200):

@@ -84,7 +84,8 @@ def test_cancel_reaches_worker_and_broker_and_silences_the_job() -> None:
     streams.delta(W1, Delta(job, 1, 0, [10]), 0.1)
     assert streams.cancel(job) == [Release(job, W1), Send(Cancel(job))]
     assert streams.cancel(job) == []
-    assert streams.delta(W1, Delta(job, 1, 1, [11]), 0.2) == []
+    assert streams.delta(W1, Delta(job, 1, 1, [11]), 0.2) == [Release(job, W1)], "in case both messages were lost"
+    assert streams.delta(W1, Delta(job, 1, 1, [11], {}, Finish("stop")), 0.2) == []
 
 
 @pytest.mark.parametrize(("code", "param"), [("model_not_found", "model"), ("queue_full", None)])

@@ -168,6 +168,15 @@ def test_a_lost_first_resume_is_repeated() -> None:
     assert pair.delivered == [0]
 
 
+def test_a_lost_link_up_is_repeated() -> None:
+    pair = connected()
+    pair.push()
+    pair.reconnect()
+    pair.down.clear()
+    pair.settle()
+    assert pair.delivered == [0]
+
+
 def test_a_quiet_link_is_quiet() -> None:
     pair = connected()
     pair.wait(5.0)
