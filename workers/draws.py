@@ -47,7 +47,7 @@ class Draws:
     def shape(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores whose largest is the drawn token. logits: [N, V]; the result is new."""
         likely = self._keep_likely(logits / self._temperature)
-        indices = np.array([one.num_emitted for one in self.sequences], np.uint64)
+        indices = np.array([one.num_drawn for one in self.sequences], np.uint64)
         keys = torch.from_numpy(row_keys(self._seeds, indices)).to(self._vocab.device, non_blocking=True)
         return likely - log_exponential(keys, self._vocab)
 

@@ -1,7 +1,8 @@
 """One model on one device: takes sequences, and each step gives each of them its next tokens.
 
-`step()` is three verbs: schedule, run, commit. Errors of one sequence end that sequence; a device error leaves step()
-and ends the process. Called from one thread. Must not know of sockets (main.py) or of time.
+`step()` is three verbs: schedule, launch, land. Where the lane can run ahead, a step lands only after the next one was
+launched, so that the device never waits for us; elsewhere it lands at once. Errors of one sequence end that sequence; a
+device error leaves step() and ends the process. Called from one thread. Must not know of sockets (main.py) or of time.
 """
 
 from collections.abc import Collection
@@ -14,10 +15,11 @@ from tokenyard.broker.params import Params
 from tokenyard.broker.prefix import root_key
 from tokenyard.broker.wire import Delta, Finish, WorkerJob
 from tokenyard.workers.blocks import BlockPool
+from tokenyard.workers.drawn import BROKEN, Drawn, Sampled
 from tokenyard.workers.lane import Lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.paged import PagedLane
-from tokenyard.workers.sampler import BROKEN, Sampled, Sampler
+from tokenyard.workers.sampler import Sampler
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 
 
@@ -26,6 +28,14 @@ class Output(NamedTuple):
 
     key: WorkerJob
     delta: Delta
+
+
+class Flight(NamedTuple):
+    """A step that was launched and whose tokens are not known yet."""
+
+    sequences: list[Sequence]
+    """Those that get a token; who has ended meanwhile gets none."""
+    drawn: Drawn
 
 
 class Engine:
@@ -47,12 +57,13 @@ class Engine:
         )
         self._sampler = Sampler(card.vocab_size, model.device)
         self._sequences: dict[WorkerJob, Sequence] = {}
+        self._flight: Flight | None = None
         self._ready: list[Output] = []
         """Outputs that need no step: ends of sequences that had nothing left to do."""
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences or self._ready)
+        return bool(self._sequences or self._ready or self._flight)
 
     def load(self) -> dict[str, int]:
         """Figures for people and for the beat."""
@@ -69,7 +80,8 @@ class Engine:
         """Take a job in; with `emitted_ids` it is resumed after them. Raises TokenyardError if it can never run."""
         assert key not in self._sequences
         self._refuse_impossible(prompt_ids, emitted_ids, params)
-        sequence = Sequence(key, prompt_ids, emitted_ids, params)
+        room = self._limit - len(prompt_ids)
+        sequence = Sequence(key, prompt_ids, emitted_ids, params._replace(max_tokens=min(params.max_tokens, room)))
         finish = self._finish(sequence) if emitted_ids else None
         if finish:
             self._ready.append(Output(key, Delta(key.job, key.attempt, len(emitted_ids), [], {}, finish)))
@@ -89,12 +101,16 @@ class Engine:
         """Run one step for all sequences but those of the fronts in `held`."""
         outputs, self._ready = self._ready, []
         plan = self._scheduler.schedule(held)
+        ahead = self._lane.runs_ahead(plan)
+        if not ahead:
+            outputs += self._land()
+            plan = self._living(plan)
         if not (plan.decodes or plan.prefills):
             return outputs
-        logits = self._lane.run(plan)
-        sampled = self._sampler.sample(logits.rows, logits.sequences) if logits.sequences else []
-        self.num_steps += 1
-        return outputs + self._commit(plan, logits.sequences, sampled)
+        outputs += self._launch(plan)
+        if not ahead:
+            outputs += self._land()
+        return outputs
 
     def check(self) -> None:
         """Assert what must hold between steps."""
@@ -102,19 +118,42 @@ class Engine:
         waiting_or_running = {*self._scheduler.waiting, *self._scheduler.running}
         assert waiting_or_running == set(self._sequences.values())
 
-    def _commit(self, plan: Plan, sequences: list[Sequence], sampled: list[Sampled]) -> list[Output]:
-        """Take the step's results over and tell them."""
+    def _launch(self, plan: Plan) -> list[Output]:
+        """Compute a plan and draw its tokens; the step before it lands meanwhile."""
+        logits = self._lane.run(plan)
+        drawn = self._sampler.draw(logits.rows, logits.sequences) if logits.sequences else None
+        self.num_steps += 1
+        for sequence in plan.decodes:
+            self._scheduler.advance(sequence, sequence.num_computed + 1)
         outputs = []
         for sequence, _, end in plan.prefills:
             self._scheduler.advance(sequence, end)
             if end < len(sequence.ids) and not sequence.announced:
                 outputs.append(_output(sequence, sequence.num_emitted, [], None))
-        for sequence, one in zip(sequences, sampled, strict=True):
-            outputs.append(self._emit(sequence, one))
+        outputs += self._land()
+        self._flight = Flight(logits.sequences, drawn) if drawn is not None else None
         return outputs
 
+    def _land(self) -> list[Output]:
+        """Wait for the tokens of the step in flight, if there is one, and tell them."""
+        if self._flight is None:
+            return []
+        (sequences, drawn), self._flight = self._flight, None
+        return [
+            self._emit(one, sampled) for one, sampled in zip(sequences, drawn.read(), strict=True) if self._lives(one)
+        ]
+
+    def _lives(self, sequence: Sequence) -> bool:
+        return self._sequences.get(sequence.job) is sequence
+
+    def _living(self, plan: Plan) -> Plan:
+        """What is left of a plan after another step has landed."""
+        return Plan(
+            [one for one in plan.decodes if self._lives(one)],
+            [one for one in plan.prefills if self._lives(one.sequence)],
+        )
+
     def _emit(self, sequence: Sequence, sampled: Sampled) -> Output:
-        self._scheduler.advance(sequence, len(sequence.ids))
         index = sequence.num_emitted
         if sampled.token == BROKEN:
             self._lane.scrub(self._scheduler.disown(sequence))
@@ -129,10 +168,9 @@ class Engine:
 
     def _finish(self, sequence: Sequence) -> Finish | None:
         """Why a sequence that has emitted ends now, if it does."""
-        params = sequence.params
-        if sequence.ids[-1] in params.stop_token_ids:
+        if sequence.ids[-1] in sequence.params.stop_token_ids:
             return Finish("stop")
-        if sequence.num_emitted >= params.max_tokens or len(sequence.ids) >= self._limit:
+        if sequence.num_emitted >= sequence.params.max_tokens:
             return Finish("length")
         return None
 

@@ -22,6 +22,10 @@ class Logits(NamedTuple):
 class Lane(Protocol):
     """Runs steps of one loaded model. Called from the engine's thread only, within inference mode."""
 
+    def runs_ahead(self, plan: Plan) -> bool:
+        """Whether this plan can run while the ids of the last step's tokens are known to the device only."""
+        ...
+
     def run(self, plan: Plan) -> Logits:
         """Compute all tokens of a plan."""
         ...

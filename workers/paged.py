@@ -16,6 +16,9 @@ class PagedLane:
         self._model = model
         self._pool = KVPool(model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device)
 
+    def runs_ahead(self, plan: Plan) -> bool:
+        return False
+
     def run(self, plan: Plan) -> Logits:
         batch = pack(plan, self._pool, self._model.device)
         rows = self._model.forward(batch.input_ids, batch.position_ids, batch.logit_rows, batch.step)

@@ -11,34 +11,14 @@ logprobs are asked for. Must not know of blocks, steps or sockets.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 
+from tokenyard.workers.drawn import BROKEN, Drawn, LogprobRows, Sampled
 from tokenyard.workers.draws import Draws, is_greedy
 from tokenyard.workers.noise import vocab_words
 from tokenyard.workers.penalties import Penalties, TokenCounts, has_penalties
 from tokenyard.workers.scheduler import Sequence
-
-BROKEN = -1
-"""Stands for a token where a row's logits held NaN or nothing finite."""
-
-
-class Logprobs(NamedTuple):
-    """Of one emitted token, from unprocessed logits."""
-
-    chosen: float
-    top_ids: list[int]
-    """Likeliest first."""
-    top_values: list[float]
-
-
-class Sampled(NamedTuple):
-    """What one step drew for one sequence."""
-
-    token: int
-    """BROKEN if the row's logits were."""
-    logprobs: Logprobs | None
 
 
 class _Batch:
@@ -69,7 +49,11 @@ class Sampler:
             self._batch = _Batch([], self._counts, self._vocab)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
-        """The next token of each sequence. logits: [R, V], raw, of any float type."""
+        """The next token of each sequence, waited for."""
+        return self.draw(logits, sequences).read()
+
+    def draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> Drawn:
+        """Launch the draw of the next token of each sequence. logits: [R, V], raw, of any float type."""
         if sequences != self._batch.sequences:
             self._batch = _Batch(sequences, self._counts, self._vocab)
         batch = self._batch
@@ -78,8 +62,7 @@ class Sampler:
         tokens = torch.where(best.isfinite(), tokens, BROKEN)
         if batch.penalties is not None:
             batch.penalties.count(tokens[batch.penalties.rows])
-        logprobs = self._logprobs(raw, tokens, batch) if batch.logprob_rows else {}
-        return [Sampled(token, logprobs.get(row)) for row, token in enumerate(tokens.tolist())]
+        return Drawn(tokens, self._logprobs(raw, tokens, batch) if batch.logprob_rows else None)
 
     def _shape(self, raw: torch.Tensor, batch: _Batch) -> torch.Tensor:
         """Steps 2 to 4 of the order above: scores [R, V] whose largest is the token. Does not write to `raw`."""
@@ -105,7 +88,7 @@ class Sampler:
             params = sequence.params
             ids += params.logit_bias.keys()
             biases += params.logit_bias.values()
-            if sequence.num_emitted < params.min_tokens:
+            if sequence.num_drawn < params.min_tokens:
                 ids += params.stop_token_ids
                 biases += [-math.inf] * len(params.stop_token_ids)
             rows += [row] * (len(ids) - len(rows))
@@ -114,15 +97,11 @@ class Sampler:
             values = torch.tensor(biases, dtype=torch.float32, device=scores.device)
             scores.index_put_((places[0], places[1]), values, accumulate=True)
 
-    def _logprobs(self, raw: torch.Tensor, tokens: torch.Tensor, batch: _Batch) -> dict[int, Logprobs]:
-        """Step 1, by row of the batch."""
-        logprobs = raw[batch.logprob_rows].log_softmax(dim=-1)
-        chosen = logprobs.gather(1, tokens[batch.logprob_rows].clamp(min=0).unsqueeze(1))
+    def _logprobs(self, raw: torch.Tensor, tokens: torch.Tensor, batch: _Batch) -> LogprobRows:
+        """Step 1."""
+        rows = batch.logprob_rows
+        logprobs = raw[rows].log_softmax(dim=-1)
+        chosen = logprobs.gather(1, tokens[rows].clamp(min=0).unsqueeze(1))
         top = logprobs.topk(batch.num_logprobs, dim=-1)
-        values = torch.cat([chosen, top.values], dim=1).tolist()
-        all_ids = top.indices.tolist()
-        found = {}
-        for row, (own, *top_values), ids in zip(batch.logprob_rows, values, all_ids, strict=True):
-            count = batch.sequences[row].params.logprobs
-            found[row] = Logprobs(own, ids[:count], top_values[:count])
-        return found
+        counts = [batch.sequences[row].params.logprobs for row in rows]
+        return LogprobRows(rows, counts, torch.cat([chosen, top.values], dim=1), top.indices)

@@ -11,6 +11,9 @@ Rules, in order:
      One whose next prefix block is just being computed by another waits for it: n choices of a prompt cost one prefill.
   4. A decode that finds no free block takes it from the running sequence that arrived last, which waits again with its
      tokens kept and is computed anew ("preempted"). The oldest sequence always moves on, so the queue always ends.
+  5. A step may be planned while the tokens of the step before it are still being drawn: a token counts from advance()
+     on, its id comes with append(). What needs ids (prefix keys, admission) waits for them; the device runs steps in
+     order, so blocks change hands at once.
 """
 
 from array import array
@@ -37,6 +40,7 @@ class Sequence:
         "keys",
         "num_computed",
         "num_prompt",
+        "num_tokens",
         "params",
     )
 
@@ -47,8 +51,10 @@ class Sequence:
         """Prompt, then emitted tokens; u32, as prefix keys are made of."""
         self.ids.extend(emitted_ids)
         self.num_prompt = len(prompt_ids)
+        self.num_tokens = len(self.ids)
+        """Of `ids`, and those after them that are being drawn."""
         self.num_computed = 0
-        """Positions [0, num_computed) have their keys and values in the pool."""
+        """Positions [0, num_computed) have their keys and values in the pool, or will when the device gets there."""
         self.blocks = array("q")
         """The block table; empty while waiting."""
         self.keys: list[bytes] = []
@@ -65,9 +71,19 @@ class Sequence:
         return len(self.ids) - self.num_prompt
 
     @property
+    def num_drawn(self) -> int:
+        """Emitted tokens and those being drawn: the emitted index of the one that comes after them."""
+        return self.num_tokens - self.num_prompt
+
+    @property
     def num_pending(self) -> int:
         """Tokens not computed yet; 1 is a decode."""
-        return len(self.ids) - self.num_computed
+        return self.num_tokens - self.num_computed
+
+    @property
+    def num_settled(self) -> int:
+        """Positions [0, num_settled) are computed, and their ids are known."""
+        return min(self.num_computed, len(self.ids))
 
 
 class Chunk(NamedTuple):
@@ -132,7 +148,7 @@ class Scheduler:
         while place < len(self.running):  # _grow takes victims from the end
             sequence = self.running[place]
             place += 1
-            if sequence.num_pending == 1 and sequence.job.front not in held and self._grow(sequence):
+            if self._may_decode(sequence, held) and self._grow(sequence):
                 decodes.append(sequence)
         budget = self.max_batch_tokens - len(decodes)
         begun = [one for one in self.running if one.num_pending > 1 and one.job.front not in held]
@@ -149,19 +165,33 @@ class Scheduler:
         return Plan(decodes, prefills)
 
     def advance(self, sequence: Sequence, end: int) -> None:
-        """Positions up to `end` are computed: publish the blocks that became full."""
-        first = sequence.num_computed // self.block_size
+        """Positions up to `end` are computed, or launched; if that is all of them, the next token is being drawn."""
+        before = sequence.num_settled
         sequence.num_computed = end
-        for index in range(first, end // self.block_size):
-            self.pool.publish(sequence.blocks[index], self._key(sequence, index))
+        if end == sequence.num_tokens:
+            sequence.num_tokens += 1
+        self._publish(sequence, before)
 
     def append(self, sequence: Sequence, token: int) -> None:
-        """A token was emitted; its keys and values are computed in a later step."""
+        """The oldest token that was being drawn is known, and emitted."""
+        before = sequence.num_settled
         sequence.ids.append(token)
+        assert len(sequence.ids) <= sequence.num_tokens
+        self._publish(sequence, before)
 
     def disown(self, sequence: Sequence) -> list[int]:
         """Unpublish the blocks that only this sequence holds, as their content is bad, and return them."""
         return self.pool.unpublish(sequence.blocks)
+
+    def _may_decode(self, sequence: Sequence, held: Collection[bytes]) -> bool:
+        """Whether one token is left to compute, and to emit after it: the last one may be being drawn already."""
+        unfinished = sequence.num_drawn < sequence.params.max_tokens
+        return sequence.num_pending == 1 and unfinished and sequence.job.front not in held
+
+    def _publish(self, sequence: Sequence, before: int) -> None:
+        """Offer the blocks that became full since num_settled was `before` to other sequences."""
+        for index in range(before // self.block_size, sequence.num_settled // self.block_size):
+            self.pool.publish(sequence.blocks[index], self._key(sequence, index))
 
     def _prompts(self, begun: list[Sequence], held: Collection[bytes]) -> Iterator[Sequence]:
         """Sequences to prefill: those begun, then waiting ones, admitted as they are asked for."""
@@ -175,7 +205,7 @@ class Scheduler:
         for sequence in list(self.waiting):
             if sequence.job.front in held:
                 continue
-            if len(self.running) == self.max_num_seqs:
+            if len(self.running) == self.max_num_seqs or len(sequence.ids) < sequence.num_tokens:
                 return
             # the last token is always computed, as its logits are needed
             num_reusable = (len(sequence.ids) - 1) // self.block_size
@@ -211,7 +241,7 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence) -> bool:
         """Give a decode the block that its next position needs; False if it had to be preempted itself."""
-        while self._num_blocks(len(sequence.ids)) > len(sequence.blocks):
+        while self._num_blocks(sequence.num_tokens) > len(sequence.blocks):
             if self.pool.num_free:
                 sequence.blocks.extend(self.pool.allocate(1))
                 continue
@@ -251,8 +281,9 @@ class Scheduler:
         for one in self.waiting:
             assert not one.blocks
             assert one.num_computed == 0
+            assert len(one.ids) <= one.num_tokens
         for one in self.running:
-            assert 0 <= one.num_computed < len(one.ids)
+            assert 0 <= one.num_computed < one.num_tokens
             assert one.num_computed <= len(one.blocks) * self.block_size
-            assert len(one.blocks) <= self._num_blocks(len(one.ids))
+            assert len(one.blocks) <= self._num_blocks(one.num_tokens)
             assert len(one.keys) <= len(one.ids) // self.block_size

@@ -76,7 +76,7 @@ def _paged(model: PreTrainedModel, pool: KVPool, ids: list[list[int]]) -> Iterat
     scheduler = Scheduler(BlockPool(num_blocks), pool.block_size, len(ids), STEP_TOKENS, b"")
     for number, row in enumerate(ids):
         job = WorkerJob(b"", number, 1)
-        scheduler.add(Sequence(job, row[: NUM_TOKENS - NUM_DECODES], [], Params(max_tokens=NUM_DECODES)))
+        scheduler.add(Sequence(job, row[: NUM_TOKENS - NUM_DECODES], [], Params(max_tokens=NUM_DECODES + 1)))
     while scheduler.waiting or scheduler.running:
         plan = scheduler.schedule()
         batch = pack(plan, pool, model.device)

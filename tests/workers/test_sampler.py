@@ -8,7 +8,8 @@ from reference import MARGIN, noise, plain_scores
 
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
-from tokenyard.workers.sampler import BROKEN, Sampler
+from tokenyard.workers.drawn import BROKEN
+from tokenyard.workers.sampler import Sampler
 from tokenyard.workers.scheduler import Sequence
 
 VOCAB = 97
@@ -86,6 +87,7 @@ def test_all_features_in_one_batch_over_several_steps() -> None:
         check(raw, sequences, tokens)
         for one, token in zip(sequences, tokens, strict=True):
             one.ids.append(token)
+            one.num_tokens += 1
         if turn % 4 == 3:  # the batch changes; one comes back as another, one is new
             sampler.forget(sequences.pop(turn))
             sequences.append(sequence(100 + turn, params[-1]))

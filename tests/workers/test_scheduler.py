@@ -21,7 +21,7 @@ def make(num_blocks: int = 20, max_num_seqs: int = 4, max_batch_tokens: int = 16
 
 def sequence(number: int, length: int, front: bytes = b"a", first: int = 0) -> Sequence:
     """Prompts of the same `first` share a prefix."""
-    return Sequence(WorkerJob(front, number, 1), [first] * length, [], Params(max_tokens=9))
+    return Sequence(WorkerJob(front, number, 1), [first] * length, [], Params(max_tokens=99))
 
 
 def added(scheduler: Scheduler, *lengths: int) -> list[Sequence]:
