@@ -7,6 +7,21 @@ a definite value. Positional on the wire, so fields are only ever added at the e
 from typing import NamedTuple
 
 
+class Grammar(NamedTuple):
+    """What the emitted text must match, up to the stop token."""
+
+    kind: str
+    """One of GRAMMAR_KINDS."""
+    text: str
+    """A JSON Schema, nothing (json_object), a regular expression, a JSON list of strings (choice), a grammar whose root
+    rule is `root` (ebnf), or xgrammar's structural tag as JSON."""
+    param: str
+    """The request's field that it came from, for the words of an error."""
+
+
+GRAMMAR_KINDS = ("json_schema", "json_object", "regex", "choice", "ebnf", "structural_tag")
+
+
 class Params(NamedTuple):
     """One sequence's limits and sampling. The order of processors is that of docs/architecture.md, "Sampling"."""
 
@@ -34,3 +49,6 @@ class Params(NamedTuple):
     """-1: none; 0: of the chosen token; k: and of the k likeliest (at most 20). Of unprocessed logits, as OpenAI."""
     cache_salt: str = ""
     """Part of the prefix chain's root: only requests with the same salt share cached blocks."""
+    grammar: Grammar | None = None
+    """Only tokens that it allows are drawn; `stop_token_ids` only where it may end, whatever `min_tokens` says where
+    nothing else can follow. Where it has ended and no stop token may say so, the stream ends with `stop` and no token."""
