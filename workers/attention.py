@@ -8,7 +8,7 @@ What is the same for all layers (slots, tables, masks) is made once a step, in S
 The name is not registered with AttentionMaskInterface: transformers then builds no mask at all.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -30,6 +30,16 @@ class Flavour(NamedTuple):
     """Scores pass through tanh up to this bound."""
     sinks: torch.Tensor | None
     """[H]: a learned score a head that takes its share of the softmax and gives nothing."""
+
+
+class Attends(Protocol):
+    """What the model's layers are led to: attends for each layer of one forward, and keeps its keys and values."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, flavour: Flavour, /
+    ) -> torch.Tensor:
+        """One layer. query: [1, H, T, D]; key, value: [1, H_kv, T, D or D_v]; result: [1, T, H, D_v]."""
+        ...
 
 
 class Decodes(NamedTuple):
@@ -102,7 +112,7 @@ class Step:
         # one query a sequence, so the heads that share a kv head pass as its queries: no copy of keys for each
         queries = query.transpose(0, 1).reshape(num_rows, keys.shape[1], -1, query.shape[2])
         sinks = None if flavour.sinks is None else flavour.sinks.view(1, keys.shape[1], -1, 1)
-        return _attend(queries, keys, values, mask, flavour._replace(sinks=sinks)).reshape(num_rows, num_heads, -1)
+        return attend_dense(queries, keys, values, mask, flavour._replace(sinks=sinks)).reshape(num_rows, num_heads, -1)
 
     def _prefill(
         self, layer: int, span: Span, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, flavour: Flavour
@@ -122,7 +132,7 @@ class Step:
         if group > 1:
             key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
         sinks = None if flavour.sinks is None else flavour.sinks.view(1, -1, 1, 1)
-        output = _attend(query, key, value, mask, flavour._replace(sinks=sinks), causal=mask is None)
+        output = attend_dense(query, key, value, mask, flavour._replace(sinks=sinks), causal=mask is None)
         return output[0].transpose(0, 1)
 
     def _mask(self, start: int, positions: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
@@ -138,7 +148,7 @@ class Step:
         return mask
 
 
-def _attend(
+def attend_dense(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -146,7 +156,7 @@ def _attend(
     flavour: Flavour,
     causal: bool = False,
 ) -> torch.Tensor:
-    """query: [B, H, Q, D]; key, value: [B, H, K, D or D_v]; mask: [B, 1, Q, K]; sinks: [1, H, Q or 1, 1]."""
+    """Attention over keys side by side. query: [B, H, Q, D]; key, value: [B, H, K, D or D_v]; mask: [B, 1, Q, K]; sinks: [1, H, Q or 1, 1]."""
     if flavour.softcap is None and flavour.sinks is None:
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=flavour.scaling)
     scores = torch.matmul(query.float(), key.float().transpose(2, 3)) * flavour.scaling
@@ -171,7 +181,7 @@ def paged_attention(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     *,
-    step: Step | Probe,
+    step: Attends,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query [1, H, T, D] → output [1, T, H, D_v]."""
@@ -188,7 +198,7 @@ def forward(
     input_ids: torch.Tensor,
     position_ids: torch.Tensor,
     logit_rows: torch.Tensor,
-    step: Step | Probe,
+    step: Attends,
 ) -> torch.Tensor:
     """Run the model on packed tokens [1, T] with its attention led to `step`; logits [R, V] at `logit_rows` [R]."""
     output = model(

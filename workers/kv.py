@@ -33,7 +33,8 @@ class Table(NamedTuple):
 class KVPool:
     """Keys and values of `num_blocks * block_size` slots. Slot s lies in block s // block_size.
 
-    One block more, `null_block`, is never written: what pads a block table reads finite numbers there.
+    Two blocks more: `null_block` is never written, and what pads a block table reads finite numbers there; `spill_block`
+    takes what the padding rows of a CUDA graph write.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class KVPool:
     ) -> None:
         self.block_size = block_size
         self.null_block = num_blocks
+        self.spill_block = num_blocks + 1
         self.token_bytes = max(shape.num_elements for shape in shapes) * dtype.itemsize
         """Of one token in the largest layer."""
-        num_slots = (num_blocks + 1) * block_size
+        num_slots = (num_blocks + 2) * block_size
         # [num_slots, num_heads, dim], so that a block is one run of memory and a token one row
         self._keys = [_zeros((num_slots, one.num_heads, one.key_dim), dtype, device) for one in shapes]
         self._values = [_zeros((num_slots, one.num_heads, one.value_dim), dtype, device) for one in shapes]
@@ -56,6 +58,10 @@ class KVPool:
     def read(self, layer: int, table: Table) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of whole blocks, each [B, num_heads, N * block_size, dim]."""
         return self._read(self._keys[layer], table), self._read(self._values[layer], table)
+
+    def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all slots, [num_slots, num_heads, dim], to be read by kernels that take block tables."""
+        return self._keys[layer], self._values[layer]
 
     def scrub(self, blocks: Iterable[int]) -> None:
         """Zero blocks that may hold NaN: a later holder's masked slots would carry it on, as 0 * NaN is NaN."""

@@ -21,7 +21,7 @@ from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO, ModelSpec
 from tokenyard.broker.wire import Card
 from tokenyard.workers import attention
-from tokenyard.workers.attention import Step
+from tokenyard.workers.attention import Attends
 from tokenyard.workers.files import digest
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_blocks, step_bytes
@@ -61,7 +61,7 @@ class LoadedModel:
     device: torch.device
 
     def forward(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, logit_rows: torch.Tensor, step: Step
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, logit_rows: torch.Tensor, step: Attends
     ) -> torch.Tensor:
         """Logits [R, V] at `logit_rows` [R] of the packed tokens [1, T]."""
         return attention.forward(self.model, input_ids, position_ids, logit_rows, step)
