@@ -109,7 +109,15 @@ class Scheduler:
     """The waiting and running sequences of one engine over one block pool."""
 
     def __init__(
-        self, pool: BlockPool, block_size: int, max_num_seqs: int, max_batch_tokens: int, root_key: bytes
+        self,
+        pool: BlockPool,
+        block_size: int,
+        max_num_seqs: int,
+        max_batch_tokens: int,
+        root_key: bytes,
+        *,
+        reuse_prefixes: bool = True,
+        whole_prompts: bool = False,
     ) -> None:
         assert max_batch_tokens >= max_num_seqs > 0, "all decodes must fit in one step"
         self.pool = pool
@@ -117,6 +125,10 @@ class Scheduler:
         self.max_num_seqs = max_num_seqs
         self.max_batch_tokens = max_batch_tokens
         self.root_key = root_key
+        self.reuse_prefixes = reuse_prefixes
+        """Off where the lane keeps nothing in blocks: they are a budget then."""
+        self.whole_prompts = whole_prompts
+        """A prompt is never cut in chunks, even if it alone is more than the budget."""
         self.waiting: list[Sequence] = []
         """In order of arrival; a preempted sequence is back in its old place."""
         self.running: list[Sequence] = []
@@ -154,13 +166,13 @@ class Scheduler:
         begun = [one for one in self.running if one.num_pending > 1 and one.job.front not in held]
         prefills: list[Chunk] = []
         for sequence in self._prompts(begun, held):
-            count = min(sequence.num_pending, budget)
+            count = sequence.num_pending if self.whole_prompts else min(sequence.num_pending, budget)
             if sequence.num_pending == 1:
                 decodes.append(sequence)
             else:
                 prefills.append(Chunk(sequence, sequence.num_computed, sequence.num_computed + count))
             budget -= count
-            if not budget:
+            if budget <= 0:
                 break
         return Plan(decodes, prefills)
 
@@ -190,6 +202,8 @@ class Scheduler:
 
     def _publish(self, sequence: Sequence, before: int) -> None:
         """Offer the blocks that became full since num_settled was `before` to other sequences."""
+        if not self.reuse_prefixes:
+            return
         for index in range(before // self.block_size, sequence.num_settled // self.block_size):
             self.pool.publish(sequence.blocks[index], self._key(sequence, index))
 
@@ -208,7 +222,7 @@ class Scheduler:
             if len(self.running) == self.max_num_seqs or len(sequence.ids) < sequence.num_tokens:
                 return
             # the last token is always computed, as its logits are needed
-            num_reusable = (len(sequence.ids) - 1) // self.block_size
+            num_reusable = (len(sequence.ids) - 1) // self.block_size if self.reuse_prefixes else 0
             hits = self.pool.match(self._key(sequence, index) for index in range(num_reusable))
             if len(hits) < num_reusable and self._key(sequence, len(hits)) in coming:
                 continue
