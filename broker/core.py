@@ -31,6 +31,8 @@ QUEUE_LIMIT = 1024
 LOAD_TIMEOUT_S = 600.0
 """How long the jobs of a model without a worker wait: a 70B model from a slow disk loads in about five minutes."""
 
+ROLES: dict[type[Any], type[Peer]] = {wire.FrontHello: Front, wire.WorkerHello: Worker, wire.AgentHello: Agent}
+
 WORKER_STATES = ("loading", "ready", "draining")
 
 log = logging.getLogger("broker")
@@ -216,8 +218,8 @@ class Core:
             words = f"this broker speaks protocol {wire.PROTOCOL}, not {hello.protocol}; restart both from one version"
         elif len(hello.inc) != wire.INC_BYTES:
             words = f"an incarnation has {wire.INC_BYTES} bytes, not {len(hello.inc)}"
-        elif (known := self._state.peers.get(peer)) and known.inc != hello.inc:
-            words = f"this connection belongs to {known.inc.hex()}"
+        elif (known := self._state.peers.get(peer)) and (known.inc, type(known)) != (hello.inc, ROLES[type(hello)]):
+            words = f"this connection belongs to {type(known).__name__.lower()} {known.inc.hex()}"
         else:
             return True
         self._state.send(peer, wire.Refused(words))

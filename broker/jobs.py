@@ -290,7 +290,7 @@ class Jobs:
         front = state.fronts.setdefault(key.front, Front(key.front))
         answer = Placed(key.job, key.attempt, worker.inc)
         crashes = job.crashes if job else 0
-        confirmed = waiting_for_it or front.claims.pop(key.job, 0) == key.attempt
+        confirmed = waiting_for_it or front.claims.pop(key.job, None) == key.attempt
         front.jobs[key.job] = Job(
             front, key.job, key.attempt, crashes, Phase.PLACED, answer, worker=worker, confirmed=confirmed
         )

@@ -402,6 +402,21 @@ def test_models_are_known_by_their_id() -> None:
     assert (reject.code, MODEL in reject.words, "other" in reject.words) == ("model_not_found", True, True)
 
 
+def test_a_claim_of_an_attempt_that_cannot_be_confirms_nothing() -> None:
+    switch = Switch(in_grace=True)
+    switch.worker("worker", held("front", 1, attempt=0))
+    switch.wait(2 * GRACE_S)
+    assert Abort(inc("front"), 1, 0) in switch.mail("worker")
+
+
+def test_a_worker_cannot_become_a_front() -> None:
+    switch = Switch()
+    switch.worker("worker")
+    (refused,) = switch.front("worker")
+    assert isinstance(refused, Refused)
+    assert "belongs to worker" in refused.words
+
+
 # ---- whatever a peer may say
 
 few_leaves = {
