@@ -3,8 +3,11 @@
 import asyncio
 
 import httpx
+import pytest
 from sse import stream
 from yard import Yard, wait_until
+
+pytestmark = pytest.mark.slow
 
 
 def test_32_concurrent_streams_all_finish(server: Yard) -> None:

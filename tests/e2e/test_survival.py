@@ -12,6 +12,8 @@ import pytest
 from sse import Reply, stream
 from yard import Yard, wait_until
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 200
 NUM_STREAMS = 8
 
