@@ -156,7 +156,10 @@ def attend_dense(
     flavour: Flavour,
     causal: bool = False,
 ) -> torch.Tensor:
-    """Attention over keys side by side. query: [B, H, Q, D]; key, value: [B, H, K, D or D_v]; mask: [B, 1, Q, K]; sinks: [1, H, Q or 1, 1]."""
+    """Attention over keys that lie side by side.
+
+    query: [B, H, Q, D]; key, value: [B, H, K, D or D_v]; mask: [B, 1, Q, K]; sinks: [1, H, Q or 1, 1].
+    """
     if flavour.softcap is None and flavour.sinks is None:
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=flavour.scaling)
     scores = torch.matmul(query.float(), key.float().transpose(2, 3)) * flavour.scaling

@@ -43,6 +43,8 @@ class Drawn:
     """One step's tokens [N], and logprobs where they were asked for."""
 
     def __init__(self, tokens: torch.Tensor, logprobs: LogprobRows | None = None) -> None:
+        self.on_device = tokens
+        """Not to be waited for."""
         self._tokens = _fetched(tokens)
         self._logprobs = logprobs and logprobs._replace(values=_fetched(logprobs.values), ids=_fetched(logprobs.ids))
         self._done: torch.cuda.Event | None = None

@@ -33,8 +33,8 @@ class Table(NamedTuple):
 class KVPool:
     """Keys and values of `num_blocks * block_size` slots. Slot s lies in block s // block_size.
 
-    Two blocks more: `null_block` is never written, and what pads a block table reads finite numbers there; `spill_block`
-    takes what the padding rows of a CUDA graph write.
+    Two blocks more: `null_block` is never written, so that what pads a block table reads finite numbers there, and
+    `spill_block` takes what the padding rows of a CUDA graph write.
     """
 
     def __init__(

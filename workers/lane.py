@@ -24,11 +24,15 @@ class Lane(Protocol):
 
     def runs_ahead(self, plan: Plan) -> bool:
         """Whether this plan can run while the ids of the last step's tokens are known to the device only."""
-        ...
+        return False
 
     def run(self, plan: Plan) -> Logits:
         """Compute all tokens of a plan."""
         ...
+
+    def drew(self, sequences: list[Sequence], tokens: torch.Tensor) -> None:
+        """The device is drawing these tokens, int64 [R]; negative where a row is broken. To a lane that runs ahead."""
+        return
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended; its blocks may be another's from now on."""

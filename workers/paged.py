@@ -4,23 +4,20 @@ from collections.abc import Iterable
 
 from tokenyard.workers.batch import pack
 from tokenyard.workers.kv import KVPool
-from tokenyard.workers.lane import Logits
+from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.scheduler import Plan, Sequence
 
 
-class PagedLane:
+class PagedLane(Lane):
     """Serves every model that passed the self-test on our attention."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._pool = KVPool(model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device)
-
-    def runs_ahead(self, plan: Plan) -> bool:
-        return False
+        self.pool = KVPool(model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device)
 
     def run(self, plan: Plan) -> Logits:
-        batch = pack(plan, self._pool, self._model.device)
+        batch = pack(plan, self.pool, self._model.device)
         rows = self._model.forward(batch.input_ids, batch.position_ids, batch.logit_rows, batch.step)
         return Logits(batch.sampled, rows)
 
@@ -28,4 +25,4 @@ class PagedLane:
         """Nothing is kept by sequence: the scheduler gives the blocks back."""
 
     def scrub(self, blocks: Iterable[int]) -> None:
-        self._pool.scrub(blocks)
+        self.pool.scrub(blocks)

@@ -1,0 +1,94 @@
+"""The graph lane: the paged lane, with steps that only decode replayed as CUDA graphs.
+
+One graph for each bucket of batch sizes and width of block tables. A replay takes its input tokens from the host or,
+where the host does not know them yet, from the last draw on the device: so a step can be launched before the one
+before it has landed. Must not know how tokens are drawn.
+"""
+
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import Iterable
+
+import torch
+
+from tokenyard.workers.graphs import Graph, Recorder, buckets
+from tokenyard.workers.lane import Lane, Logits
+from tokenyard.workers.model import LoadedModel
+from tokenyard.workers.paged import PagedLane
+from tokenyard.workers.scheduler import Plan, Sequence
+from tokenyard.workers.stage import POSITION, TABLE, TOKEN, Stage
+from tokenyard.workers.static_step import DecodeKernel, StaticStep
+
+log = logging.getLogger(__name__)
+
+
+class GraphLane(Lane):
+    """Decodes by graphs, all else by the paged lane."""
+
+    def __init__(
+        self, model: LoadedModel, paged: PagedLane, max_num_seqs: int, widths: list[int], decode: DecodeKernel
+    ) -> None:
+        """`widths`: of block tables, ascending, the last for the longest sequence; more than one where width costs."""
+        device = model.device
+        self._model = model
+        self._paged = paged
+        self._decode = decode
+        self._buckets = buckets(max_num_seqs)
+        self._widths = widths
+        self._stage = Stage(max_num_seqs, widths[-1], paged.pool.null_block, paged.pool.spill_block, device)
+        self._drawn = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
+        """Tokens of the last draw."""
+        self._row_of: dict[Sequence, int] = {}
+        """Its row of each sequence."""
+        self._logits = torch.zeros(max_num_seqs, model.card.vocab_size, dtype=model.dtype, device=device)
+        self._graphs: dict[tuple[int, int], Graph] = {}
+
+    @torch.inference_mode()
+    def record(self, recorder: Recorder) -> None:
+        """Record all graphs, the largest first."""
+        began = time.perf_counter()
+        for width in reversed(self._widths):
+            for bucket in reversed(self._buckets):
+                self._graphs[bucket, width] = recorder(lambda size=bucket, wide=width: self._forward(size, wide))  # type: ignore[misc]
+        log.info("recorded %d graphs in %.1f s", len(self._graphs), time.perf_counter() - began)
+
+    def runs_ahead(self, plan: Plan) -> bool:
+        return bool(plan.decodes) and not plan.prefills
+
+    def run(self, plan: Plan) -> Logits:
+        if plan.prefills:
+            return self._paged.run(plan)
+        decodes = plan.decodes
+        bucket = self._buckets[bisect_left(self._buckets, len(decodes))]
+        width = self._widths[bisect_left(self._widths, max(len(one.blocks) for one in decodes))]
+        self._stage.send(decodes, [self._token(one) for one in decodes], bucket)
+        self._graphs[bucket, width].replay()
+        return Logits(decodes, self._logits[: len(decodes)])
+
+    def drew(self, sequences: list[Sequence], tokens: torch.Tensor) -> None:
+        self._drawn[: len(tokens)] = tokens
+        self._row_of = {one: row for row, one in enumerate(sequences)}
+
+    def forget(self, sequence: Sequence) -> None:
+        self._paged.forget(sequence)
+
+    def scrub(self, blocks: Iterable[int]) -> None:
+        self._paged.scrub(blocks)
+
+    def _token(self, sequence: Sequence) -> int:
+        """Word 0 of its row."""
+        known = len(sequence.ids) == sequence.num_tokens
+        return sequence.ids[-1] if known else -1 - self._row_of[sequence]
+
+    def _forward(self, bucket: int, width: int) -> None:
+        """What a graph records: reads the first rows of the stage, writes the first rows of the logits."""
+        words = self._stage.words[:bucket]
+        tokens, positions = words[:, TOKEN].long(), words[:, POSITION].long()
+        # a broken row drew no token (-1); its sequence has ended, and what is computed of it here is never read
+        drawn = self._drawn[(-1 - tokens).clamp(min=0)].clamp(min=0)
+        input_ids = torch.where(tokens < 0, drawn, tokens)
+        step = StaticStep(self._paged.pool, words[:, TABLE : TABLE + width], positions, self._decode)
+        rows = torch.arange(bucket, device=words.device)
+        logits = self._model.forward(input_ids.unsqueeze(0), positions.unsqueeze(0), rows, step)
+        self._logits[:bucket] = logits
