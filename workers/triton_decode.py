@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN201, ANN202  # Triton gives a meaning of its own to annotations in kernels
+# ruff: noqa: ANN001, ANN202  # Triton gives a meaning of its own to annotations in kernels
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Paged attention of decodes in Triton: one query a sequence against all that the sequence keeps in the block pool.
 
@@ -10,7 +10,7 @@ are read once for all of them.
 
 Safe to capture in a CUDA graph: grids and memory depend on the shapes of the tensors only. Lengths and tables are read
 on the device; a program whose split lies beyond its sequence's end returns at once, so a table may be as wide as the
-longest context at no cost. A row of length 0 (padding) gets zeros, or nothing of its own.
+longest context at no cost. A row of length 0 gets zeros.
 
 Must not know of models, steps or sequences. Imports triton: import it only where kernels can run.
 """
@@ -22,8 +22,18 @@ import torch
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(math.log2(math.e))  # exp2 is the GPU's own instruction, so scores are kept in powers of 2
-LEAST = tl.constexpr(-1e30)  # below any score, and finite: -inf less itself would be NaN
+from tokenyard.workers.triton_tiles import (
+    LEAST,
+    LOG2E,
+    absorb,
+    is_exact,
+    padded,
+    settled,
+    slots_of,
+    tile_size,
+    with_sink,
+)
+
 MAX_SPLITS = 64
 """Of one sequence; 64 programs for each kv head keep any GPU of today busy, and one program can join their results."""
 MAX_HEADS = 64
@@ -56,18 +66,16 @@ def decode(
     num_rows, num_heads, key_dim = query.shape
     _, num_kv_heads, value_dim = value_pool.shape
     assert query.stride(2) == key_pool.stride(2) == value_pool.stride(2) == out.stride(2) == block_table.stride(1) == 1
-    if not num_rows:
-        return
     group = num_heads // num_kv_heads
-    heads = min(MAX_HEADS, _padded(group))
+    heads = min(MAX_HEADS, padded(group))
     num_programs = num_kv_heads * triton.cdiv(group, heads)
     tile = tile_size(max(key_dim, value_dim), key_pool.element_size())
     if num_splits is None:
         num_tokens = min(block_table.shape[1] * block_size, window or math.inf)
         num_splits = plan_splits(num_rows * num_programs, num_tokens / tile, _num_processors(query.device))
     assert num_splits.bit_count() == 1
-    sums = query.new_empty(num_rows, num_heads, num_splits, value_dim, dtype=torch.float32)  # of each split
-    masses = query.new_empty(num_rows, num_heads, num_splits, dtype=torch.float32)  # log2 of its sum of exp2(scores)
+    totals = query.new_empty(num_rows, num_heads, num_splits, value_dim, dtype=torch.float32)  # a result a split,
+    masses = query.new_empty(num_rows, num_heads, num_splits, dtype=torch.float32)  # and its weight, as a log2
     _attend_split[(num_rows, num_programs, num_splits)](
         query,
         key_pool,
@@ -76,7 +84,7 @@ def decode(
         lengths,
         sinks,
         out,
-        sums,
+        totals,
         masses,
         scaling,
         query.stride(0),
@@ -92,8 +100,8 @@ def decode(
         HEADS=heads,
         KEY_DIM=key_dim,
         VALUE_DIM=value_dim,
-        KEY_PAD=_padded(key_dim),
-        VALUE_PAD=_padded(value_dim),
+        KEY_PAD=padded(key_dim),
+        VALUE_PAD=padded(value_dim),
         BLOCK_SIZE=block_size,
         TILE=tile,
         NUM_SPLITS=num_splits,
@@ -102,19 +110,19 @@ def decode(
         SINKS=sinks is not None,
         EXACT=is_exact(query),
         num_warps=4,
-        num_stages=3 if tile * key_pool.element_size() <= 128 else 2,
+        num_stages=5,  # two tiles under way: the table of a tile takes stages, too, as keys wait for it
     )
     if num_splits > 1:
         _join_splits[(num_rows, num_heads)](
             lengths,
             sinks,
             out,
-            sums,
+            totals,
             masses,
             out.stride(0),
             out.stride(1),
             VALUE_DIM=value_dim,
-            VALUE_PAD=_padded(value_dim),
+            VALUE_PAD=padded(value_dim),
             TILE=tile,
             NUM_SPLITS=num_splits,
             WINDOW=window or 0,
@@ -127,21 +135,6 @@ def plan_splits(num_programs: int, num_tiles: float, num_processors: int) -> int
     """Splits of each sequence, so that the grid fills the device, but none is shorter than a tile."""
     wanted = min(WAVES * num_processors / num_programs, num_tiles, MAX_SPLITS)
     return 1 << math.ceil(math.log2(max(1, wanted)))
-
-
-def tile_size(dim: int, element_bytes: int) -> int:
-    """Tokens read at once: 16 KiB of keys, so that several tiles of two programs fit a multiprocessor's 228 KiB."""
-    return max(16, min(64, (16 << 10) // (_padded(dim) * element_bytes)))
-
-
-def is_exact(query: torch.Tensor) -> bool:
-    """Whether products are of float32: TF32 would round it, and Triton's interpreter knows no bfloat16 in products."""
-    return query.dtype == torch.float32 or query.device.type == "cpu"
-
-
-def _padded(size: int) -> int:
-    """The shape that tl.dot takes: a power of 2, at least 16."""
-    return max(16, 1 << (size - 1).bit_length())
 
 
 @cache
@@ -158,22 +151,6 @@ def _split_size(num_tokens, NUM_SPLITS: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
-def capped(scores, SOFTCAP: tl.constexpr):
-    """SOFTCAP * tanh(scores / SOFTCAP); Triton has no tanh of its own on every device."""
-    falling = tl.exp2(tl.abs(scores) * (-2 * LOG2E / SOFTCAP))  # cannot overflow
-    bounded = SOFTCAP * (1 - falling) / (1 + falling)
-    return tl.where(scores < 0, -bounded, bounded)
-
-
-@triton.jit
-def product(left, right, EXACT: tl.constexpr):
-    """Matrix product, summed in float32."""
-    if EXACT:
-        left, right = left.to(tl.float32), right.to(tl.float32)
-    return tl.dot(left, right, input_precision="ieee" if EXACT else "tf32")
-
-
-@triton.jit
 def _attend_split(
     query,
     key_pool,
@@ -182,7 +159,7 @@ def _attend_split(
     lengths,
     sinks,
     out,
-    sums,
+    totals,
     masses,
     scaling,
     query_row,
@@ -208,7 +185,7 @@ def _attend_split(
     SINKS: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    """One split of one row, for the HEADS query heads that start at program 1's, all of one kv head."""
+    """One split of one row, for HEADS query heads of one kv head."""
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
     programs_of_kv_head: tl.constexpr = (GROUP + HEADS - 1) // HEADS
@@ -228,46 +205,35 @@ def _attend_split(
     value_dims = tl.arange(0, VALUE_PAD)
     is_key = key_dims < KEY_DIM
     is_value = value_dims < VALUE_DIM
-    query_places = query + row * query_row + heads[:, None] * query_head + key_dims[None, :]
-    queries = tl.load(query_places, mask=is_head[:, None] & is_key[None, :], other=0.0)  # [HEADS, KEY_PAD]
+    query_at = query + row * query_row + heads[:, None] * query_head + key_dims[None, :]
+    queries = tl.load(query_at, mask=is_head[:, None] & is_key[None, :], other=0.0)  # [HEADS, KEY_PAD]
 
-    largest = tl.full([HEADS], float("-inf"), tl.float32)
+    largest = tl.full([HEADS], LEAST, tl.float32)
     mass = tl.zeros([HEADS], tl.float32)
     total = tl.zeros([HEADS, VALUE_PAD], tl.float32)
-    for at in tl.range(start, end, TILE):
-        positions = at + tl.arange(0, TILE)
+    for tile_start in tl.range(start, end, TILE):
+        positions = tile_start + tl.arange(0, TILE)
         is_token = positions < end
-        blocks = tl.load(block_table + row * table_row + positions // BLOCK_SIZE, mask=is_token, other=0)
-        slots = blocks.to(tl.int64) * BLOCK_SIZE + positions % BLOCK_SIZE  # [TILE]
-        key_places = key_pool + slots[None, :] * key_slot + kv_head * key_head + key_dims[:, None]
-        keys = tl.load(key_places, mask=is_key[:, None] & is_token[None, :], other=0.0)  # [KEY_PAD, TILE]
-        value_places = value_pool + slots[:, None] * value_slot + kv_head * value_head + value_dims[None, :]
-        values = tl.load(value_places, mask=is_token[:, None] & is_value[None, :], other=0.0)  # [TILE, VALUE_PAD]
-        scores = product(queries, keys, EXACT) * scaling  # [HEADS, TILE]
-        if SOFTCAP > 0:
-            scores = capped(scores, SOFTCAP)
-        scores = tl.where(is_token[None, :], scores * LOG2E, float("-inf"))
-        new_largest = tl.maximum(largest, tl.max(scores, 1))  # finite: a tile has at least one token
-        weights = tl.exp2(scores - new_largest[:, None])
-        rescale = tl.exp2(largest - new_largest)
-        mass = mass * rescale + tl.sum(weights, 1)
-        total = total * rescale[:, None] + product(weights.to(values.dtype), values, EXACT)
-        largest = new_largest
+        slots = slots_of(block_table + row * table_row, positions, is_token, BLOCK_SIZE)
+        key_at = key_pool + slots[None, :] * key_slot + kv_head * key_head + key_dims[:, None]
+        keys = tl.load(key_at, mask=is_key[:, None] & is_token[None, :], other=0.0)  # [KEY_PAD, TILE]
+        value_at = value_pool + slots[:, None] * value_slot + kv_head * value_head + value_dims[None, :]
+        values = tl.load(value_at, mask=is_token[:, None] & is_value[None, :], other=0.0)  # [TILE, VALUE_PAD]
+        largest, mass, total = absorb(
+            queries, keys, values, is_token[None, :], largest, mass, total, scaling, SOFTCAP, EXACT
+        )
 
     mask = is_head[:, None] & is_value[None, :]
     if NUM_SPLITS == 1:
         if SINKS:
-            sink = tl.load(sinks + heads, mask=is_head, other=0.0).to(tl.float32) * LOG2E
-            new_largest = tl.maximum(largest, sink)
-            rescale = tl.exp2(largest - new_largest)
-            mass = mass * rescale + tl.exp2(sink - new_largest)
-            total *= rescale[:, None]
-        result = total / tl.where(mass > 0, mass, 1.0)[:, None]
-        places = out + row * out_row + heads[:, None] * out_head + value_dims[None, :]
-        tl.store(places, result.to(out.dtype.element_ty), mask=mask)
+            sink = tl.load(sinks + heads, mask=is_head, other=0.0)
+            largest, mass, total = with_sink(largest, mass, total, sink)
+        out_at = out + row * out_row + heads[:, None] * out_head + value_dims[None, :]
+        tl.store(out_at, settled(mass, total).to(out.dtype.element_ty), mask=mask)
     else:
-        cells = (row * tl.num_programs(1) // programs_of_kv_head * GROUP + heads) * NUM_SPLITS + split
-        tl.store(sums + cells[:, None] * VALUE_DIM + value_dims[None, :], total / mass[:, None], mask=mask)
+        num_heads = tl.num_programs(1) // programs_of_kv_head * GROUP
+        cells = (row * num_heads + heads) * NUM_SPLITS + split
+        tl.store(totals + cells[:, None] * VALUE_DIM + value_dims[None, :], settled(mass, total), mask=mask)
         tl.store(masses + cells, largest + tl.log2(mass), mask=is_head)
 
 
@@ -276,7 +242,7 @@ def _join_splits(
     lengths,
     sinks,
     out,
-    sums,
+    totals,
     masses,
     out_row,
     out_head,
@@ -307,7 +273,7 @@ def _join_splits(
     if SINKS:
         mass += tl.exp2(sink - largest)
     mask = is_used[:, None] & (value_dims < VALUE_DIM)[None, :]
-    results = tl.load(sums + cells[:, None] * VALUE_DIM + value_dims[None, :], mask=mask, other=0.0)
+    results = tl.load(totals + cells[:, None] * VALUE_DIM + value_dims[None, :], mask=mask, other=0.0)
     result = tl.sum(results * weights[:, None], 0) / tl.where(mass > 0, mass, 1.0)
-    places = out + row * out_row + head * out_head + value_dims
-    tl.store(places, result.to(out.dtype.element_ty), mask=value_dims < VALUE_DIM)
+    out_at = out + row * out_row + head * out_head + value_dims
+    tl.store(out_at, result.to(out.dtype.element_ty), mask=value_dims < VALUE_DIM)
