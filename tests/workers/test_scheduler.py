@@ -19,9 +19,9 @@ def make(num_blocks: int = 20, max_num_seqs: int = 4, max_batch_tokens: int = 16
     return Scheduler(BlockPool(num_blocks), BLOCK, max_num_seqs, max_batch_tokens, ROOT)
 
 
-def sequence(number: int, length: int, front: bytes = b"a", first: int = 0) -> Sequence:
+def sequence(number: int, length: int, front: bytes = b"a", first: int = 0, max_tokens: int = 99) -> Sequence:
     """Prompts of the same `first` share a prefix."""
-    return Sequence(WorkerJob(front, number, 1), [first] * length, [], Params(max_tokens=99))
+    return Sequence(WorkerJob(front, number, 1), [first] * length, [], Params(max_tokens))
 
 
 def added(scheduler: Scheduler, *lengths: int) -> list[Sequence]:
@@ -134,8 +134,25 @@ def test_held_fronts_rest_without_losing_their_place() -> None:
     assert spans(run(scheduler)) == [(0, 16, 20), (2, 0, 3)]
 
 
+def test_a_step_is_planned_while_the_one_before_draws() -> None:
+    scheduler = make()
+    one = sequence(0, 6, max_tokens=3)
+    scheduler.add(one)
+    scheduler.schedule()
+    scheduler.advance(one, 6)
+    for position in (6, 7):
+        assert scheduler.schedule().decodes == [one]
+        scheduler.advance(one, position + 1)
+        scheduler.check()
+    assert scheduler.schedule() == Plan([], []), "the last token is being drawn"
+    for token in (7, 8, 9):
+        scheduler.append(one, token)
+        scheduler.check()
+    assert one.num_settled == 8
+
+
 class Engine(RuleBasedStateMachine):
-    """Any traffic over a pool that is too small for it."""
+    """Any traffic over a pool that is too small for it, with steps that land at once and such that run ahead."""
 
     NUM_BLOCKS = 8
     SEQS = 3
@@ -146,12 +163,14 @@ class Engine(RuleBasedStateMachine):
         self.scheduler = make(self.NUM_BLOCKS, self.SEQS, self.BUDGET)
         self.alive: list[Sequence] = []
         self.emitted: dict[Sequence, int] = {}
+        self.flight: list[Sequence] = []
+        """Whose tokens are being drawn."""
         self.number = 0
 
     @rule(length=st.integers(1, 30), front=st.sampled_from([b"a", b"b"]), first=st.integers(0, 1))
     def add(self, length: int, front: bytes, first: int) -> None:
         self.number += 1
-        one = sequence(self.number, length, front, first)
+        one = sequence(self.number, length, front, first, min(9, self.NUM_BLOCKS * BLOCK - length))
         self.scheduler.add(one)
         self.alive.append(one)
         self.emitted[one] = 0
@@ -161,12 +180,20 @@ class Engine(RuleBasedStateMachine):
     def abort(self, data: st.DataObject) -> None:
         self.drop(data.draw(st.sampled_from(self.alive)))
 
-    @rule(held=st.sets(st.sampled_from([b"a", b"b"]), max_size=1), count=st.integers(1, 12))
-    def steps(self, held: set[bytes], count: int) -> None:
+    @rule(
+        held=st.sets(st.sampled_from([b"a", b"b"]), max_size=1),
+        ahead=st.booleans(),
+        stops=st.booleans(),
+        count=st.integers(1, 12),
+    )
+    def steps(self, held: set[bytes], ahead: bool, stops: bool, count: int) -> None:
         for _ in range(count):
-            self.step(held)
+            self.step(held, ahead)
+        if stops and self.flight and self.flight[0] in self.alive:
+            self.drop(self.flight[0])  # its last token says that it ends, and the next one is being drawn already
 
-    def step(self, held: Collection[bytes]) -> int:
+    def step(self, held: Collection[bytes], ahead: bool) -> int:
+        """As the engine does it; returns how many tokens were planned or landed."""
         ready = [one for one in self.scheduler.running if one.num_pending == 1 and one.job.front not in held]
         plan = self.scheduler.schedule(held)
         planned = [*plan.decodes, *(one for one, _, _ in plan.prefills)]
@@ -174,23 +201,33 @@ class Engine(RuleBasedStateMachine):
         assert all(one in self.scheduler.running and one.job.front not in held for one in planned)
         num_tokens = len(plan.decodes) + sum(end - start for _, start, end in plan.prefills)
         assert num_tokens <= self.BUDGET
-        stalled = [one for one in ready if one not in plan.decodes]
-        assert all(one in self.scheduler.waiting for one in stalled), "only a preempted stream stalls"
-        for one in plan.decodes:
-            self.compute(one, one.num_computed, one.num_computed + 1)
-        for one, start, end in plan.prefills:
-            self.compute(one, start, end)
-        return num_tokens
+        for one in ready:
+            last_is_drawn = one.num_drawn == one.params.max_tokens
+            preempted = one in self.scheduler.waiting
+            assert (one in plan.decodes) + last_is_drawn + preempted >= 1, "only a preempted stream stalls"
+        num_landed = 0 if ahead and num_tokens else self.land()
+        chunks = [(one, one.num_computed, one.num_computed + 1) for one in plan.decodes] + list(plan.prefills)
+        drawing = [one for one, start, end in chunks if one in self.alive and self.launch(one, start, end)]
+        num_landed += self.land()
+        self.flight = drawing
+        return num_tokens + num_landed + (0 if ahead else self.land())
 
-    def compute(self, one: Sequence, start: int, end: int) -> None:
+    def launch(self, one: Sequence, start: int, end: int) -> bool:
+        """Whether a token is drawn."""
         assert start == one.num_computed < end <= len(one.blocks) * BLOCK
-        last = end == len(one.ids)
+        last = end == one.num_tokens
         self.scheduler.advance(one, end)
-        if last:
+        return last
+
+    def land(self) -> int:
+        landed = [one for one in self.flight if one in self.alive]
+        self.flight = []
+        for one in landed:
             self.scheduler.append(one, 7)
             self.emitted[one] += 1
-            if self.emitted[one] == one.params.max_tokens or len(one.ids) == self.NUM_BLOCKS * BLOCK:
+            if self.emitted[one] == one.params.max_tokens:
                 self.drop(one)
+        return len(landed)
 
     def drop(self, one: Sequence) -> None:
         self.scheduler.remove(one)
@@ -206,7 +243,7 @@ class Engine(RuleBasedStateMachine):
         """Whatever happened, all come to an end in a bounded number of steps."""
         bound = 2 + sum(len(one.ids) + one.params.max_tokens for one in self.alive) * 4
         while self.alive:
-            assert self.step(()) > 0, "work, but no step"
+            assert self.step((), ahead=bool(bound % 2)) > 0, "work, but no step"
             bound -= 1
             assert bound
         assert self.scheduler.pool.num_free == self.NUM_BLOCKS
