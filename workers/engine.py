@@ -17,8 +17,8 @@ from tokenyard.broker.wire import Delta, Finish, WorkerJob
 from tokenyard.workers.blocks import BlockPool
 from tokenyard.workers.drawn import BROKEN, Drawn, Sampled
 from tokenyard.workers.lane import Lane
+from tokenyard.workers.lanes import make_lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
-from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.sampler import Sampler
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 
@@ -47,13 +47,15 @@ class Engine:
         self.num_steps = 0
         self._limit = min(card.context_length, card.pool_tokens)
         """Tokens that a sequence can have, prompt and emitted together."""
-        self._lane: Lane = PagedLane(model)
+        self._lane: Lane = make_lane(model)
         self._scheduler = Scheduler(
             BlockPool(model.num_blocks),
             card.block_size,
             options.max_num_seqs,
             options.max_batch_tokens,
             root_key(card.commit, card.dtype),
+            reuse_prefixes=card.lane == "paged",
+            whole_prompts=model.verdict.whole_prompts,
         )
         self._sampler = Sampler(card.vocab_size, model.device)
         self._sequences: dict[WorkerJob, Sequence] = {}

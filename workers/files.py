@@ -1,8 +1,10 @@
-"""A name for the content of a model directory that is not from the Hub: the `commit` of its card.
+"""A name for the content of a directory, and the place of what is kept between runs.
 
-Equal files give equal names on every machine, so that prefix keys and resumed streams agree between workers.
+The name is the `commit` of a model that is not from the Hub: equal files give equal names on every machine, so that
+prefix keys and resumed streams agree between workers.
 """
 
+import os
 from hashlib import blake2b
 from pathlib import Path
 
@@ -31,3 +33,10 @@ def _starts(size: int) -> list[int]:
     if size <= WHOLE_BYTES:
         return [0]
     return [(size - SAMPLE_BYTES) * number // (NUM_SAMPLES - 1) for number in range(NUM_SAMPLES)]
+
+
+def cache_dir() -> Path:
+    """Where what is found out once is kept: `$TOKENYARD_CACHE_DIR`, else tokenyard's own folder in the user's cache."""
+    if given := os.environ.get("TOKENYARD_CACHE_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenyard"

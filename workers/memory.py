@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from tokenyard.broker.errors import SetupError
 from tokenyard.workers import attention
 from tokenyard.workers.batch import GROUP_BYTES
-from tokenyard.workers.kv import LayerShape
+from tokenyard.workers.plain import PlainModel
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +26,23 @@ SAMPLER_COPIES = 6
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
-def block_bytes(shapes: list[LayerShape], block_size: int, dtype: torch.dtype) -> int:
-    return sum(shape.num_elements for shape in shapes) * block_size * dtype.itemsize
+def step_bytes(model: PreTrainedModel, num_tokens: int, num_rows: int, plain: PlainModel | None = None) -> int:
+    """What one step of the largest size takes beside weights and KV pool, found by running one; 0 on CPU.
 
-
-def step_bytes(model: PreTrainedModel, num_tokens: int, num_rows: int) -> int:
-    """What one step of the largest size takes beside weights and KV pool, found by running one; 0 on CPU."""
+    `plain`: the model as the plain lane runs it, where that serves it.
+    """
     if model.device.type != "cuda":
         return 0
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    ids = torch.zeros(1, num_tokens, dtype=torch.int64, device=model.device)
-    positions = torch.arange(num_tokens, device=model.device).unsqueeze(0)
     with torch.inference_mode():
-        logits = attention.forward(model, ids, positions, positions[0, :num_rows], attention.Probe())
-    sampling = SAMPLER_COPIES * logits.numel() * torch.float32.itemsize
+        if plain is not None:
+            row = plain.forward([0] * num_tokens, 0, None)[0]
+        else:
+            ids = torch.zeros(1, num_tokens, dtype=torch.int64, device=model.device)
+            positions = torch.arange(num_tokens, device=model.device).unsqueeze(0)
+            row = attention.forward(model, ids, positions, positions[0, :num_rows], attention.Probe())[0]
+    sampling = SAMPLER_COPIES * num_rows * row.numel() * torch.float32.itemsize
     return torch.cuda.max_memory_allocated(model.device) - before + sampling + GROUP_BYTES["cuda"]
 
 
@@ -67,8 +69,7 @@ def parse_kv_memory(text: str, device: torch.device, step: int = 0) -> int:
 
 
 def plan_blocks(
-    shapes: list[LayerShape],
-    dtype: torch.dtype,
+    token_bytes: int,
     device: torch.device,
     *,
     block_size: int,
@@ -76,18 +77,22 @@ def plan_blocks(
     max_num_seqs: int,
     kv_memory: str,
     step: int = 0,
+    sequence_bytes: int = 0,
 ) -> int:
     """The pool's size in blocks: what memory allows, but no more than all sequences at full length could use.
 
-    `step`: bytes that a step takes beside the pool. Raises SetupError where nothing useful fits.
+    `step`: bytes that a step takes beside the pool; `sequence_bytes`: what a sequence keeps however long it is. Raises
+    SetupError where nothing useful fits.
     """
-    per_block = block_bytes(shapes, block_size, dtype)
+    per_block = token_bytes * block_size
     allowed = parse_kv_memory(kv_memory, device, step)
+    left = allowed - max_num_seqs * sequence_bytes
     useful = max_num_seqs * -(-context_length // block_size)
-    num_blocks = min(allowed // per_block, useful)
-    if num_blocks < 2:
+    num_blocks = min(left // per_block, useful) if per_block else useful
+    if num_blocks < 2 or left < 0:
+        states = f" beside {max_num_seqs} states of {sequence_bytes:,} bytes" if sequence_bytes else ""
         raise SetupError(
-            f"KV memory of {allowed:,} bytes holds no two blocks of {per_block:,} bytes; raise --kv-memory"
+            f"KV memory of {allowed:,} bytes holds no two blocks of {per_block:,} bytes{states}; raise --kv-memory"
         )
     log.info(
         "KV pool: %d blocks of %d tokens (%.0f MiB of %.0f MiB allowed), %d tokens in all, context %d",

@@ -1,7 +1,7 @@
 """Loads a model, decides what it may use of the device, and describes it in a Card.
 
-Every causal language model that transformers can run on our attention function is served by its own unmodified code;
-what cannot is refused here, with words. Must not know of sequences or steps.
+Every causal language model of transformers is served by its own unmodified code, on the lane that verdict.py finds for
+it; what is none is refused here, with words. Must not know of sequences or steps.
 """
 
 import time
@@ -25,12 +25,15 @@ from tokenyard.workers.attention import Attends
 from tokenyard.workers.files import digest
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_blocks, step_bytes
-from tokenyard.workers.selftest import selftest
+from tokenyard.workers.plain import PlainModel
+from tokenyard.workers.verdict import Verdict, decide
 
 DEMO_DIR = Path(__file__).parent / "demo_model"
 DEMO_ID = "tokenyard-demo"
-PAGED_LAYERS = {"full_attention", "sliding_attention"}
-"""Layer types that our attention function serves; transformers names others (linear, chunked, ...) in the config."""
+LENGTH_NAMES = ("max_position_embeddings", "max_seq_len", "context_length", "seq_length")
+"""Where configs name the context length."""
+UNBOUNDED_LENGTH = 32_768
+"""For models without one (Mamba, ALiBi), unless --max-model-len says otherwise: beyond what they were trained on."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -55,10 +58,15 @@ class LoadedModel:
 
     card: Card
     model: PreTrainedModel
-    shapes: list[LayerShape]
+    verdict: Verdict
     num_blocks: int
     dtype: torch.dtype
     device: torch.device
+
+    @property
+    def shapes(self) -> list[LayerShape]:
+        """What each layer of a paged model keeps of a token."""
+        return self.verdict.shapes
 
     def forward(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, logit_rows: torch.Tensor, step: Attends
@@ -85,23 +93,24 @@ def load_model(
     config = _read(lambda: AutoConfig.from_pretrained(source, revision=revision), spec)
     text_config = config.get_text_config()
     _refuse_unserved(text_config, spec)
-    context_length = _context_length(text_config, options.max_model_len, spec)
+    context_length = _context_length(text_config, options.max_model_len)
     chosen = _dtype(dtype, place, text_config)
     on_progress(0.05)
     model = _read(lambda: AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=chosen), spec)
     model.requires_grad_(False).eval().to(place)
     on_progress(0.8)
-    shapes = selftest(model, options.block_size)
+    verdict = decide(model, commit, options.block_size)
     on_progress(0.95)
+    plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
     num_blocks = plan_blocks(
-        shapes,
-        chosen,
+        verdict.token_bytes(chosen),
         place,
         block_size=options.block_size,
         context_length=context_length,
         max_num_seqs=options.max_num_seqs,
         kv_memory=options.kv_memory,
-        step=step_bytes(model, options.max_batch_tokens, options.max_num_seqs),
+        step=step_bytes(model, options.max_batch_tokens, options.max_num_seqs, plain),
+        sequence_bytes=verdict.footprint.sequence_bytes,
     )
     card = Card(
         names=spec.names or [DEMO_ID if spec.source == DEMO else _name(source)],
@@ -110,7 +119,7 @@ def load_model(
         context_length=context_length,
         pool_tokens=num_blocks * options.block_size,
         block_size=options.block_size,
-        lane="paged",
+        lane=verdict.lane,
         dtype=str(chosen).removeprefix("torch."),
         device=str(place),
         vocab_size=text_config.vocab_size,
@@ -119,7 +128,7 @@ def load_model(
         created=int(time.time()),
     )
     on_progress(1.0)
-    return LoadedModel(card, model, shapes, num_blocks, chosen, place)
+    return LoadedModel(card, model, verdict, num_blocks, chosen, place)
 
 
 def _refuse_impossible(options: EngineOptions) -> None:
@@ -169,23 +178,15 @@ def _read(load: Callable[[], Any], spec: ModelSpec) -> Any:
 
 
 def _refuse_unserved(config: PreTrainedConfig, spec: ModelSpec) -> None:
-    """Raise SetupError for architectures that keep more than keys and values of whole layers."""
-    types = set(getattr(config, "layer_types", None) or [])
-    if types - PAGED_LAYERS:
-        words = ", ".join(sorted(types - PAGED_LAYERS))
-        raise SetupError(
-            f"model {spec.source}: its layers of type {words} cannot run on the paged lane, the only one yet"
-        )
+    """Raise SetupError for what no lane could ever serve."""
     if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
         raise SetupError(f"model {spec.source}: it is no causal language model")
 
 
-def _context_length(config: PreTrainedConfig, wanted: int | None, spec: ModelSpec) -> int:
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is None and wanted is None:
-        raise SetupError(f"model {spec.source}: its config names no context length; give --max-model-len")
+def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
+    longest = next((getattr(config, name) for name in LENGTH_NAMES if getattr(config, name, None)), None)
     if wanted is None:
-        return int(longest)  # type: ignore[arg-type]
+        return int(longest or UNBOUNDED_LENGTH)
     if wanted < 2 or (longest is not None and wanted > longest):
         raise SetupError(f"--max-model-len {wanted}: the model's own context length is {longest}")
     return wanted

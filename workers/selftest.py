@@ -1,10 +1,11 @@
-"""Before a model is served: does it give the same logits behind our attention as by itself?
+"""Before a model is served: does it give the same logits in our lanes as by itself?
 
-Two sequences side by side, prefilled in chunks and decoded for a few tokens, against one plain forward. It compares
-logits, not tokens, as near-ties flip. It also finds out what each layer keeps of a token.
+Two sequences side by side, prefilled in chunks and decoded for a few tokens, against one forward without any cache. It
+compares logits, not tokens, as near-ties flip. It also finds out what is kept of a token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +17,7 @@ from tokenyard.workers import attention
 from tokenyard.workers.batch import pack
 from tokenyard.workers.blocks import BlockPool
 from tokenyard.workers.kv import KVPool, LayerShape
+from tokenyard.workers.plain import WAYS, PlainModel, Prefill, State, Way, num_bytes
 from tokenyard.workers.scheduler import Scheduler, Sequence
 
 NUM_TOKENS = 40
@@ -26,52 +28,97 @@ prompt in two chunks, a step with two prompts and one with a decode beside a pro
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest difference allowed, as a share of the logits' largest magnitude: some 25 units of the dtype's last place (8
 bits: bfloat16, 11: float16), over many layers; a wrong mask or position moves logits by their own magnitude."""
+FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, NotImplementedError)
+"""What modeling code raises when it is run in a way that it does not know."""
+
+Found = tuple[int, int, torch.Tensor]
+"""Number of a sequence, position, logits [V] there."""
 
 
-def selftest(model: PreTrainedModel, block_size: int) -> list[LayerShape]:
-    """Leave the model set to our attention and return its layers' shapes; raises SetupError if it cannot be served."""
+class Footprint(NamedTuple):
+    """What one sequence takes of memory on the plain lane."""
+
+    token_bytes: int
+    sequence_bytes: int
+    """However long it is."""
+
+
+NO_FOOTPRINT = Footprint(0, 0)
+
+
+@torch.inference_mode()
+def paged_selftest(model: PreTrainedModel, block_size: int) -> list[LayerShape]:
+    """Leave the model set to our attention and return its layers' shapes; raises SetupError where it does not fit."""
     name = type(model).__name__
     try:
-        with torch.inference_mode():
-            error, shapes = _compare(model, block_size)
-    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as failure:
-        raise SetupError(f"{name} cannot run on paged attention: {failure}") from failure
+        ids = _ids(model)
+        expected = _expected(model, ids)
+        shapes = _probe(model, ids[:1])
+        pool = KVPool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, model.device)
+        error = _error(expected, _paged(model, pool, ids.tolist()))
+    except FAILURES as failure:
+        raise SetupError(f"{name} cannot run on paged attention: {_first_line(failure)}") from failure
     if not error <= TOLERANCE[model.dtype]:  # NaN fails too
-        raise SetupError(f"{name} gives other logits on paged attention (by {error:.2g}): it cannot be served yet")
+        raise SetupError(f"{name} gives other logits on paged attention (by {error:.2g})")
     return shapes
 
 
-def _compare(model: PreTrainedModel, block_size: int) -> tuple[float, list[LayerShape]]:
+@torch.inference_mode()
+def plain_selftest(model: PreTrainedModel) -> tuple[Way, Footprint]:
+    """The way in which the model, on its own attention, gives its own logits; raises SetupError if there is none."""
+    name = type(model).__name__
+    words = ""
+    for way in WAYS:
+        try:
+            ids = _ids(model)
+            plain = PlainModel(model, way)
+            error = _error(_expected(model, ids), _plain(plain, ids.tolist()))
+            if error <= TOLERANCE[model.dtype]:
+                return way, _footprint(plain, ids[0].tolist())
+            words = f"it gives other logits (by {error:.2g})"
+        except FAILURES as failure:
+            words = _first_line(failure)
+    raise SetupError(f"{name} cannot run token by token: {words}")
+
+
+def _ids(model: PreTrainedModel) -> torch.Tensor:
+    """Two sequences [2, NUM_TOKENS]; any spread of ids will do."""
+    vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
+    return torch.arange(2 * NUM_TOKENS, device=model.device).view(2, -1) * 7919 % vocab_size
+
+
+def _expected(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits  # [2, NUM_TOKENS, V]
+    return logits.float()
+
+
+def _error(expected: torch.Tensor, all_found: Iterable[Found]) -> float:
     """The largest difference of logits, as a share of the largest logit."""
-    vocab_size = model.config.get_text_config().vocab_size
-    ids = torch.arange(2 * NUM_TOKENS, device=model.device).view(2, -1) * 7919 % vocab_size  # any spread of ids will do
-    expected = model(input_ids=ids, use_cache=False).logits.float()  # [2, NUM_TOKENS, V]
-    shapes = _probe(model, ids[:1])
-    pool = KVPool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, model.device)
     errors = []
-    for number, position, found in _paged(model, pool, ids.tolist()):
+    for number, position, found in all_found:
         wanted = expected[number, position]
         errors.append((found.float() - wanted).abs().max() / wanted.abs().max())
-    return torch.stack(errors).max().item(), shapes
+    return float(torch.stack(errors).max())
+
+
+def _first_line(failure: Exception) -> str:
+    return str(failure).strip().split("\n")[0] or type(failure).__name__
 
 
 def _probe(model: PreTrainedModel, ids: torch.Tensor) -> list[LayerShape]:
-    """What each layer keeps; sets our attention. Raises SetupError where the model does not call it in each layer."""
-    name = type(model).__name__
+    """What each layer keeps; sets our attention. Raises LookupError where the model does not call it in each layer."""
     model.set_attn_implementation(attention.NAME)
     probe = attention.Probe()
     last = torch.tensor([ids.shape[1] - 1], device=ids.device)
     attention.forward(model, ids, torch.arange(ids.shape[1], device=ids.device).unsqueeze(0), last, probe)
-    num_layers = model.config.get_text_config().num_hidden_layers
+    num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
     if sorted(probe.shapes) != list(range(num_layers)):
-        raise SetupError(
-            f"{name} reached our attention in {len(probe.shapes)} of {num_layers} layers: it cannot be served yet"
-        )
+        raise LookupError(f"it was reached in {len(probe.shapes)} of {num_layers} layers")
     return [probe.shapes[layer] for layer in range(num_layers)]
 
 
-def _paged(model: PreTrainedModel, pool: KVPool, ids: list[list[int]]) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Sequence, position and logits [V] of each prompt's end and each decode, scheduled as the engine would."""
+def _paged(model: PreTrainedModel, pool: KVPool, ids: list[list[int]]) -> Iterator[Found]:
+    """The logits of each prompt's end and each decode, scheduled as the engine would."""
     num_blocks = len(ids) * -(-NUM_TOKENS // pool.block_size)
     scheduler = Scheduler(BlockPool(num_blocks), pool.block_size, len(ids), STEP_TOKENS, b"")
     for number, row in enumerate(ids):
@@ -91,3 +138,28 @@ def _paged(model: PreTrainedModel, pool: KVPool, ids: list[list[int]]) -> Iterat
                 scheduler.remove(sequence)
             else:
                 scheduler.append(sequence, ids[number][count])
+
+
+def _plain(model: PlainModel, ids: list[list[int]]) -> Iterator[Found]:
+    """The logits of each prompt's end and each decode, the sequences in turn: nothing may be kept outside of states."""
+    num_prompt = NUM_TOKENS - NUM_DECODES
+    ends = [*range(num_prompt, NUM_TOKENS + 1)]
+    if model.way.prefill is Prefill.CHUNKS:
+        ends = [STEP_TOKENS, *ends]
+    states: list[State | None] = [None] * len(ids)
+    start = 0
+    for end in ends:
+        for number, row in enumerate(ids):
+            logits, states[number] = model.forward(row[start:end], start, states[number])
+            if model.way.prefill is not Prefill.ANEW and states[number] is None:
+                raise LookupError("it keeps nothing of a sequence")
+            yield number, end - 1, logits
+        start = 0 if model.way.prefill is Prefill.ANEW else end
+
+
+def _footprint(model: PlainModel, ids: list[int]) -> Footprint:
+    """From states of two lengths; what does not grow belongs to the sequence."""
+    half = len(ids) // 2
+    short, long = (num_bytes(model.forward(ids[:count], 0, None)[1]) for count in (half, len(ids)))
+    token_bytes = max(0, long - short) // (len(ids) - half)
+    return Footprint(token_bytes, max(0, short - half * token_bytes))

@@ -1,5 +1,7 @@
 """Models that the engine's tests share."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from engines import FAMILIES, Bench, save_tiny
@@ -17,3 +19,11 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """One model, for what does not depend on the architecture."""
     return Bench.load(save_tiny(tmp_path_factory.mktemp("llama"), "llama"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test's models are found to be is kept away from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOKENYARD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -10,13 +10,13 @@ from tokenyard.workers.memory import CPU_BYTES, parse_kv_memory, plan_blocks
 
 CPU = torch.device("cpu")
 SHAPES = [LayerShape(2, 8, 8)] * 3
-BLOCK_BYTES = 3 * 2 * 16 * 16 * 4
+TOKEN_BYTES = 3 * 2 * 16 * 4
+BLOCK_BYTES = 16 * TOKEN_BYTES
 
 
 def plan(kv_memory: str, max_num_seqs: int = 4, context_length: int = 100) -> int:
     return plan_blocks(
-        SHAPES,
-        torch.float32,
+        TOKEN_BYTES,
         CPU,
         block_size=16,
         context_length=context_length,

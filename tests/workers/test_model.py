@@ -106,32 +106,15 @@ def test_softcap_sinks_and_experts(family: str, extra: dict[str, object], tmp_pa
     bench.reference.check_greedy(prompt, stream.ids)
 
 
-@pytest.mark.parametrize(
-    ("family", "extra", "words"),
-    [
-        ("bloom", {}, "0 of 2 layers"),
-        ("mamba", {}, "linear_attention"),
-        ("qwen3_next", {}, "linear_attention"),
-        ("llama4_text", {"num_local_experts": 2}, "chunked_attention"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore")
-def test_models_of_the_plain_lane_are_refused(
-    family: str, extra: dict[str, object], words: str, tmp_path: Path
-) -> None:
-    with pytest.raises(SetupError, match=words):
-        load(save_tiny(tmp_path, family, **extra), max_model_len=64)
-
-
-def test_wrong_attention_is_noticed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_attention_is_noticed(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = attention.Step._mask
 
     def shifted(*arguments: object) -> torch.Tensor:
         return right(*arguments).roll(1, -1)  # type: ignore[arg-type]
 
     monkeypatch.setattr(attention.Step, "_mask", shifted)
-    with pytest.raises(SetupError, match="other logits"):
-        load(directory)
+    monkeypatch.setenv("TOKENYARD_CACHE_DIR", str(tmp_path))
+    assert load(directory).card.lane == "plain"
 
 
 def test_words_for_what_cannot_be_loaded(directory: Path, tmp_path: Path) -> None:
