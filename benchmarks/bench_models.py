@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+DEMO = Path(__file__).resolve().parent.parent / "workers" / "demo_model"
 COMMON = {"head_dim": 128, "vocab_size": 151_936, "max_position_embeddings": 40_960, "rope_theta": 1e6}
 """Of the published Qwen3 models (their config.json)."""
 SHAPES: dict[str, dict[str, Any]] = {
@@ -102,8 +103,9 @@ def write_model(directory: Path, shape: dict[str, Any], device: str = "cpu") -> 
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(Qwen3Config(**shape, **ids), dtype=torch.bfloat16)
-    model.generation_config = GenerationConfig(do_sample=False, **ids)
+        config = Qwen3Config(**shape, **ids)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(do_sample=False, **ids)  # type: ignore[no-untyped-call]
     model.save_pretrained(directory)
 
 
@@ -114,7 +116,9 @@ def cache_dir() -> Path:
 
 
 def find_model(model: str, device: str = "cpu") -> str:
-    """The directory of a model named in SHAPES, made if it is not there; anything else is given back as it is."""
+    """The directory of `demo` or of a model named in SHAPES, made if it is not there; else the name as it is."""
+    if model == "demo":
+        return str(DEMO)
     shape = SHAPES.get(model)
     if shape is None:
         return model

@@ -24,8 +24,8 @@ from typing import IO, Any, NamedTuple
 import httpx
 import psutil
 
-OUR_NAME = "tokenyard"
-"""As it stands in the tables."""
+OUR_NAME, DEFAULT_NAME, BATCHING_NAME = "tokenyard", "transformers serve", "transformers serve --continuous-batching"
+"""As they stand in the tables."""
 READY_S = 180.0
 """Bound on loading; the demo model takes seconds, a large one from disk minutes."""
 EXIT_S = 15.0
@@ -61,8 +61,7 @@ def transformers_serve(setting: Setting, port: int, *, batching: bool, more: str
     command = [str(Path(sys.executable).with_name("transformers")), "serve", setting.model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", setting.device, "--dtype", setting.dtype]
     command += ["--continuous-batching"] if batching else []
-    name = "transformers serve" + (" --continuous-batching" if batching else "")
-    return Peer(name, [*command, *shlex.split(more)], "/health", False)
+    return Peer(BATCHING_NAME if batching else DEFAULT_NAME, [*command, *shlex.split(more)], "/health", False)
 
 
 class Server:

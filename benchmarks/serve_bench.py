@@ -2,32 +2,43 @@
 
     python benchmarks/serve_bench.py                        the demo model, all servers, c = 1, 8, 32
     python benchmarks/serve_bench.py --model Qwen/Qwen3-0.6B --device cuda --dtype bfloat16
+    python benchmarks/serve_bench.py --model qwen3-60m      random weights of that shape, and the targets set for it
     python benchmarks/serve_bench.py --quick --servers ours
 
-One server runs at a time, alone, warmed up. All get the same prompts in the same order, each prompt once.
+One server runs at a time, alone, warmed up. All get the same prompts in the same order, each prompt once. A round goes
+through all servers, so that a slow minute of the machine meets none of them alone in all rounds.
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from figures import Level, Stall, median_stall, read_stall, summarize
-from peers import OUR_NAME, Peer, Server, Setting, free_port, running, tokenyard, transformers_serve
+from bench_models import find_model
+from figures import Level, Stall, median_stall, read_stall, summarize, throughput
+from machine import load_average, machine, today, versions
+from peers import (
+    BATCHING_NAME,
+    DEFAULT_NAME,
+    OUR_NAME,
+    Peer,
+    Server,
+    Setting,
+    free_port,
+    running,
+    tokenyard,
+    transformers_serve,
+)
 from prompts import make_prompt
 from sse_client import Load, Measured
 from sse_reader import Record
-from tables import LEVEL_HEAD, STALL_HEAD, level_cells, markdown, stall_cells
+from tables import LEVEL_HEAD, STALL_HEAD, TARGET_HEAD, level_cells, markdown, stall_cells, target_cells
+from targets import SERVE_MODEL, SERVE_PROMPT_TOKENS, Target, serve_targets
 from tokenizers import Tokenizer
 
-DEMO = Path(__file__).resolve().parent.parent / "workers" / "demo_model"
 OURS, DEFAULT, BATCHING = "ours", "transformers", "transformers-cb"
 NUM_RUNNING = 4
 """Streams that run when the long prompt comes."""
@@ -43,26 +54,45 @@ class Shape(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     concurrencies: list[int]
+    per_stream: int
+    """Requests of each stream in a round."""
     rounds: int
     long_prompt_tokens: int
     running_tokens: int
     """Output of each stream that the long prompt disturbs: enough to outlive its prefill."""
 
 
-FULL = Shape(128, 64, [1, 8, 32], 3, 1800, 192)
-QUICK = Shape(32, 16, [1, 4], 1, 256, 64)
+FULL = Shape(128, 64, [1, 8, 32], 3, 3, 1800, 192)
+TARGETED = FULL._replace(prompt_tokens=SERVE_PROMPT_TOKENS, per_stream=1)
+"""The peer takes minutes for three requests a stream of that model, and the targets were set on one."""
+QUICK = Shape(32, 16, [1, 4], 3, 1, 256, 64)
+MIN_REQUESTS = 8
+"""Of a round: fewer say nothing of one stream."""
+NUM_WARM_UP_TOKENS = 8
+"""Output of each request before a server is measured."""
+
+
+class Round(NamedTuple):
+    """One server at one concurrency once."""
+
+    records: list[Record]
+    server_cpu_s: float
+    client_cpu_s: float
+    wall_s: float
 
 
 class Results(NamedTuple):
-    """What one run found; filled server by server."""
+    """What one run found."""
 
     conditions: dict[str, str]
     levels: list[Level]
     stalls: list[Stall]
     memory_mib: dict[str, float]
+    targets: list[Target]
 
     def as_dict(self) -> dict[str, Any]:
-        rows = {"levels": [row._asdict() for row in self.levels], "stalls": [row._asdict() for row in self.stalls]}
+        named: dict[str, list[Any]] = {"levels": self.levels, "stalls": self.stalls, "targets": self.targets}
+        rows = {name: [row._asdict() for row in some] for name, some in named.items()}
         return {"conditions": self.conditions, **rows, "memory_mib": self.memory_mib}
 
 
@@ -102,41 +132,61 @@ class Bench:
             (1, shape.long_prompt_tokens),
         ):
             seed = WARM_UP_SEED + 1_000 * concurrency + prompt_tokens
-            self._run(self._bodies(seed, concurrency, prompt_tokens, shape.output_tokens), concurrency)
+            self._run(self._bodies(seed, concurrency, prompt_tokens, NUM_WARM_UP_TOKENS), concurrency)
 
-    def level(self, concurrency: int) -> Level:
-        """Three requests a stream in each round, and eight at the least."""
-        how_many = max(8, 3 * concurrency)
-        rounds: list[list[Record]] = []
-        server_cpu_s = client_cpu_s = wall_s = 0.0
-        for number in range(self._shape.rounds):
-            seed = LEVEL_SEED + 100_000 * concurrency + 1_000 * number
-            bodies = self._bodies(seed, how_many, self._shape.prompt_tokens, self._shape.output_tokens)
-            before_s = self._server.cpu_s()
-            measured = self._run(bodies, concurrency)
-            server_cpu_s += self._server.cpu_s() - before_s
-            client_cpu_s += measured.cpu_s
-            wall_s += measured.wall_s
-            rounds.append(measured.records)
-        return summarize(
-            self._server.peer.name,
-            concurrency,
-            rounds,
-            server_cpu_s=server_cpu_s,
-            client_cpu_share=client_cpu_s / wall_s,
-        )
+    def level(self, concurrency: int, number: int) -> Round:
+        """The round of that number."""
+        how_many = max(MIN_REQUESTS, self._shape.per_stream * concurrency)
+        seed = LEVEL_SEED + 100_000 * concurrency + 1_000 * number
+        bodies = self._bodies(seed, how_many, self._shape.prompt_tokens, self._shape.output_tokens)
+        before_s = self._server.cpu_s()
+        measured = self._run(bodies, concurrency)
+        return Round(measured.records, self._server.cpu_s() - before_s, measured.cpu_s, measured.wall_s)
 
-    def stall(self) -> Stall:
+    def stall(self, number: int) -> Stall:
         """A long prompt comes while streams run."""
-        stalls: list[Stall] = []
-        for number in range(self._shape.rounds):
-            seed = STALL_SEED + 1_000 * number
-            bodies = self._bodies(seed, NUM_RUNNING, self._shape.prompt_tokens, self._shape.running_tokens)
-            [long_one] = self._bodies(seed + NUM_RUNNING, 1, self._shape.long_prompt_tokens, 8)
-            measured = self._run(bodies, NUM_RUNNING, long_one, INTRUDE_AFTER)
-            assert measured.intruder is not None
-            stalls.append(read_stall(self._server.peer.name, measured.records, measured.intruder))
-        return median_stall(stalls)
+        seed = STALL_SEED + 1_000 * number
+        bodies = self._bodies(seed, NUM_RUNNING, self._shape.prompt_tokens, self._shape.running_tokens)
+        [long_one] = self._bodies(seed + NUM_RUNNING, 1, self._shape.long_prompt_tokens, 8)
+        measured = self._run(bodies, NUM_RUNNING, long_one, INTRUDE_AFTER)
+        assert measured.intruder is not None
+        return read_stall(self._server.peer.name, measured.records, measured.intruder)
+
+
+class Tally:
+    """The rounds of all servers."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[tuple[str, int], list[Round]] = {}
+        self._stalls: dict[str, list[Stall]] = {}
+        self.memory_mib: dict[str, float] = {}
+
+    def measure(self, bench: Bench, server: Server, shape: Shape, number: int) -> None:
+        """One round of one server; progress goes to stderr."""
+        name = server.peer.name
+        typer.echo(f"{name}: ready, warming up for round {number + 1}", err=True)
+        bench.warm_up()
+        for concurrency in shape.concurrencies:
+            one = bench.level(concurrency, number)
+            typer.echo(f"{name}: c = {concurrency}, {throughput(one.records):.0f} tokens/s", err=True)
+            self._rounds.setdefault((name, concurrency), []).append(one)
+        self._stalls.setdefault(name, []).append(bench.stall(number))
+        self.memory_mib[name] = server.memory_mib()
+
+    def levels(self) -> list[Level]:
+        return [
+            summarize(
+                name,
+                concurrency,
+                [one.records for one in rounds],
+                server_cpu_s=sum(one.server_cpu_s for one in rounds),
+                client_cpu_share=sum(one.client_cpu_s for one in rounds) / sum(one.wall_s for one in rounds),
+            )
+            for (name, concurrency), rounds in self._rounds.items()
+        ]
+
+    def stalls(self) -> list[Stall]:
+        return [median_stall(stalls) for stalls in self._stalls.values()]
 
 
 def pick(which: str, setting: Setting, port: int, our_args: str, peer_args: str) -> Peer:
@@ -155,40 +205,23 @@ def token_counter(model: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text))
 
 
-def cpu_name() -> str:
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def gpu_name() -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-
-
-def conditions(setting: Setting, shape: Shape) -> dict[str, str]:
+def conditions(model: str, setting: Setting, shape: Shape) -> dict[str, str]:
     """What must stand beside the numbers."""
-    versions = [f"{name} {metadata.version(name)}" for name in ("tokenyard", "transformers", "torch")]
-    shown = "the bundled demo model" if setting.model == str(DEMO) else setting.model
-    machine = f"{cpu_name()}, {os.cpu_count()} cores"
-    if setting.device != "cpu" and (gpu := gpu_name()):
-        machine = f"{gpu}; {machine}"
     return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine,
-        "model": shown,
+        "date": today(),
+        "machine": machine(setting.device),
+        "load average at the end": load_average(),
+        "model": "the bundled demo model" if model == "demo" else model,
         "dtype and device": f"{setting.dtype} on {setting.device}, {setting.threads} engine thread(s)",
         "lengths": f"{shape.prompt_tokens} prompt tokens, {shape.output_tokens} output tokens, greedy, no early end",
-        "rounds": f"{shape.rounds}; tokens/s is their median",
-        "versions": f"{', '.join(versions)}, Python {platform.python_version()}",
+        "rounds": f"{shape.rounds}, each through all servers; tokens/s is their median",
+        "versions": versions(),
         "client": "one process on the same machine, /v1/completions, streaming",
     }
 
 
 def main(
-    model: Annotated[str, typer.Option(help="Local directory or Hub name.", show_default="the demo model")] = str(DEMO),
+    model: Annotated[str, typer.Option(help="demo, qwen3-60m, a local directory or a Hub name.")] = "demo",
     servers: Annotated[str, typer.Option(help="Which to measure, with commas.")] = f"{OURS},{DEFAULT},{BATCHING}",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -204,52 +237,45 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Tiny numbers, to see that it works.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write all figures there as JSON.")] = None,
 ) -> None:
-    """Measure the servers one after the other and print their tables, on the terminal and as Markdown."""
-    base = QUICK if quick else FULL
+    """Measure the servers one after the other, round by round, and print their tables as Markdown."""
+    base = QUICK if quick else TARGETED if model == SERVE_MODEL else FULL
     shape = base._replace(
         prompt_tokens=prompt_tokens or base.prompt_tokens,
         output_tokens=output_tokens or base.output_tokens,
         concurrencies=[int(part) for part in concurrency.split(",")] if concurrency else base.concurrencies,
         rounds=rounds or base.rounds,
     )
-    setting = Setting(model, device, dtype, threads)
-    count = token_counter(model)
-    results = Results(conditions(setting, shape), [], [], {})
-    for which in servers.split(","):
-        port = free_port()
-        with running(pick(which, setting, port, our_args, peer_args), setting, port) as server:
-            measure(Bench(server, shape, count), server, shape, results)
+    setting = Setting(find_model(model, device), device, dtype, threads)
+    count = token_counter(setting.model)
+    tally = Tally()
+    for number in range(shape.rounds):
+        for which in servers.split(","):
+            port = free_port()
+            with running(pick(which, setting, port, our_args, peer_args), setting, port) as server:
+                tally.measure(Bench(server, shape, count), server, shape, number)
+    levels, stalls = tally.levels(), tally.stalls()
+    judged = model == SERVE_MODEL and device == "cpu" and not quick
+    targets = serve_targets(levels, stalls, OUR_NAME, DEFAULT_NAME, BATCHING_NAME) if judged else []
+    results = Results(conditions(model, setting, shape), levels, stalls, tally.memory_mib, targets)
     typer.echo(report(results, shape))
     if out is not None:
         out.write_text(json.dumps({"arguments": sys.argv[1:], **results.as_dict()}, indent=1) + "\n")
 
 
-def measure(bench: Bench, server: Server, shape: Shape, results: Results) -> None:
-    """All of one server's figures; progress goes to stderr."""
-    name = server.peer.name
-    typer.echo(f"{name}: ready, warming up", err=True)
-    bench.warm_up()
-    for concurrency in shape.concurrencies:
-        level = bench.level(concurrency)
-        typer.echo(f"{name}: c = {concurrency}, {level.tokens_per_s:.0f} tokens/s", err=True)
-        results.levels.append(level)
-    results.stalls.append(bench.stall())
-    results.memory_mib[name] = server.memory_mib()
-
-
 def report(results: Results, shape: Shape) -> str:
-    """Conditions and both tables, as Markdown."""
+    """Conditions and all tables, as Markdown."""
     memory = "; ".join(f"{name} {value:,.0f} MiB" for name, value in results.memory_mib.items())
     facts = {**results.conditions, "memory at the end": memory}
-    return "\n".join(
-        [
-            *(f"- {name}: {value}" for name, value in facts.items()),
-            "\nClosed loop, c streams at once:\n",
-            markdown(LEVEL_HEAD, level_cells(results.levels, OUR_NAME)),
-            f"\nA prompt of {shape.long_prompt_tokens:,} tokens arrives while {NUM_RUNNING} streams run:\n",
-            markdown(STALL_HEAD, stall_cells(results.stalls, OUR_NAME)),
-        ]
-    )
+    parts = [
+        *(f"- {name}: {value}" for name, value in facts.items()),
+        f"\nClosed loop, c streams at once, {shape.per_stream} request(s) a stream in a round:\n",
+        markdown(LEVEL_HEAD, level_cells(results.levels, OUR_NAME)),
+        f"\nA prompt of {shape.long_prompt_tokens:,} tokens arrives while {NUM_RUNNING} streams run:\n",
+        markdown(STALL_HEAD, stall_cells(results.stalls, OUR_NAME)),
+    ]
+    if results.targets:
+        parts += ["\nTargets:\n", markdown(TARGET_HEAD, target_cells(results.targets))]
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

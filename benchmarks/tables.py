@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 from figures import Level, Stall
+from targets import Target
 
 Cells = list[list[str]]
 
 LEVEL_HEAD = ["c", "server", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "tokens/s", "ours ÷ theirs"]
 STALL_HEAD = ["server", "streams running", "ITL p50 before", "worst ITL", "long prompt's TTFT", "theirs ÷ ours"]
+WORDS = {"server", "target", "verdict"}
+TARGET_HEAD = ["target", "wanted", "found", "verdict"]
 
 
 def number(value: float) -> str:
@@ -50,10 +53,18 @@ def stall_cells(stalls: Sequence[Stall], ours: str) -> Cells:
     return cells
 
 
+def target_cells(targets: Sequence[Target]) -> Cells:
+    cells: Cells = []
+    for one in targets:
+        wanted = f"{'≥' if one.is_floor else '≤'} {one.wanted:g}{one.unit}"
+        cells.append([one.what, wanted, f"{number(one.found)}{one.unit}", "met" if one.met else "missed"])
+    return cells
+
+
 def markdown(head: Sequence[str], cells: Cells) -> str:
-    """Words to the left, numbers to the right; a column holds words if its name is `server`."""
+    """Words to the left, numbers to the right; a column holds words if its name is in WORDS."""
     widths = [max(3, *(len(row[index]) for row in [head, *cells])) for index in range(len(head))]
-    is_words = [name == "server" for name in head]
+    is_words = [name in WORDS for name in head]
     rule = ["-" * width if words else "-" * (width - 1) + ":" for width, words in zip(widths, is_words, strict=True)]
 
     def line(row: Sequence[str]) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 import pytest
+from bench_models import find_model
 from prompts import make_prompt
-from serve_bench import DEMO, token_counter
+from serve_bench import token_counter
 
 
 @pytest.fixture(scope="module")
 def count() -> Callable[[str], int]:
-    return token_counter(str(DEMO))
+    return token_counter(find_model("demo"))
 
 
 @pytest.mark.parametrize("num_tokens", [32, 128, 1800])
