@@ -19,6 +19,8 @@ from tokenyard.broker.errors import SetupError
 from tokenyard.http.main import open_socket
 from tokenyard.http.options import FrontOptions
 
+pytestmark = pytest.mark.slow
+
 MAX_RSS_BYTES = 200 << 20
 """What a front may take, by the project's own promise."""
 

@@ -10,6 +10,8 @@ import openai
 import pytest
 from yard import Yard
 
+pytestmark = pytest.mark.slow
+
 MODEL = "tokenyard-demo"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 COUNT = [{"role": "user", "content": "Count from 1 to 20."}]
