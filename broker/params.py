@@ -50,5 +50,6 @@ class Params(NamedTuple):
     cache_salt: str = ""
     """Part of the prefix chain's root: only requests with the same salt share cached blocks."""
     grammar: Grammar | None = None
-    """Only tokens that it allows are drawn; `stop_token_ids` only where it may end, whatever `min_tokens` says where
-    nothing else can follow. Where it has ended and no stop token may say so, the stream ends with `stop` and no token."""
+    """Only tokens that it allows are drawn, and `stop_token_ids` only where it may end: from `min_tokens` on, or where
+    nothing else can follow. Where it has ended and no stop token may say so, the stream ends with `stop` and no token.
+    """

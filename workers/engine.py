@@ -16,7 +16,8 @@ from tokenyard.broker.prefix import root_key
 from tokenyard.broker.wire import Delta, Finish, WorkerJob
 from tokenyard.workers.blocks import BlockPool
 from tokenyard.workers.drawn import BROKEN, Drawn, Sampled
-from tokenyard.workers.lane import Lane
+from tokenyard.workers.grammars import Grammars
+from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.lanes import make_lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.sampler import Sampler
@@ -58,6 +59,7 @@ class Engine:
             whole_prompts=model.verdict.whole_prompts,
         )
         self._sampler = Sampler(card.vocab_size, model.device)
+        self._grammars = Grammars(card, model.device)
         self._sequences: dict[WorkerJob, Sequence] = {}
         self._flight: Flight | None = None
         self._ready: list[Output] = []
@@ -76,6 +78,7 @@ class Engine:
             "free_blocks": self._scheduler.pool.num_free,
             "hit_tokens": self._scheduler.hit_tokens,
             "preempted": self._scheduler.num_preempted,
+            "compiling": self._grammars.num_compiling,
         }
 
     def add(self, key: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
@@ -88,8 +91,11 @@ class Engine:
         if finish:
             self._ready.append(Output(key, Delta(key.job, key.attempt, len(emitted_ids), [], {}, finish)))
             return
-        self._scheduler.add(sequence)
         self._sequences[key] = sequence
+        if params.grammar is None:
+            self._scheduler.add(sequence)
+        else:
+            self._grammars.begin(sequence)
 
     def abort(self, key: WorkerJob) -> None:
         """Forget a job without a word; an unknown one is none."""
@@ -101,7 +107,7 @@ class Engine:
     @torch.inference_mode()
     def step(self, held: Collection[bytes] = ()) -> list[Output]:
         """Run one step for all sequences but those of the fronts in `held`."""
-        outputs, self._ready = self._ready, []
+        outputs, self._ready = self._ready + self._admit_compiled(), []
         plan = self._scheduler.schedule(held)
         ahead = self._lane.runs_ahead(plan)
         if not ahead:
@@ -118,16 +124,35 @@ class Engine:
         """Assert what must hold between steps."""
         self._scheduler.check()
         waiting_or_running = {*self._scheduler.waiting, *self._scheduler.running}
-        assert waiting_or_running == set(self._sequences.values())
+        compiling = {one for one in self._sequences.values() if self._grammars.is_compiling(one)}
+        assert len(compiling) == self._grammars.num_compiling
+        assert waiting_or_running == set(self._sequences.values()) - compiling
+
+    def _admit_compiled(self) -> list[Output]:
+        """Schedule the sequences whose grammars are there now, and end those whose grammars are none."""
+        outputs = []
+        for sequence, error in self._grammars.compiled():
+            if error is None:
+                self._scheduler.add(sequence)
+            else:
+                key = sequence.job
+                del self._sequences[key]
+                finish = Finish("error", error.code, error.words, error.param)
+                outputs.append(Output(key, Delta(key.job, key.attempt, sequence.num_emitted, [], {}, finish)))
+        return outputs
 
     def _launch(self, plan: Plan) -> list[Output]:
         """Compute a plan and draw its tokens; the step before it lands meanwhile."""
         logits = self._lane.run(plan)
-        drawn = self._sampler.draw(logits.rows, logits.sequences) if logits.sequences else None
+        outputs = []
+        if any(one.params.grammar for one in logits.sequences):  # what they may draw depends on the tokens in flight
+            outputs += self._land()
+            plan, logits = self._living(plan), self._living_rows(logits)
+        allowed = self._grammars.allowed(logits.sequences)
+        drawn = self._sampler.draw(logits.rows, logits.sequences, allowed) if logits.sequences else None
         self.num_steps += 1
         for sequence in plan.decodes:
             self._scheduler.advance(sequence, sequence.num_computed + 1)
-        outputs = []
         for sequence, _, end in plan.prefills:
             self._scheduler.advance(sequence, end)
             if end < len(sequence.ids) and not sequence.announced:
@@ -155,15 +180,25 @@ class Engine:
             [one for one in plan.prefills if self._lives(one.sequence)],
         )
 
+    def _living_rows(self, logits: Logits) -> Logits:
+        """What is left of a step's logits after another step has landed."""
+        rows = [row for row, one in enumerate(logits.sequences) if self._lives(one)]
+        if len(rows) == len(logits.sequences):
+            return logits
+        return Logits([logits.sequences[row] for row in rows], logits.rows[rows])
+
     def _emit(self, sequence: Sequence, sampled: Sampled) -> Output:
         index = sequence.num_emitted
+        if end := self._grammars.end(sequence):  # there was nothing to draw from
+            self._forget(sequence)
+            return _output(sequence, index, [], None, end)
         if sampled.token == BROKEN:
             self._lane.scrub(self._scheduler.disown(sequence))
             self._forget(sequence)
             words = "the model gave no finite logits for this sequence"
             return _output(sequence, index, [], None, Finish("error", "worker_error", words))
         self._scheduler.append(sequence, sampled.token)
-        finish = self._finish(sequence)
+        finish = self._finish(sequence) or self._grammars.accept(sequence, sampled.token)
         if finish:
             self._forget(sequence)
         return _output(sequence, index, [sampled.token], sampled, finish)
@@ -177,7 +212,9 @@ class Engine:
         return None
 
     def _forget(self, sequence: Sequence) -> None:
-        self._scheduler.remove(sequence)
+        if not self._grammars.is_compiling(sequence):
+            self._scheduler.remove(sequence)
+        self._grammars.forget(sequence)
         self._sampler.forget(sequence)
         self._lane.forget(sequence)
         del self._sequences[sequence.job]

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     # Imports torch: at run time only the loader does that, in the engine's thread, while the I/O thread already talks.
     from tokenyard.workers.engine import Engine
 
-HELD_WAIT_S = 0.005
-"""When all sequences wait for slow fronts, look again so often; an ack takes about 0.1 ms, a slow front far longer."""
+IDLE_WAIT_S = 0.005
+"""When all sequences wait for slow fronts or for their grammars, look again so often; an ack takes about 0.1 ms, a slow
+front far longer."""
 
 
 class Loader(Protocol):
@@ -59,12 +60,13 @@ class EngineThread(threading.Thread):
             while True:
                 self._take_commands(engine, wait=not engine.has_work)
                 outputs = engine.step(self.held)
+                idle = engine.num_steps == self.num_steps
                 self.num_steps, self.load_figures = engine.num_steps, engine.load()
                 if outputs:
                     self.results.append([(output.key, output.delta) for output in outputs])
                     self._signal()
-                elif engine.has_work and self.held:
-                    self._take_commands(engine, wait=True, timeout_s=HELD_WAIT_S)
+                elif engine.has_work and idle:
+                    self._take_commands(engine, wait=True, timeout_s=IDLE_WAIT_S)
         except BaseException as error:  # noqa: BLE001 - the process's one place: whatever it is, the I/O thread must know
             self.failure = error
             self._signal()

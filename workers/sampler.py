@@ -2,7 +2,8 @@
 
 Order of processing (docs/architecture.md, "Sampling"):
   1. logprobs are taken from the raw logits
-  2. repetition penalty, then frequency and presence penalty; logit_bias; stop tokens are masked below min_tokens
+  2. repetition penalty, then frequency and presence penalty; logit_bias; stop tokens are masked below min_tokens; what
+     a grammar does not allow is masked
   3. temperature, then top_k, top_p of what top_k left, min_p; ties at a threshold all stay
   4. the largest of logits plus noise wins; at temperature 0, the largest of step 2
 
@@ -16,6 +17,7 @@ import torch
 
 from tokenyard.workers.drawn import BROKEN, Drawn, LogprobRows, Sampled
 from tokenyard.workers.draws import Draws, is_greedy
+from tokenyard.workers.grammars import Allowed
 from tokenyard.workers.noise import vocab_words
 from tokenyard.workers.penalties import Penalties, TokenCounts, has_penalties
 from tokenyard.workers.scheduler import Sequence
@@ -48,25 +50,25 @@ class Sampler:
         if sequence in self._batch.sequences:
             self._batch = _Batch([], self._counts, self._vocab)
 
-    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence], allowed: Allowed | None = None) -> list[Sampled]:
         """The next token of each sequence, waited for."""
-        return self.draw(logits, sequences).read()
+        return self.draw(logits, sequences, allowed).read()
 
-    def draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> Drawn:
+    def draw(self, logits: torch.Tensor, sequences: list[Sequence], allowed: Allowed | None = None) -> Drawn:
         """Launch the draw of the next token of each sequence. logits: [R, V], raw, of any float type."""
         if sequences != self._batch.sequences:
             self._batch = _Batch(sequences, self._counts, self._vocab)
         batch = self._batch
         raw = logits.float()
-        best, tokens = self._shape(raw, batch).max(dim=-1)
+        best, tokens = self._shape(raw, batch, allowed).max(dim=-1)
         tokens = torch.where(best.isfinite(), tokens, BROKEN)
         if batch.penalties is not None:
             batch.penalties.count(tokens[batch.penalties.rows])
         return Drawn(tokens, self._logprobs(raw, tokens, batch) if batch.logprob_rows else None)
 
-    def _shape(self, raw: torch.Tensor, batch: _Batch) -> torch.Tensor:
+    def _shape(self, raw: torch.Tensor, batch: _Batch, allowed: Allowed | None) -> torch.Tensor:
         """Steps 2 to 4 of the order above: scores [R, V] whose largest is the token. Does not write to `raw`."""
-        if batch.penalties is None and batch.draws is None and not batch.has_biases:
+        if batch.penalties is None and batch.draws is None and not batch.has_biases and allowed is None:
             return raw
         scores = raw.clone()
         if batch.penalties is not None:
@@ -74,13 +76,15 @@ class Sampler:
             scores[rows] = batch.penalties.shape(scores[rows])
         if batch.has_biases:
             self._add_biases(scores, batch.sequences)
+        if allowed is not None:
+            allowed.mask(scores)
         if batch.draws is not None:
             rows = batch.draws.rows
             scores[rows] = batch.draws.shape(scores[rows])
         return scores
 
     def _add_biases(self, scores: torch.Tensor, sequences: list[Sequence]) -> None:
-        """Add logit_bias, and minus infinity for stop tokens below min_tokens."""
+        """Add logit_bias, and minus infinity for stop tokens below min_tokens, unless a grammar sees to them."""
         rows: list[int] = []
         ids: list[int] = []
         biases: list[float] = []
@@ -88,7 +92,7 @@ class Sampler:
             params = sequence.params
             ids += params.logit_bias.keys()
             biases += params.logit_bias.values()
-            if sequence.num_drawn < params.min_tokens:
+            if sequence.num_drawn < params.min_tokens and params.grammar is None:
                 ids += params.stop_token_ids
                 biases += [-math.inf] * len(params.stop_token_ids)
             rows += [row] * (len(ids) - len(rows))
