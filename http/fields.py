@@ -23,6 +23,7 @@ from tokenyard.http.checks import (
     token_ids,
 )
 from tokenyard.http.errors import invalid
+from tokenyard.http.grammars import choice, ebnf, json_schema, regex, response_format, structured_outputs
 
 MAX_CHOICES = 128
 """OpenAI's limit of `n`."""
@@ -86,8 +87,19 @@ SAMPLING: dict[str, Field] = {
 }
 """OpenAI's fields that reach the sampler, and vLLM's names for those that OpenAI lacks."""
 
+GRAMMARS: dict[str, Field] = {
+    "response_format": Field(response_format),
+    "structured_outputs": Field(structured_outputs),
+    "guided_json": Field(json_schema),
+    "guided_regex": Field(regex),
+    "guided_choice": Field(choice),
+    "guided_grammar": Field(ebnf),
+}
+"""The form of the answer: at most one of them. OpenAI's, vLLM's, and vLLM's older names."""
+
 COMMON: dict[str, Field] = {
     **SAMPLING,
+    **GRAMMARS,
     "model": Field(string(1, 512)),
     "max_tokens": Field(integer(1, INT64)),
     "n": Field(integer(1, MAX_CHOICES)),
@@ -118,11 +130,7 @@ COMMON: dict[str, Field] = {
     "prompt_logprobs": refused_unless(),
     "truncate_prompt_tokens": refused_unless(),
     "spaces_between_special_tokens": refused_unless(True),
-    "structured_outputs": refused_unless(),
-    "guided_json": refused_unless(),
-    "guided_regex": refused_unless(),
-    "guided_choice": refused_unless(),
-    "guided_grammar": refused_unless(),
+    "guided_whitespace_pattern": refused_unless(),
     "return_tokens_as_token_ids": refused_unless(False),
 }
 
@@ -139,9 +147,6 @@ CHAT: dict[str, Field] = {
     "chat_template_kwargs": Field(instance(dict, words="an object")),
     "continue_final_message": Field(boolean),
     "add_generation_prompt": Field(boolean),
-    "response_format": Field(
-        refused=lambda value: value != {"type": "text"}, why="supports only the type 'text' so far"
-    ),
     "modalities": refused_unless(["text"], why="supports only ['text']"),
     "verbosity": refused_unless("medium"),
     "functions": refused_unless([], why="is deprecated and not supported; use tools"),
@@ -162,5 +167,4 @@ COMPLETIONS: dict[str, Field] = {
     "add_special_tokens": Field(boolean),
     "echo": refused_unless(False, why="is not supported yet"),
     "suffix": refused_unless("", why="is not supported: the served models do not fill in the middle"),
-    "response_format": CHAT["response_format"],
 }

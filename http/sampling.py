@@ -95,6 +95,7 @@ def resolve(request: Request, card: Card, num_prompt_tokens: int) -> Resolved:
         logit_bias=_in_vocabulary(asked.get("logit_bias", {}), card, "logit_bias"),
         stop_token_ids=_stop_ids(asked, overlay, card),
         logprobs=request.num_logprobs,
+        grammar=request.grammar,
     )
     stop = config.get("stop_strings", [])
     return Resolved(params, request.stop or ([stop] if isinstance(stop, str) else stop))

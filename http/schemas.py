@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import orjson
 
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.params import Grammar
 from tokenyard.http.errors import invalid
-from tokenyard.http.fields import CHAT, COMPLETIONS, SAMPLING, read
+from tokenyard.http.fields import CHAT, COMPLETIONS, GRAMMARS, SAMPLING, read
+from tokenyard.http.grammars import only_one
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class Request:
     n: int = 1
     sampling: dict[str, Any] = field(default_factory=dict)
     """The fields of fields.SAMPLING that the request names."""
+    grammar: Grammar | None = None
+    """What the whole answer must match."""
     stop: list[str] = field(default_factory=list)
     stream: bool = False
     stream_options: StreamOptions = field(default_factory=StreamOptions)
@@ -93,7 +97,10 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     if top is not None and not wanted:
         invalid("top_logprobs", "needs logprobs to be true")
     values["num_logprobs"] = (top or 0) if wanted else -1
-    return ChatRequest(**_common(values, ChatRequest.CONTENT))
+    request = ChatRequest(**_common(values, ChatRequest.CONTENT))
+    if request.grammar is not None and request.tools and request.tool_choice != "none":
+        invalid(request.grammar.param, "leaves no room for tool calls; send tool_choice 'none' with it")
+    return request
 
 
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
@@ -115,5 +122,6 @@ def _common(values: dict[str, Any], content: str) -> dict[str, Any]:
         if not values.get("stream"):
             invalid("stream_options", "is allowed only with stream true")
         values["stream_options"] = StreamOptions(**values["stream_options"])
+    values["grammar"] = only_one({name: values.pop(name) for name in GRAMMARS if name in values})
     values["sampling"] = {name: values.pop(name) for name in SAMPLING if name in values}
     return values

@@ -86,7 +86,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("chat_template_kwargs", [], "chat_template_kwargs"),
     ("generation_config", 3, "generation_config"),
     ("priority", 1 << 40, "priority"),
-    ("response_format", {"type": "json_object"}, "response_format"),
+    ("response_format", {"type": "xml"}, "response_format"),
     ("audio", {"voice": "x"}, "audio"),
     ("modalities", ["text", "audio"], "modalities"),
     ("prediction", {"type": "content"}, "prediction"),
@@ -94,7 +94,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("function_call", "auto", "function_call"),
     ("web_search_options", {}, "web_search_options"),
     ("use_beam_search", True, "use_beam_search"),
-    ("guided_json", {}, "guided_json"),
+    ("guided_json", 5, "guided_json"),
     ("prompt_logprobs", 1, "prompt_logprobs"),
 ]
 
@@ -119,7 +119,7 @@ def test_completions_have_refusals_of_their_own(name: str, value: Any) -> None:
     "body",
     [
         {"audio": None, "temperature": None, "tools": None, "n": None},
-        {"modalities": ["text"], "response_format": {"type": "text"}, "function_call": "none", "functions": []},
+        {"modalities": ["text"], "function_call": "none", "functions": []},
         {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "prompt_cache_key": "k"},
         {"client_metadata": {"x": 1}, "some_new_note": 1},
         {"early_stopping": False, "length_penalty": 1.0},

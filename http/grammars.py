@@ -1,0 +1,99 @@
+"""What a request says of its answer's form, as the wire's Grammar: OpenAI's `response_format`, and vLLM's fields.
+
+Each function is a field's Check (checks.py). What a schema says and no grammar can enforce is refused here
+(json_schemas.py); what is no regular expression or grammar at all is found by the worker, before the first token.
+"""
+
+from typing import Any
+
+import orjson
+
+from tokenyard.broker.params import Grammar
+from tokenyard.http.checks import array, boolean, string
+from tokenyard.http.errors import invalid
+from tokenyard.http.json_schemas import check_schema
+
+MAX_CHARS = 120_000
+"""Of one grammar: OpenAI's limit of all strings in a schema. The worst that was found so long compiles in a minute."""
+MAX_CHOICES = 1000
+"""OpenAI's limit of an enum's values."""
+
+_text = string(1, MAX_CHARS)
+_choices = array(string(1, MAX_CHARS), 1, MAX_CHOICES)
+
+
+def response_format(value: Any, param: str) -> Grammar | None:
+    """OpenAI's: text, json_object or json_schema. The schema is enforced, `strict` or not."""
+    kind = value.get("type") if type(value) is dict else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Grammar("json_object", "", param)
+    if kind != "json_schema":
+        invalid(param, "must be an object whose type is 'text', 'json_object' or 'json_schema'")
+    inner = value.get("json_schema")
+    if type(inner) is not dict:
+        invalid(f"{param}.json_schema", "must be an object with a name and a schema")
+    return json_schema(inner.get("schema"), f"{param}.json_schema.schema")
+
+
+def json_schema(value: Any, param: str) -> Grammar:
+    """A JSON Schema, as an object or as a string that holds one."""
+    if type(value) is str:
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            invalid(param, "is not valid JSON")
+    if type(value) is not dict:
+        invalid(param, "must be a JSON Schema: an object")
+    check_schema(value, param)
+    try:
+        text = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:  # values of an enum, say, may be nested deeper than schemas
+        invalid(param, str(error))
+    if len(text) > MAX_CHARS:
+        invalid(param, f"must have at most {MAX_CHARS} characters as JSON, not {len(text)}")
+    return Grammar("json_schema", text, param)
+
+
+def regex(value: Any, param: str) -> Grammar:
+    """A regular expression that the whole answer matches."""
+    return Grammar("regex", _text(value, param), param)
+
+
+def choice(value: Any, param: str) -> Grammar:
+    """A list of texts, one of which is the answer."""
+    return Grammar("choice", _text(orjson.dumps(_choices(value, param)).decode(), param), param)
+
+
+def ebnf(value: Any, param: str) -> Grammar:
+    """A grammar in EBNF whose root rule is `root`."""
+    return Grammar("ebnf", _text(value, param), param)
+
+
+def _json_object(value: Any, param: str) -> Grammar | None:
+    return Grammar("json_object", "", param) if boolean(value, param) else None
+
+
+_STRUCTURED = {"json": json_schema, "regex": regex, "choice": choice, "grammar": ebnf, "json_object": _json_object}
+
+
+def structured_outputs(value: Any, param: str) -> Grammar | None:
+    """vLLM's object: exactly one of json, regex, choice, grammar, json_object."""
+    if type(value) is not dict:
+        invalid(param, "must be an object")
+    named = {key: one for key, one in value.items() if one is not None}
+    for key in named.keys() - _STRUCTURED.keys():
+        invalid(f"{param}.{key}", "is not supported here")
+    if len(named) != 1:
+        invalid(param, f"must have exactly one of {', '.join(_STRUCTURED)}")
+    [(key, one)] = named.items()
+    return _STRUCTURED[key](one, f"{param}.{key}")
+
+
+def only_one(grammars: dict[str, Grammar | None]) -> Grammar | None:
+    """The one grammar among a request's fields. Raises TokenyardError naming the second if there are two."""
+    asked = [(name, grammar) for name, grammar in grammars.items() if grammar is not None]
+    if len(asked) > 1:
+        invalid(asked[1][0], f"cannot be combined with {asked[0][0]}")
+    return asked[0][1] if asked else None
