@@ -64,6 +64,9 @@ KvMemory = Annotated[
 MaxNumSeqs = Annotated[int | None, typer.Option(min=1, help="Sequences that run at once in a worker.")]
 MaxNumBatchedTokens = Annotated[int | None, typer.Option(min=1, help="Tokens in one engine step.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker.")]
+Eager = Annotated[
+    bool | None, typer.Option("--eager/--no-eager", help="Launch every kernel by itself: no CUDA graphs.")
+]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 
@@ -85,6 +88,7 @@ def serve(
     max_num_seqs: MaxNumSeqs = None,
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
+    eager: Eager = None,
     api_key: ApiKeys = None,
     config: ConfigFile = None,
     run_dir: FreshDir = None,
@@ -101,6 +105,7 @@ def serve(
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max_num_batched_tokens,
         "threads": threads,
+        "eager": eager,
     }
     wishes = plan.Wishes(
         specs=models or [],
@@ -138,6 +143,7 @@ def worker(
     max_num_seqs: MaxNumSeqs = None,
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
+    eager: Eager = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
     log_level: LogLevel = Level.INFO,
 ) -> None:
@@ -153,6 +159,7 @@ def worker(
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max_num_batched_tokens,
         "threads": threads,
+        "eager": eager,
         "inc": bytes.fromhex(inc) if inc else None,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

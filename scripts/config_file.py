@@ -24,6 +24,7 @@ ENGINE_KEYS: Mapping[str, type] = {
     "max_num_seqs": int,
     "max_num_batched_tokens": int,
     "threads": int,
+    "eager": bool,
 }
 """`tokenyard worker` has the same as options."""
 MODEL_KEYS: Mapping[str, type] = {"source": str, "revision": str, "replicas": int, **ENGINE_KEYS}
@@ -106,6 +107,6 @@ def _check(path: Path, where: str, table: Any, keys: Mapping[str, type]) -> dict
 
 def _expect(path: Path, where: str, value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        names = {str: "a string", int: "a whole number", list: "a list", dict: "a table"}
+        names = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
         raise SetupError(f"{path}: {where}: {names[kind]} belongs here, not {value!r}")
     return value

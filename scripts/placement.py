@@ -35,8 +35,14 @@ class WorkerRow:
     def arguments(self) -> list[str]:
         """Of `tokenyard worker`, without those that all processes share."""
         gpu = [] if self.gpu is None else ["--gpu", str(self.gpu)]
-        engine = [part for key, value in self.engine.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+        engine = [part for key, value in self.engine.items() for part in _option(key.replace("_", "-"), value)]
         return ["worker", self.spec, "--device", self.device, *gpu, *engine]
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,13 +42,14 @@ class Flight(NamedTuple):
 class Engine:
     """The running and waiting sequences of one loaded model."""
 
-    def __init__(self, model: LoadedModel, options: EngineOptions) -> None:
+    def __init__(self, model: LoadedModel, options: EngineOptions, lane: Lane | None = None) -> None:
+        """`lane`: another one than the model's own, for tests."""
         card = model.card
         self.model = model
         self.num_steps = 0
         self._limit = min(card.context_length, card.pool_tokens)
         """Tokens that a sequence can have, prompt and emitted together."""
-        self._lane: Lane = make_lane(model)
+        self._lane: Lane = lane or make_lane(model, options)
         self._scheduler = Scheduler(
             BlockPool(model.num_blocks),
             card.block_size,
@@ -150,6 +151,8 @@ class Engine:
             plan, logits = self._living(plan), self._living_rows(logits)
         allowed = self._grammars.allowed(logits.sequences)
         drawn = self._sampler.draw(logits.rows, logits.sequences, allowed) if logits.sequences else None
+        if drawn is not None:
+            self._lane.drew(logits.sequences, drawn.on_device)
         self.num_steps += 1
         for sequence in plan.decodes:
             self._scheduler.advance(sequence, sequence.num_computed + 1)

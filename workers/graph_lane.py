@@ -5,37 +5,47 @@ where the host does not know them yet, from the last draw on the device: so a st
 before it has landed. Must not know how tokens are drawn.
 """
 
-import logging
-import time
+import sys
 from bisect import bisect_left
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 
+from tokenyard.broker.params import Params
+from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.graphs import Graph, Recorder, buckets
 from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.paged import PagedLane
-from tokenyard.workers.scheduler import Plan, Sequence
+from tokenyard.workers.scheduler import Chunk, Plan, Sequence
 from tokenyard.workers.stage import POSITION, TABLE, TOKEN, Stage
 from tokenyard.workers.static_step import DecodeKernel, StaticStep
-
-log = logging.getLogger(__name__)
 
 
 class GraphLane(Lane):
     """Decodes by graphs, all else by the paged lane."""
 
     def __init__(
-        self, model: LoadedModel, paged: PagedLane, max_num_seqs: int, widths: list[int], decode: DecodeKernel
+        self,
+        model: LoadedModel,
+        paged: PagedLane,
+        max_num_seqs: int,
+        widths: list[int],
+        decode: DecodeKernel,
+        most_blocks: int = sys.maxsize,
     ) -> None:
-        """`widths`: of block tables, ascending, the last for the longest sequence; more than one where width costs."""
+        """`widths`: of block tables, ascending, the last for the longest sequence; more than one where width costs.
+
+        `most_blocks`: larger tables have no graph.
+        """
         device = model.device
         self._model = model
         self._paged = paged
         self._decode = decode
         self._buckets = buckets(max_num_seqs)
         self._widths = widths
+        self._most_blocks = most_blocks
         self._stage = Stage(max_num_seqs, widths[-1], paged.pool.null_block, paged.pool.spill_block, device)
         self._drawn = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
         """Tokens of the last draw."""
@@ -46,25 +56,40 @@ class GraphLane(Lane):
 
     @torch.inference_mode()
     def record(self, recorder: Recorder) -> None:
-        """Record all graphs, the largest first."""
-        began = time.perf_counter()
+        """Record all graphs, the largest first. Raises RuntimeError for a model that waits for the device."""
         for width in reversed(self._widths):
             for bucket in reversed(self._buckets):
-                self._graphs[bucket, width] = recorder(lambda size=bucket, wide=width: self._forward(size, wide))  # type: ignore[misc]
-        log.info("recorded %d graphs in %.1f s", len(self._graphs), time.perf_counter() - began)
+                if bucket * width <= self._most_blocks:
+                    self._graphs[bucket, width] = recorder(partial(self._forward, bucket, width))
+
+    @torch.inference_mode()
+    def selftest(self) -> float:
+        """The largest difference of any graph's logits from the paged lane's, as a share of the largest logit."""
+        size = self._paged.pool.block_size
+        one = Sequence(WorkerJob(b"", 0, 1), list(range(1, size + 1)), [1], Params(max_tokens=2))
+        one.blocks.extend((0, 1))
+        self._paged.run(Plan([], [Chunk(one, 0, size)]))
+        one.num_computed = size
+        expected = self._paged.run(Plan([one], [])).rows
+        errors = []
+        for bucket, width in self._graphs:
+            found = self._replay([one] * bucket, bucket, width)
+            errors.append((found - expected).abs().max() / expected.abs().max())
+        self._paged.scrub(one.blocks)
+        return torch.stack(errors).max().item()
+
+    @property
+    def num_graphs(self) -> int:
+        return len(self._graphs)
 
     def runs_ahead(self, plan: Plan) -> bool:
-        return bool(plan.decodes) and not plan.prefills
+        return self._shape(plan) in self._graphs
 
     def run(self, plan: Plan) -> Logits:
-        if plan.prefills:
+        shape = self._shape(plan)
+        if shape not in self._graphs:
             return self._paged.run(plan)
-        decodes = plan.decodes
-        bucket = self._buckets[bisect_left(self._buckets, len(decodes))]
-        width = self._widths[bisect_left(self._widths, max(len(one.blocks) for one in decodes))]
-        self._stage.send(decodes, [self._token(one) for one in decodes], bucket)
-        self._graphs[bucket, width].replay()
-        return Logits(decodes, self._logits[: len(decodes)])
+        return Logits(plan.decodes, self._replay(plan.decodes, *shape))
 
     def drew(self, sequences: list[Sequence], tokens: torch.Tensor) -> None:
         self._drawn[: len(tokens)] = tokens
@@ -75,6 +100,20 @@ class GraphLane(Lane):
 
     def scrub(self, blocks: Iterable[int]) -> None:
         self._paged.scrub(blocks)
+
+    def _shape(self, plan: Plan) -> tuple[int, int]:
+        """Bucket and width that a plan needs; (0, 0) where it is none for graphs."""
+        if plan.prefills or not plan.decodes:
+            return 0, 0
+        longest = max(len(one.blocks) for one in plan.decodes)
+        bucket = self._buckets[bisect_left(self._buckets, len(plan.decodes))]
+        return bucket, self._widths[bisect_left(self._widths, longest)]
+
+    def _replay(self, decodes: list[Sequence], bucket: int, width: int) -> torch.Tensor:
+        """Logits [R, V], to be read before the next replay."""
+        self._stage.send(decodes, [self._token(one) for one in decodes], bucket)
+        self._graphs[bucket, width].replay()
+        return self._logits[: len(decodes)]
 
     def _token(self, sequence: Sequence) -> int:
         """Word 0 of its row."""

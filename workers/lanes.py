@@ -1,13 +1,66 @@
-"""The lane that runs a loaded model, by its verdict."""
+"""The lane that runs a loaded model, by its verdict and its device."""
 
+import logging
+import os
+import shutil
+import time
+from importlib.util import find_spec
+from itertools import count, takewhile
+
+from tokenyard.workers.batch import GROUP_BYTES
+from tokenyard.workers.graph_lane import GraphLane
+from tokenyard.workers.graphs import CudaRecorder
 from tokenyard.workers.lane import Lane
-from tokenyard.workers.model import LoadedModel
+from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.plain import PlainLane, PlainModel
+from tokenyard.workers.selftest import TOLERANCE
+from tokenyard.workers.static_step import gathered_decode
+
+log = logging.getLogger(__name__)
 
 
-def make_lane(model: LoadedModel) -> Lane:
+def make_lane(model: LoadedModel, options: EngineOptions) -> Lane:
     """A fresh lane, with no sequence in it."""
     if model.verdict.lane == "plain":
         return PlainLane(PlainModel(model.model, model.verdict.way))
-    return PagedLane(model)
+    paged = PagedLane(model)
+    if model.device.type != "cuda" or options.eager:
+        return paged
+    return _graphed(model, paged, options.max_num_seqs)
+
+
+def _graphed(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> Lane:
+    """The paged lane with its decodes as CUDA graphs, if the model can be recorded and gives the same logits then."""
+    began = time.perf_counter()
+    lane = _graph_lane(model, paged, max_num_seqs)
+    try:
+        lane.record(CudaRecorder(model.device))
+    except RuntimeError as failure:
+        log.warning("no CUDA graphs: the model cannot be recorded: %s", str(failure).partition("\n")[0])
+        return paged
+    error = lane.selftest()
+    if not error <= TOLERANCE[model.dtype]:  # NaN fails too
+        log.warning("no CUDA graphs: they give other logits (by %.2g)", error)
+        return paged
+    log.info("recorded %d CUDA graphs in %.1f s", lane.num_graphs, time.perf_counter() - began)
+    return lane
+
+
+def _graph_lane(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> GraphLane:
+    """With one width of block tables where a kernel reads only what is there, else with all powers of 2."""
+    longest = -(-min(model.card.context_length, model.card.pool_tokens) // model.card.block_size)
+    if _triton_compiles():
+        from tokenyard.workers.triton_decode import decode
+
+        return GraphLane(model, paged, max_num_seqs, [longest], decode)
+    log.warning("no C compiler is found: decodes gather keys and values instead of running Triton's kernels")
+    widths = [*takewhile(longest.__gt__, (4 << doublings for doublings in count())), longest]
+    most_blocks = GROUP_BYTES["cuda"] // (paged.pool.token_bytes * model.card.block_size)
+    return GraphLane(model, paged, max_num_seqs, widths, gathered_decode, most_blocks)
+
+
+def _triton_compiles() -> bool:
+    """Whether Triton is there, and what it looks for to build its launchers."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and find_spec("triton") is not None

@@ -238,6 +238,7 @@ def make_loader(options: WorkerOptions) -> Loader:
             max_batch_tokens=options.max_num_batched_tokens,
             kv_memory=options.kv_memory or "",
             max_model_len=options.max_model_len,
+            eager=options.eager,
         )
         model = load_model(parse_spec(options.spec), device, options.dtype, engine_options, progress)
         return Engine(model, engine_options), model.card

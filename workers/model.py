@@ -50,6 +50,8 @@ class EngineOptions(NamedTuple):
     """`1GiB` or `40%` of what is free; empty: the default of memory.py."""
     max_model_len: int | None = None
     """Lowers the context length."""
+    eager: bool = False
+    """No CUDA graphs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class WorkerOptions:
     """Tokens in one step: bounds how long a prefill can delay running streams."""
     threads: int | None = None
     """CPU threads for torch."""
+    eager: bool = False
+    """No CUDA graphs."""
     inc: bytes | None = None
     """The incarnation that the agent chose; drawn here where no agent is."""
     log_level: str = "INFO"
