@@ -70,6 +70,7 @@ SAME_NEW_TOKENS = 64
 
 class Results(NamedTuple):
     conditions: dict[str, str]
+    shape: Shape
     device: Device
     work: Work
     decodes: list[Decode]
@@ -162,14 +163,9 @@ def main(
     same = compare(who, place, [Ask(shape.same_tokens, SAME_NEW_TOKENS)] * shape.num_same, shape.rounds)
     asks = uneven(shape.num_uneven, *shape.uneven_range)
     rates = compare(who, place, asks, shape.rounds) if asks else []
-    results = Results(
-        conditions(model, place, shape),
-        *found,
-        same,
-        rates,
-        engine_targets(model, device, found[2], found[4], same, rates),
-    )
-    typer.echo(report(results, shape, show_profile=profile))
+    targets = [] if quick else engine_targets(model, device, found[2], found[4], same, rates)
+    results = Results(conditions(model, place, shape), shape, *found, same, rates, targets)
+    typer.echo(report(results, show_profile=profile))
     if out is not None:
         out.write_text(json.dumps({"arguments": sys.argv[1:], **results.as_dict()}, indent=1) + "\n")
 
@@ -188,9 +184,9 @@ def conditions(model: str, place: Place, shape: Shape) -> dict[str, str]:
     }
 
 
-def report(results: Results, shape: Shape, *, show_profile: bool) -> str:
+def report(results: Results, *, show_profile: bool) -> str:
     """Conditions and all tables."""
-    device, low_high = results.device, "–".join(map(str, shape.uneven_range))
+    device, shape = results.device, results.shape
     speeds = f"{device.bytes_per_s / 1e9:,.1f} GB/s, {device.flop_per_s / 1e12:,.3f} TFLOP/s, measured in this run"
     parts = [
         *(f"- {name}: {value}" for name, value in {**results.conditions, "the device at best": speeds}.items()),
@@ -203,7 +199,8 @@ def report(results: Results, shape: Shape, *, show_profile: bool) -> str:
         lengths = f"{shape.num_same} requests of {shape.same_tokens:,} prompt and {SAME_NEW_TOKENS} output tokens"
         parts += [f"\n{lengths} at once:\n", markdown(RATES_HEAD, rates_cells(results.same_length))]
     if results.uneven:
-        lengths = f"{shape.num_uneven} requests with prompt and output lengths uniform in {low_high}"
+        low, high = shape.uneven_range
+        lengths = f"{shape.num_uneven} requests with prompt and output lengths uniform in {low:,}–{high:,}"
         parts += [f"\n{lengths}, at once:\n", markdown(RATES_HEAD, rates_cells(results.uneven))]
     if results.profile and results.profile.busy_share is not None:
         parts.append(f"\nGPU busy at batch {results.profile.batch}: {percent(results.profile.busy_share)}")

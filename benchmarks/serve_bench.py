@@ -85,6 +85,7 @@ class Results(NamedTuple):
     """What one run found."""
 
     conditions: dict[str, str]
+    shape: Shape
     levels: list[Level]
     stalls: list[Stall]
     memory_mib: dict[str, float]
@@ -93,7 +94,8 @@ class Results(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         named: dict[str, list[Any]] = {"levels": self.levels, "stalls": self.stalls, "targets": self.targets}
         rows = {name: [row._asdict() for row in some] for name, some in named.items()}
-        return {"conditions": self.conditions, **rows, "memory_mib": self.memory_mib}
+        facts = {"conditions": self.conditions, "shape": self.shape._asdict()}
+        return {**facts, **rows, "memory_mib": self.memory_mib}
 
 
 class Bench:
@@ -256,16 +258,16 @@ def main(
     levels, stalls = tally.levels(), tally.stalls()
     judged = model == SERVE_MODEL and device == "cpu" and not quick
     targets = serve_targets(levels, stalls, OUR_NAME, DEFAULT_NAME, BATCHING_NAME) if judged else []
-    results = Results(conditions(model, setting, shape), levels, stalls, tally.memory_mib, targets)
-    typer.echo(report(results, shape))
+    results = Results(conditions(model, setting, shape), shape, levels, stalls, tally.memory_mib, targets)
+    typer.echo(report(results))
     if out is not None:
         out.write_text(json.dumps({"arguments": sys.argv[1:], **results.as_dict()}, indent=1) + "\n")
 
 
-def report(results: Results, shape: Shape) -> str:
+def report(results: Results) -> str:
     """Conditions and all tables, as Markdown."""
     memory = "; ".join(f"{name} {value:,.0f} MiB" for name, value in results.memory_mib.items())
-    facts = {**results.conditions, "memory at the end": memory}
+    facts, shape = {**results.conditions, "memory at the end": memory}, results.shape
     parts = [
         *(f"- {name}: {value}" for name, value in facts.items()),
         f"\nClosed loop, c streams at once, {shape.per_stream} request(s) a stream in a round:\n",
