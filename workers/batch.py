@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from tokenyard.workers.attention import Decodes, Span, Step
+from tokenyard.workers.attention import Attends, Decodes, Span, Step
 from tokenyard.workers.kv import KVPool, Table
 from tokenyard.workers.scheduler import Plan, Sequence
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     input_ids: torch.Tensor  # [1, T]
     position_ids: torch.Tensor  # [1, T]
     logit_rows: torch.Tensor  # [R], into T
-    step: Step
+    step: Attends
     sampled: list[Sequence]
     """R sequences, in the order of logit_rows."""
 

@@ -96,4 +96,4 @@ def _product(left, right, EXACT: tl.constexpr):
     """Matrix product, summed in float32."""
     if EXACT:
         left, right = left.to(tl.float32), right.to(tl.float32)
-    return tl.dot(left, right, input_precision="ieee" if EXACT else "tf32")
+    return tl.dot(left, right, input_precision="tf32x3" if EXACT else "tf32")
