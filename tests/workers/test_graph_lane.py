@@ -1,0 +1,189 @@
+"""Decodes replayed as graphs, with steps that run ahead, are the reference's: a tape stands in for CUDA's graphs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from engines import BLOCK, CONTEXT, Bench, Streams, greedy, job_of, prompt_of, run, step
+from tape import record
+
+from tokenyard.broker.params import Params
+from tokenyard.broker.wire import Finish
+from tokenyard.workers.engine import Engine
+from tokenyard.workers.graph_lane import GraphLane
+from tokenyard.workers.graphs import buckets
+from tokenyard.workers.model import EngineOptions
+from tokenyard.workers.paged import PagedLane
+from tokenyard.workers.static_step import gathered_decode
+
+WIDTHS = [2, 8, CONTEXT // BLOCK]
+
+
+def void(_: object) -> None:
+    """Makes an expression a function's work."""
+
+
+class Graphed:
+    """An engine on the graph lane, and the tapes that stand in for graphs."""
+
+    def __init__(self, bench: Bench, max_num_seqs: int = 8, num_blocks: int = 400, most_blocks: int = 10_000) -> None:
+        card = bench.loaded.card._replace(pool_tokens=num_blocks * BLOCK)
+        model = replace(bench.loaded, num_blocks=num_blocks, card=card)
+        self.lane = GraphLane(model, PagedLane(model), max_num_seqs, WIDTHS, gathered_decode, most_blocks)
+        self.lane.record(record)
+        self.engine = Engine(model, EngineOptions(max_num_seqs=max_num_seqs, max_batch_tokens=64), self.lane)
+
+    def num_replays(self) -> dict[tuple[int, int], int]:
+        return {shape: graph.num_replays for shape, graph in self.lane._graphs.items()}  # type: ignore[attr-defined]
+
+
+def mixed(number: int, count: int = 40) -> Params:
+    """Greedy, drawn, limited and penalised rows beside each other."""
+    return Params(
+        max_tokens=count,
+        temperature=(0.0, 0.8)[number % 2],
+        top_k=(0, 20)[number // 2 % 2],
+        repetition_penalty=(1.0, 1.2)[number // 3 % 2],
+        frequency_penalty=(0.0, 0.2)[number % 3 == 1],
+        seed=number,
+        logprobs=(-1, 2)[number % 4 == 3],
+    )
+
+
+def test_buckets_end_with_the_largest_batch() -> None:
+    assert buckets(1) == [1]
+    assert buckets(40) == [1, 2, 4, 8, 16, 24, 32, 40]
+    assert buckets(256)[-3:] == [224, 240, 256]
+
+
+def test_every_graph_is_the_reference(bench: Bench) -> None:
+    """Each bucket, with sequences that grow over each width's border."""
+    graphed = Graphed(bench)
+    for length in (BLOCK * WIDTHS[0] - 6, BLOCK * WIDTHS[1] - 6):
+        for count in (1, 2, 3, 8):
+            jobs = {number: (prompt_of(length + number % 3, salt=count), mixed(number, 12)) for number in range(count)}
+            for number, (prompt, params) in jobs.items():
+                graphed.engine.add(job_of(number), prompt, [], params)
+            streams = run(graphed.engine)
+            for number, (prompt, params) in jobs.items():
+                bench.reference.check(prompt, streams[job_of(number)].ids, params)
+                assert len(streams[job_of(number)].ids) == 12
+    assert set(graphed.num_replays()) == {(bucket, width) for bucket in (1, 2, 4, 8) for width in WIDTHS}
+    assert all(graphed.num_replays().values())
+
+
+def test_sequences_come_stop_and_are_aborted_while_steps_run_ahead(llama: Bench) -> None:
+    graphed = Graphed(llama)
+    jobs = {number: (prompt_of(5 + 9 * number), mixed(number, 20 + number)) for number in range(12)}
+    streams: Streams = {}
+    for number, (prompt, params) in jobs.items():
+        graphed.engine.add(job_of(number), prompt, [], params)
+        for _ in range(4):
+            step(graphed.engine, streams)
+        if number % 4 == 3:
+            graphed.engine.abort(job_of(number))
+            graphed.engine.check()
+    run(graphed.engine, streams)
+    for number, (prompt, params) in jobs.items():
+        ids = streams[job_of(number)].ids if job_of(number) in streams else []
+        llama.reference.check(prompt, ids, params)
+        assert number % 4 == 3 or streams[job_of(number)].finish == Finish("length")
+        assert number % 4 == 3 or len(ids) == params.max_tokens
+
+
+def test_a_stop_token_is_the_last_though_another_is_being_drawn(llama: Bench) -> None:
+    prompt = prompt_of(12)
+    graphed = Graphed(llama)
+    graphed.engine.add(job_of(0), prompt, [], greedy(32))
+    graphed.engine.add(job_of(1), prompt_of(20), [], greedy(60))
+    streams = run(graphed.engine)
+    free = streams[job_of(0)].ids
+    place = next(index for index, token in enumerate(free) if index > 5 and token not in free[:index])
+    graphed.engine.add(job_of(2), prompt, [], greedy(32, stop_token_ids=[free[place]]))
+    graphed.engine.add(job_of(3), prompt_of(20), [], greedy(60))
+    streams = run(graphed.engine)
+    assert streams[job_of(2)].ids == free[: place + 1]
+    assert streams[job_of(2)].finish == Finish("stop")
+    llama.reference.check_greedy(prompt_of(20), streams[job_of(3)].ids)
+
+
+def test_preemption_and_held_fronts(llama: Bench) -> None:
+    graphed = Graphed(llama, num_blocks=14)
+    streams: Streams = {}
+    jobs = {number: (prompt_of(30 + number), mixed(number, 60)) for number in range(6)}
+    for number, (prompt, params) in jobs.items():
+        graphed.engine.add(job_of(number, front=(b"slow", b"quick")[number % 2]), prompt, [], params)
+    for turn in range(40):
+        step(graphed.engine, streams, held=(b"slow",) if turn % 8 > 4 else ())
+    run(graphed.engine, streams)
+    assert graphed.engine.load()["preempted"] > 1
+    for number, (prompt, params) in jobs.items():
+        stream = streams[job_of(number, front=(b"slow", b"quick")[number % 2])]
+        llama.reference.check(prompt, stream.ids, params)
+        assert len(stream.ids) == 60
+
+
+def test_steps_run_ahead_only_where_there_is_a_graph(llama: Bench) -> None:
+    graphed = Graphed(llama, most_blocks=16)
+    for number in range(2):
+        graphed.engine.add(job_of(number), prompt_of(60 + number), [], greedy(100))
+    streams = run(graphed.engine)
+    for number in range(2):
+        llama.reference.check_greedy(prompt_of(60 + number), streams[job_of(number)].ids)
+    assert set(graphed.num_replays()) == {(1, 2), (2, 2), (4, 2), (8, 2), (1, 8), (2, 8), (1, 16)}
+    assert graphed.num_replays()[2, 8] > 50
+
+
+def test_tokens_come_one_step_later_and_none_is_missing(llama: Bench) -> None:
+    graphed = Graphed(llama)
+    graphed.engine.add(job_of(0), prompt_of(5), [], greedy(4))
+    assert [len(output.delta.token_ids) for output in graphed.engine.step()] == [1], "the prompt's step lands at once"
+    assert graphed.engine.step() == []
+    assert [len(output.delta.token_ids) for output in graphed.engine.step()] == [1]
+    assert [len(output.delta.token_ids) for output in graphed.engine.step()] == [1]
+    assert graphed.engine.has_work
+    (output,) = graphed.engine.step()
+    assert output.delta.finish == Finish("length")
+    assert not graphed.engine.has_work
+
+
+def test_broken_logits_end_their_own_sequence_in_flight(llama: Bench) -> None:
+    weight = llama.loaded.model.get_input_embeddings().weight
+    graphed = Graphed(llama)
+    streams: Streams = {}
+    neighbour = greedy(30, logit_bias={7: -100.0})
+    graphed.engine.add(job_of(0), prompt_of(20), [], greedy(30, logit_bias={7: 1000.0}))
+    graphed.engine.add(job_of(1), prompt_of(24), [], neighbour)
+    kept = weight[7].clone()
+    try:
+        weight[7] = torch.nan
+        for _ in range(6):
+            step(graphed.engine, streams, may_break=True)
+    finally:
+        weight[7] = kept
+    finish = streams[job_of(0)].finish
+    assert finish is not None
+    assert finish.code == "worker_error"
+    run(graphed.engine, streams)
+    assert streams[job_of(1)].finish == Finish("length")
+    llama.reference.check(prompt_of(24), streams[job_of(1)].ids, neighbour)
+
+
+def test_selftest_tells_a_wrong_graph(llama: Bench) -> None:
+    graphed = Graphed(llama)
+    assert graphed.lane.selftest() < 1e-5
+    graphed.lane._graphs[4, 8] = record(lambda: void(graphed.lane._logits[:4].zero_()))
+    assert graphed.lane.selftest() > 0.5
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_the_tape_tells_a_number_that_was_baked_in(number: int) -> None:
+    """What these tests rest on."""
+    length, buffer, result = 3, torch.arange(8.0), torch.zeros(())
+    tape = record(lambda: void(result.copy_(buffer[:length].sum())))
+    length = number
+    buffer += 1
+    tape.replay()
+    assert (result == buffer[:length].sum()) == (number == 3)
+    with pytest.raises(RuntimeError, match="cannot record"):
+        record(lambda: void(buffer.sum().item()))
