@@ -101,7 +101,7 @@ def load_model(
     model = _read(lambda: AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=chosen), spec)
     model.requires_grad_(False).eval().to(place)
     on_progress(0.8)
-    verdict = decide(model, commit, options.block_size)
+    verdict = decide(model, commit, context_length, options.block_size)
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
     num_blocks = plan_blocks(

@@ -64,11 +64,11 @@ def paged_selftest(model: PreTrainedModel, block_size: int) -> list[LayerShape]:
 
 
 @torch.inference_mode()
-def plain_selftest(model: PreTrainedModel) -> tuple[Way, Footprint]:
+def plain_selftest(model: PreTrainedModel, may_chunk: bool) -> tuple[Way, Footprint]:
     """The way in which the model, on its own attention, gives its own logits; raises SetupError if there is none."""
     name = type(model).__name__
     words = ""
-    for way in WAYS:
+    for way in [one for one in WAYS if may_chunk or one.prefill is not Prefill.CHUNKS]:
         try:
             ids = _ids(model)
             plain = PlainModel(model, way)

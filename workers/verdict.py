@@ -52,12 +52,12 @@ class Verdict:
         return self.footprint.token_bytes + sum(shape.num_elements for shape in self.shapes) * dtype.itemsize
 
 
-def decide(model: PreTrainedModel, commit: str, block_size: int) -> Verdict:
+def decide(model: PreTrainedModel, commit: str, context_length: int, block_size: int) -> Verdict:
     """The lane of a loaded model, which is left set to that lane's attention. Raises SetupError if none fits."""
-    path = _path(model, commit, block_size)
+    path = _path(model, commit, context_length, block_size)
     verdict = _recall(path)
     if verdict is None:
-        verdict = _test(model, block_size)
+        verdict = _test(model, context_length, block_size)
         _remember(path, verdict)
     elif verdict.lane == "paged":
         model.set_attn_implementation(attention.NAME)
@@ -66,34 +66,50 @@ def decide(model: PreTrainedModel, commit: str, block_size: int) -> Verdict:
     return verdict
 
 
-def _test(model: PreTrainedModel, block_size: int) -> Verdict:
+def _test(model: PreTrainedModel, context_length: int, block_size: int) -> Verdict:
     own_attention = model.config._attn_implementation
+    config = model.config.get_text_config(decoder=True)
     try:
-        _refuse_other_layers(model.config.get_text_config(decoder=True))
+        _refuse_unpaged(config, context_length)
         return Verdict("paged", shapes=paged_selftest(model, block_size))
     except SetupError as failure:
         log.info("not on the paged lane: %s", failure)
         unpaged = failure
     model.set_attn_implementation(own_attention)
     try:
-        way, footprint = plain_selftest(model)
+        way, footprint = plain_selftest(model, may_chunk=_turning_length(config, context_length) is None)
     except SetupError as failure:
         raise SetupError(f"{failure}; and {unpaged}: it cannot be served") from failure
     log.info("plain lane: prompts are taken %s, %s", way.prefill, footprint)
     return Verdict("plain", way=way, footprint=footprint)
 
 
-def _refuse_other_layers(config: PreTrainedConfig) -> None:
-    """Raise SetupError where a short test could not tell: chunks and states may begin to matter after its tokens."""
+def _refuse_unpaged(config: PreTrainedConfig, context_length: int) -> None:
+    """Raise SetupError where a short test could not tell, as what differs begins to matter after its tokens."""
     types = set(getattr(config, "layer_types", None) or []) - PAGED_LAYERS
+    chunk_size = getattr(config, "attention_chunk_size", None) or 0
+    if context_length < chunk_size:
+        types.discard("chunked_attention")  # Llama 4: one chunk is all there is, and its query scale still 1
     if types:
-        raise SetupError(f"layers of type {', '.join(sorted(types))} are not for paged attention")
+        hint = f"; up to --max-model-len {chunk_size - 1} they would be" if types == {"chunked_attention"} else ""
+        raise SetupError(f"layers of type {', '.join(sorted(types))} are not for paged attention{hint}")
+    if length := _turning_length(config, context_length):
+        raise SetupError(
+            f"longrope turns all of a batch by its longest; with --max-model-len {length} it would be paged"
+        )
 
 
-def _path(model: PreTrainedModel, commit: str, block_size: int) -> Path:
+def _turning_length(config: PreTrainedConfig, context_length: int) -> int | None:
+    """The length beyond which longrope turns all positions by other angles, if sequences can get there."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    original = rope.get("original_max_position_embeddings")
+    return original if rope.get("rope_type") == "longrope" and original and context_length > original else None
+
+
+def _path(model: PreTrainedModel, commit: str, context_length: int, block_size: int) -> Path:
     """Named by all that the verdict depends on, these very files included."""
     parts = (
-        *(commit, model.dtype, model.device.type, block_size, model.config._attn_implementation),
+        *(commit, model.dtype, model.device.type, model.config._attn_implementation, context_length, block_size),
         *(torch.__version__, transformers.__version__, digest(Path(__file__).parent)),
     )
     name = blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()

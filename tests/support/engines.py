@@ -39,12 +39,15 @@ SHAPE = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+LEFT_OUT = object()
+"""In place of a value: this architecture's config does not take that field."""
 
 
 def save_tiny(directory: Path, family: str, **extra: Any) -> Path:
     """A random model of this architecture, as safetensors."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **{**SHAPE, **FAMILIES.get(family, {}), **extra})
+    fields = {**SHAPE, **FAMILIES.get(family, {}), **extra}
+    config = AutoConfig.for_model(family, **{name: one for name, one in fields.items() if one is not LEFT_OUT})
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(directory)
     return directory
 
