@@ -94,7 +94,7 @@ def draw(chart: Chart, path: Path) -> None:
     # the same figures give the same file: no date, no random ids
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "tokenyard", "text.color": GREY, "font.size": 10})
     mpl.rcParams.update(dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GREY))
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.4), layout="constrained")
     solid = [line for line in chart.lines if not line.dashed]
@@ -107,6 +107,7 @@ def draw(chart: Chart, path: Path) -> None:
     axes.set_yscale("log")
     ticks = sorted({x for line in chart.lines for x in line.xs})
     axes.set_xticks(ticks, [f"{int(tick):,}" for tick in ticks])
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.minorticks_off()
     axes.grid(color=GREY, alpha=0.25)
