@@ -208,7 +208,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"messages": "hi"}, "messages"),
     ({"messages": [{"content": "x"}]}, "messages.0.role"),
     ({"messages": [{"role": "user", "content": "word " * 20_000}]}, "messages"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"model": "none"}, "model"),
 ]
