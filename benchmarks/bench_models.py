@@ -107,6 +107,9 @@ def write_model(directory: Path, shape: dict[str, Any], device: str = "cpu") -> 
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     model.generation_config = GenerationConfig(do_sample=False, **ids)  # type: ignore[no-untyped-call]
     model.save_pretrained(directory)
+    if device != "cpu":
+        del model
+        torch.cuda.empty_cache()  # who loads it next needs the room
 
 
 def cache_dir() -> Path:

@@ -101,10 +101,10 @@ def steps(
     """All that one engine in this process tells."""
     widest = max(shape.batches)
     room = {"max_num_seqs": widest, "max_num_batched_tokens": max(STEP_TOKENS, widest)}
+    device = measure(place.device, place.dtype, place.threads)
+    say(f"the device moves {device.bytes_per_s / 1e9:,.1f} GB/s and does {device.flop_per_s / 1e12:,.3f} TFLOP/s")
     rig = Rig(place._replace(options={**room, **place.options}))
     work = work_of(rig.engine.model.model)
-    device = measure(place.device, rig.card.dtype)
-    say(f"the device moves {device.bytes_per_s / 1e9:,.1f} GB/s and does {device.flop_per_s / 1e12:,.3f} TFLOP/s")
     decodes, prefills = [], []
     for batch, context in cells(shape.batches, shape.contexts, shape.num_steps, rig, shape.max_cell_tokens):
         decodes.append(measure_decode(rig, batch, context, shape.num_steps, work, device))
@@ -159,10 +159,11 @@ def main(
     )
     place = Place(find_model(model, device), device, dtype, threads, parse_options(settings or []))
     who = [one for one in engines.split(",") if one]
-    found = steps(place, shape, profiled=profile or device != "cpu")
+    # requests first: the engine of this process takes nearly all of a GPU's memory
     same = compare(who, place, [Ask(shape.same_tokens, SAME_NEW_TOKENS)] * shape.num_same, shape.rounds)
     asks = uneven(shape.num_uneven, *shape.uneven_range)
     rates = compare(who, place, asks, shape.rounds) if asks else []
+    found = steps(place, shape, profiled=profile or device != "cpu")
     targets = [] if quick else engine_targets(model, device, found[2], found[4], same, rates)
     results = Results(conditions(model, place, shape), shape, *found, same, rates, targets)
     typer.echo(report(results, show_profile=profile))

@@ -10,6 +10,7 @@ from random import Random
 from statistics import median
 from typing import NamedTuple
 
+import typer
 from engine_rig import Place
 from offline_run import Ask, Errand, Outcome
 
@@ -41,6 +42,8 @@ def compare(who: Sequence[str], place: Place, asks: list[Ask], rounds: int) -> l
     for _ in range(rounds):
         for one in who:
             outcomes[one].append(run(Errand(one, place, asks, PEER_MEMORY[place.device.partition(":")[0]])))
+            rate = throughput(outcomes[one][-1])
+            typer.echo(f"{one}: {len(asks)} requests at once, {rate:.0f} tokens/s", err=True)
     return [fold(one, rows) for one, rows in outcomes.items()]
 
 

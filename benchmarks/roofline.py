@@ -10,8 +10,8 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any, NamedTuple
 
-COPY_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
-"""Far beyond any cache: the largest L3 of a server part is about 1 GiB in all, an H200's L2 is 50 MB."""
+COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
+"""Far beyond the cache that one process gets: some tens of MB of a server's L3, 50 MB of an H200's L2."""
 ROW_BYTES = 32 << 10
 """Of the matrix that is copied, and multiplied with one of its rows."""
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -75,10 +75,11 @@ def work_of(model: Any) -> Work:
     )
 
 
-def measure(device: str, dtype: str) -> Device:
-    """This device's speeds now, with as many threads as torch is set to."""
+def measure(device: str, dtype: str, threads: int) -> Device:
+    """This device's speeds now; `threads` are those of a CPU."""
     import torch
 
+    torch.set_num_threads(threads)
     kind = torch.device(device).type
     matrix = torch.ones(COPY_BYTES[kind] // ROW_BYTES, ROW_BYTES // 4, device=device)
     copy_s = _median_s(device, matrix.clone().copy_, matrix)
