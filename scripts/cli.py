@@ -67,6 +67,10 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each wo
 Eager = Annotated[
     bool | None, typer.Option("--eager/--no-eager", help="Launch every kernel by itself: no CUDA graphs.")
 ]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run Python code that comes with a model."),
+]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 
@@ -89,6 +93,7 @@ def serve(
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
     eager: Eager = None,
+    trust_remote_code: TrustRemoteCode = None,
     api_key: ApiKeys = None,
     config: ConfigFile = None,
     run_dir: FreshDir = None,
@@ -106,6 +111,7 @@ def serve(
         "max_num_batched_tokens": max_num_batched_tokens,
         "threads": threads,
         "eager": eager,
+        "trust_remote_code": trust_remote_code,
     }
     wishes = plan.Wishes(
         specs=models or [],
@@ -144,6 +150,7 @@ def worker(
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
     eager: Eager = None,
+    trust_remote_code: TrustRemoteCode = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
     log_level: LogLevel = Level.INFO,
 ) -> None:
@@ -160,6 +167,7 @@ def worker(
         "max_num_batched_tokens": max_num_batched_tokens,
         "threads": threads,
         "eager": eager,
+        "trust_remote_code": trust_remote_code,
         "inc": bytes.fromhex(inc) if inc else None,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

@@ -239,6 +239,7 @@ def make_loader(options: WorkerOptions) -> Loader:
             kv_memory=options.kv_memory or "",
             max_model_len=options.max_model_len,
             eager=options.eager,
+            trust_remote_code=options.trust_remote_code,
         )
         model = load_model(parse_spec(options.spec), device, options.dtype, engine_options, progress)
         return Engine(model, engine_options), model.card

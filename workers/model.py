@@ -52,6 +52,8 @@ class EngineOptions(NamedTuple):
     """Lowers the context length."""
     eager: bool = False
     """No CUDA graphs."""
+    trust_remote_code: bool = False
+    """Run modeling code that comes with the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +94,17 @@ def load_model(
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # on_progress tells instead
     commit = _read(lambda: _commit(source, spec.revision), spec)
     revision = None if Path(source).is_dir() else commit  # all files of one commit, whatever is pushed meanwhile
-    config = _read(lambda: AutoConfig.from_pretrained(source, revision=revision), spec)
+    hub = {"revision": revision, "trust_remote_code": options.trust_remote_code}
+    config = _read(lambda: AutoConfig.from_pretrained(source, **hub), spec)
     text_config = config.get_text_config()
     _refuse_unserved(text_config, spec)
     context_length = _context_length(text_config, options.max_model_len)
     chosen = _dtype(dtype, place, text_config)
     on_progress(0.05)
-    model = _read(lambda: AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=chosen), spec)
+    model = _read(lambda: AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **hub), spec)
     model.requires_grad_(False).eval().to(place)
     on_progress(0.8)
+    generation: GenerationConfig | None = getattr(model, "generation_config", None)  # custom code may have none
     verdict = decide(model, commit, context_length, options.block_size)
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
@@ -125,8 +129,8 @@ def load_model(
         dtype=str(chosen).removeprefix("torch."),
         device=str(place),
         vocab_size=text_config.vocab_size,
-        eos_token_ids=_eos_token_ids(model.generation_config, text_config),
-        generation_config=_generation_defaults(model.generation_config),
+        eos_token_ids=_eos_token_ids(generation, text_config),
+        generation_config=_generation_defaults(generation),
         created=int(time.time()),
     )
     on_progress(1.0)
@@ -176,6 +180,8 @@ def _read(load: Callable[[], Any], spec: ModelSpec) -> Any:
         return load()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
         words = str(error).strip().split("\n")[0] or type(error).__name__
+        if "trust_remote_code=True" in str(error):
+            words = "it comes with code of its own, which runs only with --trust-remote-code"
         raise SetupError(f"model {spec.source}: it cannot be loaded: {words}") from error
 
 
@@ -208,7 +214,7 @@ def _dtype(wanted: str, device: torch.device, config: PreTrainedConfig) -> torch
 def _eos_token_ids(generation: GenerationConfig | None, config: PreTrainedConfig) -> list[int]:
     eos = generation.eos_token_id if generation is not None else None
     if eos is None:
-        eos = config.eos_token_id
+        eos = getattr(config, "eos_token_id", None)
     ids = [] if eos is None else [eos] if isinstance(eos, int) else eos
     return [one for one in ids if 0 <= one < config.vocab_size]  # some configs name ids that no logit stands for
 

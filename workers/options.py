@@ -27,6 +27,8 @@ class WorkerOptions:
     """CPU threads for torch."""
     eager: bool = False
     """No CUDA graphs."""
+    trust_remote_code: bool = False
+    """Run modeling code that comes with the model."""
     inc: bytes | None = None
     """The incarnation that the agent chose; drawn here where no agent is."""
     log_level: str = "INFO"
