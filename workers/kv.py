@@ -3,7 +3,7 @@
 Must not know which sequence owns a block (blocks.py) nor how attention reads it (attention.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,18 @@ class Table(NamedTuple):
     """The first block of a single sequence whose blocks are neighbours: it can be read without a copy."""
 
 
+Write = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""key, value: [T, num_heads, dim]; the layer's pools of both: [num_slots, num_heads, dim]; slots: [T] int64."""
+
+
+def copy_in(
+    key: torch.Tensor, value: torch.Tensor, key_pool: torch.Tensor, value_pool: torch.Tensor, slots: torch.Tensor
+) -> None:
+    """A Write of torch alone."""
+    key_pool.index_copy_(0, slots, key)
+    value_pool.index_copy_(0, slots, value)
+
+
 class KVPool:
     """Keys and values of `num_blocks * block_size` slots. Slot s lies in block s // block_size.
 
@@ -38,13 +50,20 @@ class KVPool:
     """
 
     def __init__(
-        self, shapes: list[LayerShape], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        shapes: list[LayerShape],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        write: Write = copy_in,
     ) -> None:
         self.block_size = block_size
         self.null_block = num_blocks
         self.spill_block = num_blocks + 1
         self.token_bytes = max(shape.num_elements for shape in shapes) * dtype.itemsize
         """Of one token in the largest layer."""
+        self._write = write
         num_slots = (num_blocks + 2) * block_size
         # [num_slots, num_heads, dim], so that a block is one run of memory and a token one row
         self._keys = [_zeros((num_slots, one.num_heads, one.key_dim), dtype, device) for one in shapes]
@@ -52,8 +71,7 @@ class KVPool:
 
     def write(self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """Put each token's key and value in its slot. slots: [T]; key, value: [T, num_heads, dim]."""
-        self._keys[layer].index_copy_(0, slots, key)
-        self._values[layer].index_copy_(0, slots, value)
+        self._write(key, value, self._keys[layer], self._values[layer], slots)
 
     def read(self, layer: int, table: Table) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of whole blocks, each [B, num_heads, N * block_size, dim]."""

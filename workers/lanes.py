@@ -1,15 +1,13 @@
 """The lane that runs a loaded model, by its verdict and its device."""
 
 import logging
-import os
-import shutil
 import time
-from importlib.util import find_spec
 from itertools import count, takewhile
 
 from tokenyard.workers.batch import GROUP_BYTES
 from tokenyard.workers.graph_lane import GraphLane
 from tokenyard.workers.graphs import CudaRecorder
+from tokenyard.workers.kernels import triton_works
 from tokenyard.workers.lane import Lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.paged import PagedLane
@@ -50,17 +48,10 @@ def _graphed(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> Lane:
 def _graph_lane(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> GraphLane:
     """With one width of block tables where a kernel reads only what is there, else with all powers of 2."""
     longest = -(-min(model.card.context_length, model.card.pool_tokens) // model.card.block_size)
-    if _triton_compiles():
+    if triton_works(model.device):
         from tokenyard.workers.triton_decode import decode
 
         return GraphLane(model, paged, max_num_seqs, [longest], decode)
-    log.warning("no C compiler is found: decodes gather keys and values instead of running Triton's kernels")
     widths = [*takewhile(longest.__gt__, (4 << doublings for doublings in count())), longest]
     most_blocks = GROUP_BYTES["cuda"] // (paged.pool.token_bytes * model.card.block_size)
     return GraphLane(model, paged, max_num_seqs, widths, gathered_decode, most_blocks)
-
-
-def _triton_compiles() -> bool:
-    """Whether Triton is there, and what it looks for to build its launchers."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return compiler is not None and find_spec("triton") is not None

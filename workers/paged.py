@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from tokenyard.workers.batch import pack
-from tokenyard.workers.kv import KVPool
+from tokenyard.workers.kernels import make_pool, pack
 from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.scheduler import Plan, Sequence
@@ -14,7 +13,7 @@ class PagedLane(Lane):
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self.pool = KVPool(model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device)
+        self.pool = make_pool(model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device)
 
     def run(self, plan: Plan) -> Logits:
         batch = pack(plan, self.pool, self._model.device)

@@ -14,8 +14,8 @@ from tokenyard.broker.errors import SetupError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers import attention
-from tokenyard.workers.batch import pack
 from tokenyard.workers.blocks import BlockPool
+from tokenyard.workers.kernels import make_pool, pack
 from tokenyard.workers.kv import KVPool, LayerShape
 from tokenyard.workers.plain import WAYS, PlainModel, Prefill, State, Way, num_bytes
 from tokenyard.workers.scheduler import Scheduler, Sequence
@@ -54,7 +54,7 @@ def paged_selftest(model: PreTrainedModel, block_size: int) -> list[LayerShape]:
         ids = _ids(model)
         expected = _expected(model, ids)
         shapes = _probe(model, ids[:1])
-        pool = KVPool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, model.device)
+        pool = make_pool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, model.device)
         error = _error(expected, _paged(model, pool, ids.tolist()))
     except FAILURES as failure:
         raise SetupError(f"{name} cannot run on paged attention: {_first_line(failure)}") from failure

@@ -36,6 +36,8 @@ from tokenyard.workers.triton_tiles import (
 
 MAX_SPLITS = 64
 """Of one sequence; 64 programs for each kv head keep any GPU of today busy, and one program can join their results."""
+FEW_SPLITS = 16
+"""One of two sizes for which the joining kernel is compiled; the other is MAX_SPLITS."""
 MAX_HEADS = 64
 """Query heads in one program; more (MQA) would not fit the registers beside the output."""
 WAVES = 2
@@ -61,7 +63,7 @@ def decode(
 
     query: [B, H, D]; key_pool, value_pool: [num_slots, H_kv, D or D_v], the new token's key and value already in it;
     block_table: [B, N] int32; lengths: [B] int32, at most N * block_size; sinks: [H]; out: [B, H, D_v], written.
-    `num_splits`: the most splits of one sequence, a power of 2; None chooses by shapes and device.
+    `num_splits`: the most splits of one sequence; None chooses by shapes and device.
     """
     num_rows, num_heads, key_dim = query.shape
     _, num_kv_heads, value_dim = value_pool.shape
@@ -73,7 +75,7 @@ def decode(
     if num_splits is None:
         num_tokens = min(block_table.shape[1] * block_size, window or math.inf)
         num_splits = plan_splits(num_rows * num_programs, num_tokens / tile, _num_processors(query.device))
-    assert num_splits.bit_count() == 1
+    assert 1 <= num_splits <= MAX_SPLITS
     totals = query.new_empty(num_rows, num_heads, num_splits, value_dim, dtype=torch.float32)  # a result a split,
     masses = query.new_empty(num_rows, num_heads, num_splits, dtype=torch.float32)  # and its weight, as a log2
     _attend_split[(num_rows, num_programs, num_splits)](
@@ -104,7 +106,7 @@ def decode(
         VALUE_PAD=padded(value_dim),
         BLOCK_SIZE=block_size,
         TILE=tile,
-        NUM_SPLITS=num_splits,
+        SPLIT=num_splits > 1,
         WINDOW=window or 0,
         SOFTCAP=softcap or 0.0,
         SINKS=sinks is not None,
@@ -119,12 +121,13 @@ def decode(
             out,
             totals,
             masses,
+            num_splits,
             out.stride(0),
             out.stride(1),
             VALUE_DIM=value_dim,
             VALUE_PAD=padded(value_dim),
             TILE=tile,
-            NUM_SPLITS=num_splits,
+            SPLITS_PAD=FEW_SPLITS if num_splits <= FEW_SPLITS else MAX_SPLITS,
             WINDOW=window or 0,
             SINKS=sinks is not None,
             num_warps=4,
@@ -134,7 +137,7 @@ def decode(
 def plan_splits(num_programs: int, num_tiles: float, num_processors: int) -> int:
     """Splits of each sequence, so that the grid fills the device, but none is shorter than a tile."""
     wanted = min(WAVES * num_processors / num_programs, num_tiles, MAX_SPLITS)
-    return 1 << math.ceil(math.log2(max(1, wanted)))
+    return max(1, math.ceil(wanted))
 
 
 @cache
@@ -145,12 +148,12 @@ def _num_processors(device: torch.device) -> int:
 
 
 @triton.jit
-def _split_size(num_tokens, NUM_SPLITS: tl.constexpr, TILE: tl.constexpr):
+def _split_size(num_tokens, num_splits, TILE: tl.constexpr):
     """Tokens in each split of a sequence: whole tiles, at least one."""
-    return tl.maximum(tl.cdiv(tl.cdiv(num_tokens, NUM_SPLITS), TILE), 1) * TILE
+    return tl.maximum(tl.cdiv(tl.cdiv(num_tokens, num_splits), TILE), 1) * TILE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_row"], do_not_specialize_on_alignment=["block_table", "lengths"])
 def _attend_split(
     query,
     key_pool,
@@ -179,7 +182,7 @@ def _attend_split(
     VALUE_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SINKS: tl.constexpr,
@@ -188,14 +191,15 @@ def _attend_split(
     """One split of one row, for HEADS query heads of one kv head."""
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
+    num_splits = tl.num_programs(2)
     programs_of_kv_head: tl.constexpr = (GROUP + HEADS - 1) // HEADS
     kv_head = tl.program_id(1) // programs_of_kv_head
     length = tl.load(lengths + row)
     first = tl.maximum(length - WINDOW, 0) if WINDOW else 0
-    size = _split_size(length - first, NUM_SPLITS, TILE)
+    size = _split_size(length - first, num_splits, TILE)
     start = first + split * size
     end = tl.minimum(start + size, length)
-    if NUM_SPLITS > 1 and start >= end:
+    if SPLIT and start >= end:
         return
 
     of_group = (tl.program_id(1) % programs_of_kv_head) * HEADS + tl.arange(0, HEADS)
@@ -224,32 +228,33 @@ def _attend_split(
         )
 
     mask = is_head[:, None] & is_value[None, :]
-    if NUM_SPLITS == 1:
+    if SPLIT:
+        num_heads = tl.num_programs(1) // programs_of_kv_head * GROUP
+        cells = (row * num_heads + heads) * num_splits + split
+        tl.store(totals + cells[:, None] * VALUE_DIM + value_dims[None, :], settled(mass, total), mask=mask)
+        tl.store(masses + cells, largest + tl.log2(mass), mask=is_head)
+    else:
         if SINKS:
             sink = tl.load(sinks + heads, mask=is_head, other=0.0)
             largest, mass, total = with_sink(largest, mass, total, sink)
         out_at = out + row * out_row + heads[:, None] * out_head + value_dims[None, :]
         tl.store(out_at, settled(mass, total).to(out.dtype.element_ty), mask=mask)
-    else:
-        num_heads = tl.num_programs(1) // programs_of_kv_head * GROUP
-        cells = (row * num_heads + heads) * NUM_SPLITS + split
-        tl.store(totals + cells[:, None] * VALUE_DIM + value_dims[None, :], settled(mass, total), mask=mask)
-        tl.store(masses + cells, largest + tl.log2(mass), mask=is_head)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"], do_not_specialize_on_alignment=["lengths"])
 def _join_splits(
     lengths,
     sinks,
     out,
     totals,
     masses,
+    num_splits,
     out_row,
     out_head,
     VALUE_DIM: tl.constexpr,
     VALUE_PAD: tl.constexpr,
     TILE: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
+    SPLITS_PAD: tl.constexpr,
     WINDOW: tl.constexpr,
     SINKS: tl.constexpr,
 ):
@@ -258,12 +263,12 @@ def _join_splits(
     head = tl.program_id(1)
     length = tl.load(lengths + row)
     num_tokens = tl.minimum(length, WINDOW) if WINDOW else length
-    num_used = tl.cdiv(num_tokens, _split_size(num_tokens, NUM_SPLITS, TILE))
-    splits = tl.arange(0, NUM_SPLITS)
+    num_used = tl.cdiv(num_tokens, _split_size(num_tokens, num_splits, TILE))
+    splits = tl.arange(0, SPLITS_PAD)
     is_used = splits < num_used  # the others' memory was never written
     value_dims = tl.arange(0, VALUE_PAD)
-    cells = (row * tl.num_programs(1) + head) * NUM_SPLITS + splits
-    shares = tl.load(masses + cells, mask=is_used, other=float("-inf"))  # [NUM_SPLITS]
+    cells = (row * tl.num_programs(1) + head) * num_splits + splits
+    shares = tl.load(masses + cells, mask=is_used, other=float("-inf"))  # [SPLITS_PAD]
     largest = tl.maximum(tl.max(shares, 0), LEAST)
     if SINKS:
         sink = tl.load(sinks + head).to(tl.float32) * LOG2E

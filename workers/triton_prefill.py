@@ -74,7 +74,7 @@ def prefill(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_row"], do_not_specialize_on_alignment=["block_table", "starts", "lengths"])
 def _attend_tile(
     query,
     key_pool,
