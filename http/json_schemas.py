@@ -77,6 +77,8 @@ def _check_keywords(schema: dict[str, Any], path: str) -> None:
         invalid(f"{path}.$ref", "must point into this schema: '#/...'")
     if type(schema.get("items")) is list:
         invalid(f"{path}.items", "must be one schema; prefixItems takes a list")
+    if keywords & {"minItems", "maxItems"} and not keywords & {"items", "prefixItems"}:
+        invalid(f"{path}.{min(keywords & ARRAY)}", "needs items beside it")
     if "type" not in keywords and (untyped := keywords & (TEXT | NUMBER)):
         invalid(f"{path}.{min(untyped)}", "needs a type beside it")
     texts = keywords & TEXT

@@ -121,6 +121,7 @@ def test_what_is_no_grammar_is_refused_by_its_path(fields: dict[str, Any], param
         ({"$ref": "http://example.com/x"}, ".$ref"),
         ({"enum": [1], "maximum": 3}, ".maximum"),
         ({"items": [{}]}, ".items"),
+        ({"type": "array", "minItems": 1}, ".minItems"),
         ({"maxLength": 3}, ".maxLength"),
         ({"type": "string", "pattern": "a", "maxLength": 3}, ".pattern"),
         ({"type": "string", "pattern": "a", "format": "date"}, ".pattern"),
