@@ -56,7 +56,8 @@ class Delta(NamedTuple):
     first_index: int
     token_ids: list[int]
     extra: dict[str, Any] = {}
-    """cached_tokens: int, in the first delta; logprobs: one `[chosen, [top ids], [top values]]` a token."""
+    """cached_tokens: int, in the first delta; logprobs: one `[chosen, [top ids], [top values]]` a token; embedding: the
+    vector as packed little-endian float32, with the finish of a job of kind embed."""
     finish: Finish | None = None
 
 
@@ -151,7 +152,7 @@ class Submit(NamedTuple):
     model: str
     """A card's id."""
     kind: str
-    """generate; score and embed come later."""
+    """generate, or embed (no emitted_ids, and of params nothing counts); score comes later."""
     prompt_ids: bytes
     emitted_ids: bytes
     params: Params

@@ -31,6 +31,8 @@ class JobRequest(NamedTuple):
     """Lower goes first."""
     deadline_ms: int = 0
     """Longest wait for a worker; 0: none."""
+    kind: str = "generate"
+    """Or embed: then one delta comes, with the vector."""
 
 
 class Deliver(NamedTuple):
@@ -209,7 +211,7 @@ class Streams:
                     job,
                     stream.attempt,
                     request.model,
-                    "generate",
+                    request.kind,
                     stream.prompt_ids,
                     pack_ids(stream.emitted),
                     request.params,

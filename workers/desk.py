@@ -51,6 +51,7 @@ class Add(NamedTuple):
     prompt_ids: bytes
     emitted_ids: bytes
     params: Params
+    kind: str = "generate"
 
 
 class Drop(NamedTuple):
@@ -200,7 +201,7 @@ class Desk:
         self._attempts[key] = start.attempt
         self._link(start.front, now)
         job = WorkerJob(start.front, start.job, start.attempt)
-        return [*actions, Add(job, start.prompt_ids, start.emitted_ids, start.params)]
+        return [*actions, Add(job, start.prompt_ids, start.emitted_ids, start.params, start.kind)]
 
     def _end(self, front: bytes, job: int, attempt: int, reason: str) -> list[Action]:
         """End a living job of this attempt or an older one, without a word to its front."""

@@ -16,6 +16,7 @@ from tokenyard.broker.prefix import root_key
 from tokenyard.broker.wire import Delta, Finish, WorkerJob
 from tokenyard.workers.blocks import BlockPool
 from tokenyard.workers.drawn import BROKEN, Drawn, Sampled
+from tokenyard.workers.embedder import Embedder
 from tokenyard.workers.grammars import Grammars
 from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.lanes import make_lane
@@ -61,6 +62,7 @@ class Engine:
         )
         self._sampler = Sampler(card.vocab_size, model.device)
         self._grammars = Grammars(card, model.device)
+        self._embedder = Embedder(model, options.max_batch_tokens)
         self._sequences: dict[WorkerJob, Sequence] = {}
         self._flight: Flight | None = None
         self._ready: list[Output] = []
@@ -68,7 +70,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences or self._ready or self._flight)
+        return bool(self._sequences or self._ready or self._flight or self._embedder.num_waiting)
 
     def load(self) -> dict[str, int]:
         """Figures for people and for the beat."""
@@ -80,6 +82,7 @@ class Engine:
             "hit_tokens": self._scheduler.hit_tokens,
             "preempted": self._scheduler.num_preempted,
             "compiling": self._grammars.num_compiling,
+            "embedding": self._embedder.num_waiting,
         }
 
     def add(self, key: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
@@ -98,8 +101,13 @@ class Engine:
         else:
             self._grammars.begin(sequence)
 
+    def embed(self, key: WorkerJob, ids: list[int]) -> None:
+        """Take a job in whose answer is one vector. Raises TokenyardError if it can never run."""
+        self._embedder.add(key, ids)
+
     def abort(self, key: WorkerJob) -> None:
         """Forget a job without a word; an unknown one is none."""
+        self._embedder.abort(key)
         self._ready = [output for output in self._ready if output.key != key]
         sequence = self._sequences.get(key)
         if sequence is not None:
@@ -108,7 +116,7 @@ class Engine:
     @torch.inference_mode()
     def step(self, held: Collection[bytes] = ()) -> list[Output]:
         """Run one step for all sequences but those of the fronts in `held`."""
-        outputs, self._ready = self._ready + self._admit_compiled(), []
+        outputs, self._ready = self._ready + self._admit_compiled() + self._embed(held), []
         plan = self._scheduler.schedule(held)
         ahead = self._lane.runs_ahead(plan)
         if not ahead:
@@ -128,6 +136,15 @@ class Engine:
         compiling = {one for one in self._sequences.values() if self._grammars.is_compiling(one)}
         assert len(compiling) == self._grammars.num_compiling
         assert waiting_or_running == set(self._sequences.values()) - compiling
+
+    def _embed(self, held: Collection[bytes]) -> list[Output]:
+        """Run what fits of the texts that wait, beside the streams' own step."""
+        outputs = [
+            Output(key, Delta(key.job, key.attempt, 0, [], {"cached_tokens": 0, "embedding": vector}, Finish("stop")))
+            for key, vector in self._embedder.step(held)
+        ]
+        self.num_steps += bool(outputs)
+        return outputs
 
     def _admit_compiled(self) -> list[Output]:
         """Schedule the sequences whose grammars are there now, and end those whose grammars are none."""
@@ -224,6 +241,8 @@ class Engine:
 
     def _refuse_impossible(self, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
         """Raise TokenyardError for what no step could ever serve."""
+        if self.model.card.lane == "encoder":
+            raise TokenyardError("invalid_value", "this model makes embeddings only: it gives no text", "model")
         vocab_size = self.model.card.vocab_size
         if not prompt_ids:
             raise TokenyardError("invalid_value", "the prompt is empty", "prompt")

@@ -88,7 +88,12 @@ class EngineThread(threading.Thread):
         """Begin a job, or answer at once why it cannot run: every job ends in exactly one finish."""
         emitted = unpack_ids(job.emitted_ids)
         try:
-            engine.add(job.key, unpack_ids(job.prompt_ids), emitted, job.params)
+            if job.kind == "generate":
+                engine.add(job.key, unpack_ids(job.prompt_ids), emitted, job.params)
+            elif job.kind == "embed":
+                engine.embed(job.key, unpack_ids(job.prompt_ids))
+            else:
+                raise TokenyardError("invalid_value", f"this worker does no jobs of kind {job.kind!r}")
         except TokenyardError as error:
             finish = Finish("error", error.code, error.words, error.param)
             self.results.append([(job.key, Delta(job.key.job, job.key.attempt, len(emitted), [], {}, finish))])

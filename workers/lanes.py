@@ -5,6 +5,7 @@ import time
 from itertools import count, takewhile
 
 from tokenyard.workers.batch import GROUP_BYTES
+from tokenyard.workers.embedder import EncoderLane
 from tokenyard.workers.graph_lane import GraphLane
 from tokenyard.workers.graphs import CudaRecorder
 from tokenyard.workers.kernels import triton_works
@@ -22,6 +23,8 @@ def make_lane(model: LoadedModel, options: EngineOptions) -> Lane:
     """A fresh lane, with no sequence in it."""
     if model.verdict.lane == "plain":
         return PlainLane(PlainModel(model.model, model.verdict.way))
+    if model.verdict.lane == "encoder":
+        return EncoderLane()
     paged = PagedLane(model)
     if model.device.type != "cuda" or options.eager:
         return paged

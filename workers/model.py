@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, extract_commit_hash
@@ -26,6 +34,7 @@ from tokenyard.workers.files import digest
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_blocks, step_bytes
 from tokenyard.workers.plain import PlainModel
+from tokenyard.workers.pooling import Pooling, read_pooling
 from tokenyard.workers.verdict import Verdict, decide
 
 DEMO_DIR = Path(__file__).parent / "demo_model"
@@ -66,6 +75,7 @@ class LoadedModel:
     num_blocks: int
     dtype: torch.dtype
     device: torch.device
+    pooling: Pooling
 
     @property
     def shapes(self) -> list[LayerShape]:
@@ -97,15 +107,23 @@ def load_model(
     hub = {"revision": revision, "trust_remote_code": options.trust_remote_code}
     config = _read(lambda: AutoConfig.from_pretrained(source, **hub), spec)
     text_config = config.get_text_config()
-    _refuse_unserved(text_config, spec)
+    is_encoder = _is_encoder(config)
+    if not is_encoder:
+        _refuse_unserved(text_config, spec)
+    pooling = _read(lambda: read_pooling(source, revision, "mean" if is_encoder else "last"), spec)
     context_length = _context_length(text_config, options.max_model_len)
     chosen = _dtype(dtype, place, text_config)
     on_progress(0.05)
-    model = _read(lambda: AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **hub), spec)
+    family = AutoModel if is_encoder else AutoModelForCausalLM
+    model = _read(lambda: family.from_pretrained(source, dtype=chosen, **hub), spec)
     model.requires_grad_(False).eval().to(place)
     on_progress(0.8)
     generation: GenerationConfig | None = getattr(model, "generation_config", None)  # custom code may have none
-    verdict = decide(model, commit, context_length, options.block_size)
+    if is_encoder:
+        verdict = Verdict("encoder")
+        context_length = _encoder_length(model, min(context_length, pooling.max_length or context_length))
+    else:
+        verdict = decide(model, commit, context_length, options.block_size)
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
     num_blocks = plan_blocks(
@@ -115,7 +133,7 @@ def load_model(
         context_length=context_length,
         max_num_seqs=options.max_num_seqs,
         kv_memory=options.kv_memory,
-        step=step_bytes(model, options.max_batch_tokens, options.max_num_seqs, plain),
+        step=0 if is_encoder else step_bytes(model, options.max_batch_tokens, options.max_num_seqs, plain),
         sequence_bytes=verdict.footprint.sequence_bytes,
     )
     card = Card(
@@ -134,7 +152,7 @@ def load_model(
         created=int(time.time()),
     )
     on_progress(1.0)
-    return LoadedModel(card, model, verdict, num_blocks, chosen, place)
+    return LoadedModel(card, model, verdict, num_blocks, chosen, place, pooling)
 
 
 def _refuse_impossible(options: EngineOptions) -> None:
@@ -189,6 +207,24 @@ def _refuse_unserved(config: PreTrainedConfig, spec: ModelSpec) -> None:
     """Raise SetupError for what no lane could ever serve."""
     if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
         raise SetupError(f"model {spec.source}: it is no causal language model")
+
+
+def _is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether the checkpoint is a bare body, or one that fills in masked words: it can embed, but not go on."""
+    classes = getattr(config, "auto_map", None)
+    if classes:
+        return "AutoModel" in classes and "AutoModelForCausalLM" not in classes
+    architecture = (config.architectures or [""])[0]
+    is_body = architecture.endswith(("Model", "ForMaskedLM")) and not config.is_encoder_decoder
+    return is_body and architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def _encoder_length(model: PreTrainedModel, most: int) -> int:
+    """RoBERTa and its like leave out the positions up to their padding's."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding) and module.padding_idx:
+            most = min(most, module.num_embeddings - module.padding_idx - 1)
+    return most
 
 
 def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
