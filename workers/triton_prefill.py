@@ -16,8 +16,9 @@ from tokenyard.workers.attention import Flavour
 from tokenyard.workers.chunks import Chunks
 from tokenyard.workers.triton_tiles import LEAST, absorb, is_exact, padded, settled, slots_of, tile_size, with_sink
 
-ROWS = 64
-"""Queries in one program, tokens times heads: what four warps take in registers beside the output at 128 dimensions."""
+ROW_BYTES = 128
+"""Of a column of the queries in one program, tokens times heads: 64 rows of bfloat16 or 32 of float32 fit the registers
+of four warps beside the output, and the shared memory of smaller GPUs."""
 
 
 def prefill(
@@ -36,7 +37,7 @@ def prefill(
     _, num_kv_heads, value_dim = value_pool.shape
     assert query.stride(2) == key_pool.stride(2) == value_pool.stride(2) == out.stride(2) == chunks.table.stride(1) == 1
     group = num_heads // num_kv_heads
-    rows = max(ROWS, padded(group))
+    rows = max(ROW_BYTES // query.element_size(), padded(group))
     num_tiles = triton.cdiv(chunks.max_queries, rows // group)
     _attend_tile[(len(chunks.lengths), num_kv_heads, num_tiles)](
         query,
@@ -70,7 +71,7 @@ def prefill(
         SINKS=flavour.sinks is not None,
         EXACT=is_exact(query),
         num_warps=4,
-        num_stages=3,
+        num_stages=2 if is_exact(query) else 3,
     )
 
 
