@@ -71,6 +71,9 @@ TrustRemoteCode = Annotated[
     bool | None,
     typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run Python code that comes with a model."),
 ]
+Speculate = Annotated[
+    str | None, typer.Option(help="ngram:K: guess up to K tokens from the text so far.", show_default="off")
+]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 
@@ -93,6 +96,7 @@ def serve(
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
     eager: Eager = None,
+    speculate: Speculate = None,
     trust_remote_code: TrustRemoteCode = None,
     api_key: ApiKeys = None,
     config: ConfigFile = None,
@@ -111,6 +115,7 @@ def serve(
         "max_num_batched_tokens": max_num_batched_tokens,
         "threads": threads,
         "eager": eager,
+        "speculate": speculate,
         "trust_remote_code": trust_remote_code,
     }
     wishes = plan.Wishes(
@@ -150,6 +155,7 @@ def worker(
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
     eager: Eager = None,
+    speculate: Speculate = None,
     trust_remote_code: TrustRemoteCode = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
     log_level: LogLevel = Level.INFO,
@@ -167,6 +173,7 @@ def worker(
         "max_num_batched_tokens": max_num_batched_tokens,
         "threads": threads,
         "eager": eager,
+        "speculate": speculate,
         "trust_remote_code": trust_remote_code,
         "inc": bytes.fromhex(inc) if inc else None,
     }

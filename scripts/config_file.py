@@ -25,6 +25,7 @@ ENGINE_KEYS: Mapping[str, type] = {
     "max_num_batched_tokens": int,
     "threads": int,
     "eager": bool,
+    "speculate": str,
     "trust_remote_code": bool,
 }
 """`tokenyard worker` has the same as options."""

@@ -18,11 +18,12 @@ from tokenyard.workers.blocks import BlockPool
 from tokenyard.workers.drawn import BROKEN, Drawn, Sampled
 from tokenyard.workers.embedder import Embedder
 from tokenyard.workers.grammars import Grammars
-from tokenyard.workers.lane import Lane, Logits
+from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.lanes import make_lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.sampler import Sampler
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
+from tokenyard.workers.speculation import Speculation
 
 
 class Output(NamedTuple):
@@ -38,6 +39,7 @@ class Flight(NamedTuple):
     sequences: list[Sequence]
     """Those that get a token; who has ended meanwhile gets none."""
     drawn: Drawn
+    guessed: list[Guessed]
 
 
 class Engine:
@@ -62,6 +64,7 @@ class Engine:
         )
         self._sampler = Sampler(card.vocab_size, model.device)
         self._grammars = Grammars(card, model.device)
+        self._speculation = Speculation(options.num_drafts if self._lane.guesses else 0)
         self._embedder = Embedder(model, options.max_batch_tokens)
         self._sequences: dict[WorkerJob, Sequence] = {}
         self._flight: Flight | None = None
@@ -83,6 +86,8 @@ class Engine:
             "preempted": self._scheduler.num_preempted,
             "compiling": self._grammars.num_compiling,
             "embedding": self._embedder.num_waiting,
+            "guessed": self._speculation.num_guessed,
+            "confirmed": self._speculation.num_confirmed,
         }
 
     def add(self, key: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
@@ -117,12 +122,14 @@ class Engine:
     def step(self, held: Collection[bytes] = ()) -> list[Output]:
         """Run one step for all sequences but those of the fronts in `held`."""
         outputs, self._ready = self._ready + self._admit_compiled() + self._embed(held), []
-        plan = self._scheduler.schedule(held)
+        if self._speculation.num_drafts:
+            outputs += self._land()  # what to guess depends on the tokens in flight
+        plan = self._scheduler.schedule(held, self._speculation.drafts(self._scheduler.running))
         ahead = self._lane.runs_ahead(plan)
         if not ahead:
             outputs += self._land()
             plan = self._living(plan)
-        if not (plan.decodes or plan.prefills):
+        if not any(plan):
             return outputs
         outputs += self._launch(plan)
         if not ahead:
@@ -171,24 +178,44 @@ class Engine:
         if drawn is not None:
             self._lane.drew(logits.sequences, drawn.on_device)
         self.num_steps += 1
-        for sequence in plan.decodes:
+        for sequence in (*plan.decodes, *(guess.sequence for guess in plan.guesses)):
             self._scheduler.advance(sequence, sequence.num_computed + 1)
         for sequence, _, end in plan.prefills:
             self._scheduler.advance(sequence, end)
             if end < len(sequence.ids) and not sequence.announced:
                 outputs.append(_output(sequence, sequence.num_emitted, [], None))
         outputs += self._land()
-        self._flight = Flight(logits.sequences, drawn) if drawn is not None else None
+        self._flight = Flight(logits.sequences, drawn, logits.guessed) if drawn is not None else None
         return outputs
 
     def _land(self) -> list[Output]:
         """Wait for the tokens of the step in flight, if there is one, and tell them."""
         if self._flight is None:
             return []
-        (sequences, drawn), self._flight = self._flight, None
-        return [
-            self._emit(one, sampled) for one, sampled in zip(sequences, drawn.read(), strict=True) if self._lives(one)
-        ]
+        (sequences, drawn, guessed), self._flight = self._flight, None
+        outputs = self._emit_all(sequences, drawn)
+        return outputs + self._confirm(guessed) if guessed else outputs
+
+    def _confirm(self, guessed: list[Guessed]) -> list[Output]:
+        """Draw on, token by token as if each had a step of its own, where the last draw was what had been guessed."""
+        outputs = []
+        self._speculation.num_guessed += sum(len(one.drafts) for one in guessed)
+        for place in range(self._speculation.num_drafts):
+            guessed = [one for one in guessed if self._lives(one.sequence) and _was_right(one, place)]
+            if not guessed:
+                break
+            self._speculation.num_confirmed += len(guessed)
+            sequences = [one.sequence for one in guessed]
+            rows = torch.stack([one.rows[place] for one in guessed])
+            drawn = self._sampler.draw(rows, sequences, self._grammars.allowed(sequences))
+            for sequence in sequences:
+                self._scheduler.advance(sequence, sequence.num_computed + 1)
+            outputs += self._emit_all(sequences, drawn)
+        return outputs
+
+    def _emit_all(self, sequences: list[Sequence], drawn: Drawn) -> list[Output]:
+        sampled = zip(sequences, drawn.read(), strict=True)
+        return [self._emit(sequence, one) for sequence, one in sampled if self._lives(sequence)]
 
     def _lives(self, sequence: Sequence) -> bool:
         return self._sequences.get(sequence.job) is sequence
@@ -198,6 +225,7 @@ class Engine:
         return Plan(
             [one for one in plan.decodes if self._lives(one)],
             [one for one in plan.prefills if self._lives(one.sequence)],
+            [one for one in plan.guesses if self._lives(one.sequence)],
         )
 
     def _living_rows(self, logits: Logits) -> Logits:
@@ -236,6 +264,7 @@ class Engine:
             self._scheduler.remove(sequence)
         self._grammars.forget(sequence)
         self._sampler.forget(sequence)
+        self._speculation.forget(sequence)
         self._lane.forget(sequence)
         del self._sequences[sequence.job]
 
@@ -258,6 +287,11 @@ class Engine:
             if self._limit < self.model.card.context_length:
                 words += " in this worker's KV memory"
             raise TokenyardError("context_length_exceeded", words, "messages")
+
+
+def _was_right(guessed: Guessed, place: int) -> bool:
+    """Whether the last token is the draft at this place, so that the logits after it count."""
+    return place < len(guessed.drafts) and guessed.sequence.ids[-1] == guessed.drafts[place]
 
 
 def _output(

@@ -26,6 +26,8 @@ from tokenyard.workers.static_step import DecodeKernel, StaticStep
 class GraphLane(Lane):
     """Decodes by graphs, all else by the paged lane."""
 
+    guesses = True
+
     def __init__(
         self,
         model: LoadedModel,
@@ -103,7 +105,7 @@ class GraphLane(Lane):
 
     def _shape(self, plan: Plan) -> tuple[int, int]:
         """Bucket and width that a plan needs; (0, 0) where it is none for graphs."""
-        if plan.prefills or not plan.decodes:
+        if plan.prefills or plan.guesses or not plan.decodes:
             return 0, 0
         longest = max(len(one.blocks) for one in plan.decodes)
         bucket = self._buckets[bisect_left(self._buckets, len(plan.decodes))]

@@ -11,16 +11,28 @@ import torch
 from tokenyard.workers.scheduler import Plan, Sequence
 
 
+class Guessed(NamedTuple):
+    """What follows the drafts of one sequence."""
+
+    sequence: Sequence
+    drafts: list[int]
+    rows: torch.Tensor  # [K, V], raw: after each of the K drafts, if it and those before it are right
+
+
 class Logits(NamedTuple):
     """What one step gives to the sampler."""
 
     sequences: list[Sequence]
-    """R sequences that get a token now: the decodes, then the prompts that end in this step, in the plan's order."""
+    """R sequences that get a token now: decodes, prompts that end in this step, then guesses, in the plan's order."""
     rows: torch.Tensor  # [R, V], raw
+    guessed: list[Guessed] = []
 
 
 class Lane(Protocol):
     """Runs steps of one loaded model. Called from the engine's thread only, within inference mode."""
+
+    guesses: bool = False
+    """Whether it runs plans with guesses."""
 
     def runs_ahead(self, plan: Plan) -> bool:
         """Whether this plan can run while the ids of the last step's tokens are known to the device only."""

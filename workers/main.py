@@ -26,6 +26,7 @@ from tokenyard.workers.desk import Action, Desk, Drop, Exit, ToBroker, ToFront
 from tokenyard.workers.desk import Add as AddJob
 from tokenyard.workers.engine_thread import EngineThread, Loader
 from tokenyard.workers.options import WorkerOptions
+from tokenyard.workers.speculation import parse_speculate
 
 if TYPE_CHECKING:
     from tokenyard.workers.engine import Engine
@@ -46,6 +47,7 @@ def run(options: WorkerOptions) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(options.gpu)
     logs.setup(f"worker {options.inc.hex()[:4]}" if options.inc else "worker", options.log_level)
     parse_spec(options.spec)
+    parse_speculate(options.speculate)
     if options.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     WorkerProcess(options).run()
@@ -239,6 +241,7 @@ def make_loader(options: WorkerOptions) -> Loader:
             kv_memory=options.kv_memory or "",
             max_model_len=options.max_model_len,
             eager=options.eager,
+            num_drafts=parse_speculate(options.speculate),
             trust_remote_code=options.trust_remote_code,
         )
         model = load_model(parse_spec(options.spec), device, options.dtype, engine_options, progress)

@@ -59,6 +59,8 @@ class EngineOptions(NamedTuple):
     """`1GiB` or `40%` of what is free; empty: the default of memory.py."""
     max_model_len: int | None = None
     """Lowers the context length."""
+    num_drafts: int = 0
+    """Tokens guessed at the most in each decode; 0: no speculation."""
     eager: bool = False
     """No CUDA graphs."""
     trust_remote_code: bool = False

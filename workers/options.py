@@ -29,6 +29,8 @@ class WorkerOptions:
     """No CUDA graphs."""
     trust_remote_code: bool = False
     """Run modeling code that comes with the model."""
+    speculate: str = ""
+    """`ngram:K`: guess up to K tokens in each decode; empty: none."""
     inc: bytes | None = None
     """The incarnation that the agent chose; drawn here where no agent is."""
     log_level: str = "INFO"

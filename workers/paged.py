@@ -1,27 +1,64 @@
 """The paged lane: packs a plan into one forward of the model over the block pool."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
 
 from tokenyard.workers.kernels import make_pool, pack
-from tokenyard.workers.lane import Lane, Logits
+from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.model import LoadedModel
-from tokenyard.workers.scheduler import Plan, Sequence
+from tokenyard.workers.scheduler import Chunk, Guess, Plan, Sequence
 
 
 class PagedLane(Lane):
     """Serves every model that passed the self-test on our attention."""
+
+    guesses = True
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self.pool = make_pool(model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device)
 
     def run(self, plan: Plan) -> Logits:
-        batch = pack(plan, self.pool, self._model.device)
-        rows = self._model.forward(batch.input_ids, batch.position_ids, batch.logit_rows, batch.step)
-        return Logits(batch.sampled, rows)
+        with _drafted(plan.guesses) as chunks:
+            batch = pack(Plan(plan.decodes, [*plan.prefills, *chunks]), self.pool, self._model.device)
+        logit_rows = _guessed_rows(batch.logit_rows, plan.guesses) if chunks else batch.logit_rows
+        rows = self._model.forward(batch.input_ids, batch.position_ids, logit_rows, batch.step)
+        num_sampled = len(batch.sampled)
+        later = torch.split(rows[num_sampled:], [len(drafts) for _, drafts in plan.guesses])
+        guessed = [Guessed(*guess, after) for guess, after in zip(plan.guesses, later, strict=True)]
+        return Logits(batch.sampled, rows[:num_sampled], guessed)
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept by sequence: the scheduler gives the blocks back."""
 
     def scrub(self, blocks: Iterable[int]) -> None:
         self.pool.scrub(blocks)
+
+
+@contextmanager
+def _drafted(guesses: list[Guess]) -> Iterator[list[Chunk]]:
+    """Guesses as the chunks of prompts: their sequences end with the drafts for so long."""
+    try:
+        for sequence, drafts in guesses:
+            sequence.ids.extend(drafts)
+        yield [Chunk(sequence, sequence.num_computed, len(sequence.ids)) for sequence, _ in guesses]
+    finally:
+        for sequence, drafts in guesses:
+            del sequence.ids[-len(drafts) :]
+
+
+def _guessed_rows(last_rows: torch.Tensor, guesses: list[Guess]) -> torch.Tensor:
+    """Where logits are wanted: [R] before all drafts, then after each draft.
+
+    last_rows: [R], where they would be wanted if drafts were prompts; guesses come last.
+    """
+    num_others = len(last_rows) - len(guesses)
+    indices, offsets = list(range(len(last_rows))), [0] * num_others
+    offsets += [-len(drafts) for _, drafts in guesses]
+    for index, (_, drafts) in enumerate(guesses, start=num_others):
+        indices += [index] * len(drafts)
+        offsets += range(1 - len(drafts), 1)
+    placed = torch.tensor([indices, offsets], device=last_rows.device)
+    return last_rows[placed[0]] + placed[1]

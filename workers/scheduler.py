@@ -11,14 +11,16 @@ Rules, in order:
      One whose next prefix block is just being computed by another waits for it: n choices of a prompt cost one prefill.
   4. A decode that finds no free block takes it from the running sequence that arrived last, which waits again with its
      tokens kept and is computed anew ("preempted"). The oldest sequence always moves on, so the queue always ends.
-  5. A step may be planned while the tokens of the step before it are still being drawn: a token counts from advance()
+  5. Guesses come last: they get what is left of the budget and of the free blocks.
+  6. A step may be planned while the tokens of the step before it are still being drawn: a token counts from advance()
      on, its id comes with append(). What needs ids (prefix keys, admission) waits for them; the device runs steps in
      order, so blocks change hands at once.
 """
 
 from array import array
 from bisect import insort
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tokenyard.broker.params import Params
@@ -94,15 +96,27 @@ class Chunk(NamedTuple):
     end: int
 
 
+class Guess(NamedTuple):
+    """A decode that computes guessed tokens, too, at the positions after its own; there are blocks for all of them."""
+
+    sequence: Sequence
+    drafts: list[int]
+
+
 class Plan(NamedTuple):
     """One step. Decodes have one token each, at position num_computed, and all of them are sampled."""
 
     decodes: list[Sequence]
     prefills: list[Chunk]
+    guesses: list[Guess] = []
+    """Other sequences than the decodes; sampled as they are, and again after each draft that was right."""
 
 
 def _by_arrival(sequence: Sequence) -> int:
     return sequence.arrival
+
+
+NO_DRAFTS: Mapping[Sequence, list[int]] = MappingProxyType({})
 
 
 class Scheduler:
@@ -153,7 +167,7 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def schedule(self, held: Collection[bytes] = ()) -> Plan:
+    def schedule(self, held: Collection[bytes] = (), drafts: Mapping[Sequence, list[int]] = NO_DRAFTS) -> Plan:
         """Plan one step; sequences of the fronts in `held` keep their blocks but do not run."""
         decodes: list[Sequence] = []
         place = 0
@@ -174,7 +188,14 @@ class Scheduler:
             budget -= count
             if budget <= 0:
                 break
-        return Plan(decodes, prefills)
+        guesses = []
+        for sequence in decodes if drafts else ():
+            if count := min(len(drafts.get(sequence, ())), budget, self._room_for_drafts(sequence)):
+                self._extend(sequence, sequence.num_tokens + count)
+                guesses.append(Guess(sequence, drafts[sequence][:count]))
+                budget -= count
+        guessing = {guess.sequence for guess in guesses}
+        return Plan([one for one in decodes if one not in guessing] if guessing else decodes, prefills, guesses)
 
     def advance(self, sequence: Sequence, end: int) -> None:
         """Positions up to `end` are computed, or launched; if that is all of them, the next token is being drawn."""
@@ -267,6 +288,15 @@ class Scheduler:
                 return False
         return True
 
+    def _room_for_drafts(self, sequence: Sequence) -> int:
+        """How many more tokens it could compute now and still emit one after them, taking blocks from nobody."""
+        num_slots = (len(sequence.blocks) + self.pool.num_free) * self.block_size
+        return min(num_slots - sequence.num_tokens, sequence.params.max_tokens - sequence.num_drawn - 1)
+
+    def _extend(self, sequence: Sequence, num_tokens: int) -> None:
+        """Give it free blocks for so many tokens."""
+        sequence.blocks.extend(self.pool.allocate(max(0, self._num_blocks(num_tokens) - len(sequence.blocks))))
+
     def _free(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks = array("q")
@@ -299,5 +329,5 @@ class Scheduler:
         for one in self.running:
             assert 0 <= one.num_computed < one.num_tokens
             assert one.num_computed <= len(one.blocks) * self.block_size
-            assert len(one.blocks) <= self._num_blocks(one.num_tokens)
+            assert len(one.blocks) <= self._num_blocks(one.num_prompt + one.params.max_tokens)
             assert len(one.keys) <= len(one.ids) // self.block_size

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.blocks import BlockPool
-from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
+from tokenyard.workers.scheduler import NO_DRAFTS, Guess, Plan, Scheduler, Sequence
 
 BLOCK = 4
 ROOT = bytes(16)
@@ -184,33 +184,50 @@ class Engine(RuleBasedStateMachine):
         held=st.sets(st.sampled_from([b"a", b"b"]), max_size=1),
         ahead=st.booleans(),
         stops=st.booleans(),
+        drafts=st.sampled_from([[], [7], [7, 7, 7, 7], [7, 8, 8]]),
         count=st.integers(1, 12),
     )
-    def steps(self, held: set[bytes], ahead: bool, stops: bool, count: int) -> None:
+    def steps(self, held: set[bytes], ahead: bool, stops: bool, drafts: list[int], count: int) -> None:
         for _ in range(count):
-            self.step(held, ahead)
+            self.step(held, ahead, drafts)
         if stops and self.flight and self.flight[0] in self.alive:
             self.drop(self.flight[0])  # its last token says that it ends, and the next one is being drawn already
 
-    def step(self, held: Collection[bytes], ahead: bool) -> int:
+    def step(self, held: Collection[bytes], ahead: bool, drafts: list[int]) -> int:
         """As the engine does it; returns how many tokens were planned or landed."""
         ready = [one for one in self.scheduler.running if one.num_pending == 1 and one.job.front not in held]
-        plan = self.scheduler.schedule(held)
-        planned = [*plan.decodes, *(one for one, _, _ in plan.prefills)]
+        known = [one for one in self.scheduler.running if len(one.ids) == one.num_tokens]
+        plan = self.scheduler.schedule(held, dict.fromkeys(known, drafts) if drafts else NO_DRAFTS)
+        decodes = plan.decodes + [one for one, _ in plan.guesses]
+        planned = [*decodes, *(one for one, _, _ in plan.prefills)]
         assert len(planned) == len(set(planned))
         assert all(one in self.scheduler.running and one.job.front not in held for one in planned)
-        num_tokens = len(plan.decodes) + sum(end - start for _, start, end in plan.prefills)
-        assert num_tokens <= self.BUDGET
+        num_tokens = len(decodes) + sum(end - start for _, start, end in plan.prefills)
+        assert num_tokens + sum(len(drafts) for _, drafts in plan.guesses) <= self.BUDGET
         for one in ready:
             last_is_drawn = one.num_drawn == one.params.max_tokens
             preempted = one in self.scheduler.waiting
-            assert (one in plan.decodes) + last_is_drawn + preempted >= 1, "only a preempted stream stalls"
-        num_landed = 0 if ahead and num_tokens else self.land()
-        chunks = [(one, one.num_computed, one.num_computed + 1) for one in plan.decodes] + list(plan.prefills)
+            assert (one in decodes) + last_is_drawn + preempted >= 1, "only a preempted stream stalls"
+        ahead = ahead and num_tokens > 0 and not plan.guesses
+        num_landed = 0 if ahead else self.land()
+        chunks = [(one, one.num_computed, one.num_computed + 1) for one in decodes] + list(plan.prefills)
         drawing = [one for one, start, end in chunks if one in self.alive and self.launch(one, start, end)]
         num_landed += self.land()
         self.flight = drawing
-        return num_tokens + num_landed + (0 if ahead else self.land())
+        if not ahead:
+            num_landed += self.land()
+            self.confirm(plan.guesses)
+        return num_tokens + num_landed
+
+    def confirm(self, guesses: list[Guess]) -> None:
+        """Drafts of 7 are right."""
+        for one, drafts in guesses:
+            assert one.num_tokens + len(drafts) - 1 <= len(one.blocks) * BLOCK
+            for draft in drafts:
+                if draft == 7 and one in self.alive:
+                    self.launch(one, one.num_computed, one.num_computed + 1)
+                    self.flight = [one]
+                    self.land()
 
     def launch(self, one: Sequence, start: int, end: int) -> bool:
         """Whether a token is drawn."""
@@ -243,7 +260,7 @@ class Engine(RuleBasedStateMachine):
         """Whatever happened, all come to an end in a bounded number of steps."""
         bound = 2 + sum(len(one.ids) + one.params.max_tokens for one in self.alive) * 4
         while self.alive:
-            assert self.step((), ahead=bool(bound % 2)) > 0, "work, but no step"
+            assert self.step((), ahead=bool(bound % 2), drafts=[]) > 0, "work, but no step"
             bound -= 1
             assert bound
         assert self.scheduler.pool.num_free == self.NUM_BLOCKS
