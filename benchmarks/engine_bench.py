@@ -10,6 +10,7 @@ Requests of uneven lengths, and sixteen of one length, also run through transfor
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -32,6 +33,12 @@ from offline_run import BATCHING, OURS, Ask
 from roofline import Device, Work, measure, work_of
 from tables import TARGET_HEAD, markdown, target_cells
 from targets import Target, engine_targets
+
+
+class Dtype(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
 
 
 class Shape(NamedTuple):
@@ -58,7 +65,7 @@ BATCHES, CONTEXTS, PROMPTS = (
     [64, 128, 256, 512, 1024, 2048, 8192],
 )
 FULL = {
-    "cpu": Shape(BATCHES, CONTEXTS, 16, 32_768, PROMPTS[:-1], 3, 24, (16, 256), 16, 1024, 16),
+    "cpu": Shape(BATCHES, CONTEXTS, 16, 16_384, PROMPTS[:-1], 3, 24, (16, 256), 16, 1024, 16),
     "cuda": Shape(BATCHES, CONTEXTS, 64, 1 << 21, PROMPTS, 5, 256, (100, 1024), 16, 1024, 32),
 }
 QUICK = Shape([1, 4], [32, 128], 4, 1 << 20, [32, 128], 1, 4, (4, 16), 4, 64, 4)
@@ -137,11 +144,12 @@ def numbers(text: str) -> list[int]:
 def main(
     model: Annotated[str, typer.Option(help="A name of bench_models, demo, a directory or a Hub name.")] = "qwen3-60m",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help="Of all engines.")] = Dtype.FLOAT32,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each engine.")] = 1,
     engines: Annotated[str, typer.Option(help="Which run the batches of requests.")] = f"{OURS},{BATCHING}",
     batches: Annotated[str | None, typer.Option(help="With commas.")] = None,
     contexts: Annotated[str | None, typer.Option(help="With commas.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of a decode cell; larger ones are left out.")] = None,
     requests: Annotated[int | None, typer.Option(help="Of uneven lengths; 0: none.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Repetitions of what is not a step.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time of a step goes.")] = False,
@@ -154,6 +162,7 @@ def main(
     shape = base._replace(
         batches=numbers(batches) if batches else base.batches,
         contexts=numbers(contexts) if contexts else base.contexts,
+        max_cell_tokens=max_tokens or base.max_cell_tokens,
         num_uneven=base.num_uneven if requests is None else requests,
         rounds=rounds or base.rounds,
     )
