@@ -31,6 +31,7 @@ from tokenyard.broker.wire import Card
 from tokenyard.workers import attention
 from tokenyard.workers.attention import Attends
 from tokenyard.workers.files import digest
+from tokenyard.workers.graphs import buckets
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_blocks, step_bytes
 from tokenyard.workers.plain import PlainModel
@@ -128,6 +129,7 @@ def load_model(
         verdict = decide(model, commit, context_length, options.block_size)
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
+    num_graphs = len(buckets(options.max_num_seqs)) if verdict.lane == "paged" and not options.eager else 0
     num_blocks = plan_blocks(
         verdict.token_bytes(chosen),
         place,
@@ -135,7 +137,7 @@ def load_model(
         context_length=context_length,
         max_num_seqs=options.max_num_seqs,
         kv_memory=options.kv_memory,
-        step=0 if is_encoder else step_bytes(model, options.max_batch_tokens, options.max_num_seqs, plain),
+        step=0 if is_encoder else step_bytes(model, options.max_batch_tokens, options.max_num_seqs, plain, num_graphs),
         sequence_bytes=verdict.footprint.sequence_bytes,
     )
     card = Card(
