@@ -1,12 +1,13 @@
 """From a grammar in words to one that xgrammar can follow over a model's own vocabulary.
 
-Slow (milliseconds to seconds) and safe to call from several threads; the step loop never does. Must not know of
-sequences. xgrammar is imported at the first use: most workers never need it.
+Slow (milliseconds to seconds), so it runs in threads of its own, and the step loop only asks for futures. Must not know
+of sequences. xgrammar is imported at the first use: most workers never need it.
 """
 
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -24,7 +25,9 @@ MAX_WHITESPACE = 20
 """Between two tokens of JSON: llama.cpp's bound. Without one a small model indents until its answer ends."""
 CACHE_BYTES = 256 << 20
 """Compiled grammars that are kept: one of 40 properties takes 0.14 MB with a vocabulary of 2,048 (measured)."""
-MAX_THREADS = 2
+NUM_THREADS = 2
+"""So that one grammar that takes seconds does not hold up all others. Compiling leaves the GIL alone (measured)."""
+THREADS_EACH = 2
 """Of one compilation, so that on a CPU the model's own threads keep their cores."""
 _ANY_OBJECT = '{"type": "object"}'
 _PLACE = re.compile(r"^\[[\d:]+\] \S+: (?:Check failed: .* is (?:true|false): )?")
@@ -38,6 +41,27 @@ class GrammarCompiler:
         self._card = card
         self._lock = Lock()
         self._made: xgrammar.GrammarCompiler | None = None
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar")
+        self._kept: dict[Grammar, Future[xgrammar.CompiledGrammar]] = {}
+        """Being compiled, or compiled; the last used at the end."""
+
+    def begin(self, grammar: Grammar) -> "Future[xgrammar.CompiledGrammar]":
+        """Compile in another thread, or find what was compiled. The future raises what compile() does."""
+        self._evict()
+        future = self._kept.pop(grammar, None) or self._threads.submit(self.compile, grammar)
+        self._kept[grammar] = future
+        return future
+
+    def _evict(self) -> None:
+        """Forget failures, and the longest unused above CACHE_BYTES."""
+        num_bytes = 0
+        for grammar, future in reversed(list(self._kept.items())):
+            if not future.done():
+                continue
+            failed = future.exception() is not None
+            num_bytes += 0 if failed else future.result().memory_size_bytes
+            if failed or num_bytes > CACHE_BYTES:
+                del self._kept[grammar]
 
     def compile(self, grammar: Grammar) -> "xgrammar.CompiledGrammar":
         """Raises TokenyardError, naming the request's field, for what is no grammar or cannot be followed."""
@@ -55,7 +79,7 @@ class GrammarCompiler:
         try:
             return ways[grammar.kind](grammar.text)
         except (RuntimeError, ValueError, TypeError) as error:
-            words = _PLACE.sub("", str(error).strip())
+            words = _PLACE.sub("", str(error).strip()) or "it is beyond what can be compiled"
             raise TokenyardError("invalid_value", f"{grammar.param} cannot be used: {words}", grammar.param) from error
 
     def _compiler(self) -> "xgrammar.GrammarCompiler":
@@ -63,8 +87,9 @@ class GrammarCompiler:
 
         with self._lock:
             if self._made is None:
+                # its own cache makes it fail at more than 128 repetitions in a schema's pattern (0.2.8)
                 self._made = xgrammar.GrammarCompiler(
-                    _vocabulary(self._card), max_threads=MAX_THREADS, cache_limit_bytes=CACHE_BYTES
+                    _vocabulary(self._card), max_threads=THREADS_EACH, cache_enabled=False
                 )
             return self._made
 

@@ -9,6 +9,7 @@ from models import CARD, demo_tokenizer
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import GRAMMAR_KINDS, Grammar
+from tokenyard.workers import grammar_compiler
 from tokenyard.workers.grammar_compiler import GrammarCompiler
 
 COMPILER = GrammarCompiler(CARD)
@@ -112,3 +113,21 @@ def test_a_tokenizer_that_cannot_be_loaded_is_the_workers_fault() -> None:
     with pytest.raises(TokenyardError) as caught:
         GrammarCompiler(CARD._replace(source="/nowhere")).compile(Grammar("regex", "a", "field"))
     assert caught.value.code == "worker_error"
+
+
+def test_many_repetitions_in_a_pattern() -> None:
+    assert takes("json_schema", '{"type": "string", "pattern": "^[a-z]{1,300}$"}', '"' + "ab" * 150 + '"')
+
+
+def test_compiled_once_and_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(CARD)
+    first, again = (compiler.begin(Grammar("regex", "a+", "field")) for _ in range(2))
+    assert again is first
+    bad = Grammar("regex", "(", "field")
+    assert compiler.begin(bad).exception() is not None
+    assert compiler.begin(Grammar("regex", "b+", "field")).result()
+    assert compiler.begin(Grammar("regex", "a+", "field")) is first
+    monkeypatch.setattr(grammar_compiler, "CACHE_BYTES", first.result().memory_size_bytes)
+    for letter in "cd":
+        compiler.begin(Grammar("regex", f"{letter}+", "field")).result()
+    assert compiler.begin(Grammar("regex", "a+", "field")) is not first

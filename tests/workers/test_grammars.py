@@ -78,7 +78,8 @@ def finish(engine: Engine, streams: Streams | None = None, first_index: int = 0)
         step(engine, streams, first_index=first_index)
         assert time.monotonic() < deadline
     assert engine.load()["free_blocks"] == engine.load()["num_blocks"]
-    assert not engine._grammars._places, "the engine has forgotten who has ended"
+    assert not engine._grammars._places, "who has ended is forgotten"
+    assert not engine._sampler._counts._row_of
     return streams
 
 
