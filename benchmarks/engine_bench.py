@@ -18,19 +18,11 @@ import typer
 from bench_models import find_model
 from engine_rig import Place, Rig
 from engine_steps import Decode, Prefill, Profile, cells, measure_decode, measure_prefill, profile_decode
-from engine_tables import (
-    DECODE_HEAD,
-    PREFILL_HEAD,
-    RATES_HEAD,
-    decode_cells,
-    percent,
-    prefill_cells,
-    rates_cells,
-)
+from engine_tables import DECODE_HEAD, PREFILL_HEAD, RATES_HEAD, decode_cells, percent, prefill_cells, rates_cells
 from machine import load_average, machine, today, versions
 from offline import Rates, compare, uneven
 from offline_run import BATCHING, OURS, Ask
-from roofline import Device, Work, measure, work_of
+from roofline import Device, Work, measure_device, work_of
 from tables import TARGET_HEAD, markdown, target_cells
 from targets import Target, engine_targets
 
@@ -75,26 +67,35 @@ SAME_NEW_TOKENS = 64
 """Output of each of the requests of one length: more than the steps in which the last ones' prompts are computed."""
 
 
-class Results(NamedTuple):
-    conditions: dict[str, str]
-    shape: Shape
+class Steps(NamedTuple):
+    """What one engine in this process told."""
+
     device: Device
     work: Work
     decodes: list[Decode]
     prefills: list[Prefill]
     profile: Profile | None
+
+
+class Results(NamedTuple):
+    """What one run found."""
+
+    conditions: dict[str, str]
+    shape: Shape
+    steps: Steps
     same_length: list[Rates]
     uneven: list[Rates]
     targets: list[Target]
 
     def as_dict(self) -> dict[str, Any]:
-        return {name: _plain(value) for name, value in self._asdict().items()}
+        found: dict[str, Any] = _plain(self)
+        return found | found.pop("steps")
 
 
 def _plain(value: Any) -> Any:
-    """Named tuples as dictionaries."""
+    """Named tuples as dictionaries, all the way down."""
     if hasattr(value, "_asdict"):
-        return value._asdict()
+        return {name: _plain(one) for name, one in value._asdict().items()}
     return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
@@ -102,13 +103,10 @@ def say(words: str) -> None:
     typer.echo(words, err=True)
 
 
-def steps(
-    place: Place, shape: Shape, *, profiled: bool
-) -> tuple[Device, Work, list[Decode], list[Prefill], Profile | None]:
-    """All that one engine in this process tells."""
+def measure_steps(place: Place, shape: Shape, *, profiled: bool) -> Steps:
     widest = max(shape.batches)
     room = {"max_num_seqs": widest, "max_num_batched_tokens": max(STEP_TOKENS, widest)}
-    device = measure(place.device, place.dtype, place.threads)
+    device = measure_device(place.device, place.dtype, place.threads)
     say(f"the device moves {device.bytes_per_s / 1e9:,.1f} GB/s and does {device.flop_per_s / 1e12:,.3f} TFLOP/s")
     rig = Rig(place._replace(options={**room, **place.options}))
     work = work_of(rig.engine.model.model)
@@ -120,7 +118,7 @@ def steps(
         prefills.append(measure_prefill(rig, num_tokens, shape.rounds, work, device))
         say(f"prompt of {num_tokens}: {prefills[-1].tokens_per_s:.0f} tokens/s")
     profile = profile_decode(rig, shape.profile_batch, shape.contexts[0], shape.num_steps) if profiled else None
-    return device, work, decodes, prefills, profile
+    return Steps(device, work, decodes, prefills, profile)
 
 
 def parse_options(given: list[str]) -> dict[str, Any]:
@@ -172,9 +170,9 @@ def main(
     same = compare(who, place, [Ask(shape.same_tokens, SAME_NEW_TOKENS)] * shape.num_same, shape.rounds)
     asks = uneven(shape.num_uneven, *shape.uneven_range)
     rates = compare(who, place, asks, shape.rounds) if asks else []
-    found = steps(place, shape, profiled=profile or device != "cpu")
-    targets = [] if quick else engine_targets(model, device, found[2], found[4], same, rates)
-    results = Results(conditions(model, place, shape), shape, *found, same, rates, targets)
+    steps = measure_steps(place, shape, profiled=profile or device != "cpu")
+    targets = [] if quick else engine_targets(model, device, steps.decodes, steps.profile, same, rates)
+    results = Results(conditions(model, place, shape), shape, steps, same, rates, targets)
     typer.echo(report(results, show_profile=profile))
     if out is not None:
         out.write_text(json.dumps({"arguments": sys.argv[1:], **results.as_dict()}, indent=1) + "\n")
@@ -196,14 +194,17 @@ def conditions(model: str, place: Place, shape: Shape) -> dict[str, str]:
 
 def report(results: Results, *, show_profile: bool) -> str:
     """Conditions and all tables."""
-    device, shape = results.device, results.shape
-    speeds = f"{device.bytes_per_s / 1e9:,.1f} GB/s, {device.flop_per_s / 1e12:,.3f} TFLOP/s, measured in this run"
+    shape, steps, profile = results.shape, results.steps, results.steps.profile
+    speeds = f"{steps.device.bytes_per_s / 1e9:,.1f} GB/s, {steps.device.flop_per_s / 1e12:,.3f} TFLOP/s"
     parts = [
-        *(f"- {name}: {value}" for name, value in {**results.conditions, "the device at best": speeds}.items()),
+        *(
+            f"- {name}: {value}"
+            for name, value in {**results.conditions, "the device at best, measured in this run": speeds}.items()
+        ),
         "\nDecode steps:\n",
-        markdown(DECODE_HEAD, decode_cells(results.decodes)),
+        markdown(DECODE_HEAD, decode_cells(steps.decodes)),
         "\nOne prompt alone:\n",
-        markdown(PREFILL_HEAD, prefill_cells(results.prefills)),
+        markdown(PREFILL_HEAD, prefill_cells(steps.prefills)),
     ]
     if results.same_length:
         lengths = f"{shape.num_same} requests of {shape.same_tokens:,} prompt and {SAME_NEW_TOKENS} output tokens"
@@ -212,10 +213,10 @@ def report(results: Results, *, show_profile: bool) -> str:
         low, high = shape.uneven_range
         lengths = f"{shape.num_uneven} requests with prompt and output lengths uniform in {low:,}–{high:,}"
         parts += [f"\n{lengths}, at once:\n", markdown(RATES_HEAD, rates_cells(results.uneven))]
-    if results.profile and results.profile.busy_share is not None:
-        parts.append(f"\nGPU busy at batch {results.profile.batch}: {percent(results.profile.busy_share)}")
-    if results.profile and show_profile:
-        parts.append(f"\n```\n{results.profile.table}\n```")
+    if profile and profile.busy_share is not None:
+        parts.append(f"\nGPU busy at batch {profile.batch}: {percent(profile.busy_share)}")
+    if profile and show_profile:
+        parts.append(f"\n```\n{profile.table}\n```")
     if results.targets:
         parts += ["\nTargets:\n", markdown(TARGET_HEAD, target_cells(results.targets))]
     return "\n".join(parts)

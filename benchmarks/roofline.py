@@ -75,7 +75,7 @@ def work_of(model: Any) -> Work:
     )
 
 
-def measure(device: str, dtype: str, threads: int) -> Device:
+def measure_device(device: str, dtype: str, threads: int) -> Device:
     """This device's speeds now; `threads` are those of a CPU."""
     import torch
 

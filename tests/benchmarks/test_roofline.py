@@ -41,6 +41,6 @@ def test_steps_cost_weights_once_and_context_for_each_sequence() -> None:
 def test_a_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(roofline.COPY_BYTES, "cpu", 4 << 20)
     monkeypatch.setitem(roofline.MATRIX_SIZE, "cpu", 64)
-    found = roofline.measure("cpu", "float32", 1)
+    found = roofline.measure_device("cpu", "float32", 1)
     assert 1e7 < found.bytes_per_s < 1e13
     assert 1e6 < found.flop_per_s < 1e15
