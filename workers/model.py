@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -36,6 +37,7 @@ from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_blocks, step_bytes
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
+from tokenyard.workers.selftest import FAILURES
 from tokenyard.workers.verdict import Verdict, decide
 
 DEMO_DIR = Path(__file__).parent / "demo_model"
@@ -200,7 +202,7 @@ def _read(load: Callable[[], Any], spec: ModelSpec) -> Any:
     """Call into transformers, turning what a wrong or broken model raises into words for the user."""
     try:
         return load()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
+    except (OSError, *FAILURES, SafetensorError, ImportError, StrictDataclassError) as error:
         words = str(error).strip().split("\n")[0] or type(error).__name__
         if "trust_remote_code=True" in str(error):
             words = "it comes with code of its own, which runs only with --trust-remote-code"

@@ -8,6 +8,7 @@ Blocks are a budget in tokens here: nothing lies in them.
 import inspect
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -38,14 +39,13 @@ class Way(NamedTuple):
     prefill: Prefill
     own_cache: bool
     """The model makes its cache itself: some take no other."""
+    positions: bool
+    """It is told positions: some count wrong from their cache, others count in another way than we do."""
 
 
 WAYS = [
-    Way(Prefill.CHUNKS, False),
-    Way(Prefill.CHUNKS, True),
-    Way(Prefill.WHOLE, False),
-    Way(Prefill.WHOLE, True),
-    Way(Prefill.ANEW, False),
+    *(Way(*one) for one in product((Prefill.CHUNKS, Prefill.WHOLE), (False, True), (True, False))),
+    Way(Prefill.ANEW, own_cache=False, positions=False),
 ]
 
 
@@ -70,7 +70,7 @@ class PlainModel:
         if state is None:
             state = self._empty()
         given = {} if state is None else {state.name: state.cache}
-        if "position_ids" in self._parameters:
+        if self.way.positions and "position_ids" in self._parameters:
             given["position_ids"] = torch.arange(start, start + len(ids), device=self._model.device).unsqueeze(0)
         if "logits_to_keep" in self._parameters:
             given["logits_to_keep"] = 1

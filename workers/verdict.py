@@ -126,11 +126,11 @@ def _recall(path: Path) -> Verdict | None:
 
 def _parse(value: Any) -> Verdict:
     """Raises ValueError, TypeError or KeyError for anything that _remember would not have written."""
-    prefill, own_cache = value["way"]
+    prefill, own_cache, positions = value["way"]
     verdict = Verdict(
         value["lane"],
         [LayerShape(*map(_whole, shape)) for shape in value["shapes"]],
-        Way(Prefill(prefill), bool(own_cache)),
+        Way(Prefill(prefill), bool(own_cache), bool(positions)),
         Footprint(*map(_whole, value["footprint"])),
     )
     if verdict.lane not in ("paged", "plain") or bool(verdict.shapes) != (verdict.lane == "paged"):

@@ -158,6 +158,7 @@ PLAIN = [
     ),
     Case("stablelm", prefill=Prefill.CHUNKS),  # hands no keywords on to its attention
     Case("diffllama", prefill=Prefill.CHUNKS),  # doubles heads around its attention
+    Case("roberta", {"is_decoder": True, "pad_token_id": 1}, Prefill.CHUNKS),  # its positions begin at 2
     Case("openai-gpt", prefill=Prefill.ANEW),  # has no cache at all
     Case("rwkv", {"attention_hidden_size": 32}, Prefill.CHUNKS),
     Case(  # attends within chunks, and scales queries by positions that it counts itself

@@ -132,6 +132,11 @@ def test_words_for_what_cannot_be_loaded(directory: Path, tmp_path: Path) -> Non
     (unknown / "config.json").write_text(json.dumps({"model_type": "of-tomorrow"}))
     with pytest.raises(SetupError, match="of-tomorrow"):
         load(unknown)
+    senseless = shutil.copytree(directory, tmp_path / "senseless")
+    config = json.loads((senseless / "config.json").read_text())
+    (senseless / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
+    with pytest.raises(SetupError, match="hidden_size"):
+        load(senseless)
     encoder = save_tiny(tmp_path / "t5", "llama")
     (encoder / "config.json").write_text(json.dumps({"model_type": "t5"}))
     with pytest.raises(SetupError, match="no causal language model"):

@@ -86,7 +86,7 @@ def test_without_trust_the_words_name_the_flag(directory: Path) -> None:
 
 def test_with_trust_it_is_served(directory: Path) -> None:
     loaded = load(directory, trust=True)
-    assert loaded.verdict.way == Way(Prefill.CHUNKS, own_cache=True)
+    assert loaded.verdict.way == Way(Prefill.CHUNKS, own_cache=True, positions=True)
     engine = Bench(loaded, reference=None).engine(max_num_seqs=4, max_batch_tokens=24)  # type: ignore[arg-type]
     prompts = [prompt_of(50), prompt_of(3)]
     for number, prompt in enumerate(prompts):

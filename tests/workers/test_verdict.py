@@ -51,10 +51,10 @@ def test_a_verdict_is_remembered(family: str, tmp_path: Path, monkeypatch: pytes
         b"{",
         b"[]",
         b"\xff",
-        json.dumps({"lane": "fast", "shapes": [], "way": ["chunks", False], "footprint": [0, 0]}).encode(),
-        json.dumps({"lane": "paged", "shapes": [], "way": ["chunks", False], "footprint": [0, 0]}).encode(),
-        json.dumps({"lane": "paged", "shapes": [[2, 8]], "way": ["chunks", False], "footprint": [0, 0]}).encode(),
-        json.dumps({"lane": "plain", "shapes": [], "way": ["chunks", False], "footprint": [-1, 0]}).encode(),
+        json.dumps({"lane": "fast", "shapes": [], "way": ["chunks", False, True], "footprint": [0, 0]}).encode(),
+        json.dumps({"lane": "paged", "shapes": [], "way": ["chunks", False, True], "footprint": [0, 0]}).encode(),
+        json.dumps({"lane": "paged", "shapes": [[2, 8]], "way": ["chunks", False, True], "footprint": [0, 0]}).encode(),
+        json.dumps({"lane": "plain", "shapes": [], "way": ["chunks", False, True], "footprint": [-1, 0]}).encode(),
     ],
 )
 def test_a_corrupt_memory_is_harmless(content: bytes, cache: Path, tmp_path: Path) -> None:
