@@ -89,7 +89,8 @@ class Results(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = _plain(self)
-        return found | found.pop("steps")
+        steps: dict[str, Any] = found.pop("steps")
+        return found | steps
 
 
 def _plain(value: Any) -> Any:
@@ -197,10 +198,8 @@ def report(results: Results, *, show_profile: bool) -> str:
     shape, steps, profile = results.shape, results.steps, results.steps.profile
     speeds = f"{steps.device.bytes_per_s / 1e9:,.1f} GB/s, {steps.device.flop_per_s / 1e12:,.3f} TFLOP/s"
     parts = [
-        *(
-            f"- {name}: {value}"
-            for name, value in {**results.conditions, "the device at best, measured in this run": speeds}.items()
-        ),
+        *(f"- {name}: {value}" for name, value in results.conditions.items()),
+        f"- the device at best, measured in this run: {speeds}",
         "\nDecode steps:\n",
         markdown(DECODE_HEAD, decode_cells(steps.decodes)),
         "\nOne prompt alone:\n",
