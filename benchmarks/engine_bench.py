@@ -21,7 +21,7 @@ from engine_steps import Decode, Prefill, Profile, cells, measure_decode, measur
 from engine_tables import DECODE_HEAD, PREFILL_HEAD, RATES_HEAD, decode_cells, percent, prefill_cells, rates_cells
 from machine import load_average, machine, today, versions
 from offline import Rates, compare, uneven
-from offline_run import BATCHING, OURS, Ask
+from offline_run import BATCHING, OURS, STEP_TOKENS, Ask
 from roofline import Device, Work, measure_device, work_of
 from tables import TARGET_HEAD, markdown, target_cells
 from targets import Target, engine_targets
@@ -61,8 +61,6 @@ FULL = {
     "cuda": Shape(BATCHES, CONTEXTS, 64, 1 << 21, PROMPTS, 5, 256, (100, 1024), 16, 1024, 32),
 }
 QUICK = Shape([1, 4], [32, 128], 4, 1 << 20, [32, 128], 1, 4, (4, 16), 4, 64, 4)
-STEP_TOKENS = 2048
-"""Tokens in one step here, so that a prompt of that length is one step; servers keep their smaller default."""
 SAME_NEW_TOKENS = 64
 """Output of each of the requests of one length: more than the steps in which the last ones' prompts are computed."""
 

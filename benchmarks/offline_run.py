@@ -16,6 +16,10 @@ OURS, BATCHING = "ours", "transformers-cb"
 WARM_UP_SEED, SEED = 10_000_000, 20_000_000
 """Far apart, so that no prompt comes twice."""
 NUM_WARM_UP_TOKENS = 8
+STEP_TOKENS = 2048
+"""Tokens in one step of ours: more than servers allow, as no stream waits here; transformers chooses its own."""
+MOST_AT_ONCE = 256
+"""Sequences of ours that run at once, as many as the targets speak of; transformers' own bound is 1,024."""
 
 
 class Ask(NamedTuple):
@@ -45,7 +49,8 @@ class Outcome(NamedTuple):
 
 
 def ours(errand: Errand) -> Outcome:
-    rig = Rig(errand.place)
+    room = {"max_num_seqs": min(len(errand.asks), MOST_AT_ONCE), "max_num_batched_tokens": STEP_TOKENS}
+    rig = Rig(errand.place._replace(options={**room, **errand.place.options}))
     for index, ask in enumerate(warm_up(errand.asks)):
         rig.add(WARM_UP_SEED + index, *ask)
     rig.drain()
