@@ -59,12 +59,3 @@ def test_any_size_of_heads(key_dim: int, value_dim: int, dtype: torch.dtype) -> 
 
 def test_more_heads_than_rows() -> None:
     check(Pages([20], 1), [(17, 20)], 71, Flavour(0.4, None, None, None))
-
-
-def test_chunks_know_where_all_keys_lie() -> None:
-    pages = Pages(ends(SPANS))
-    chunks = chunks_of(pages, SPANS)
-    assert chunks.key_slots.tolist() == torch.cat(pages.slots).tolist()
-    assert chunks.key_starts.tolist() == [0, 1, 41, 60, 125, 255, 356]
-    assert (chunks.max_queries, chunks.max_length, chunks.are_whole) == (70, 130, False)
-    assert chunks_of(pages, [(0, end) for end in ends(SPANS)]).are_whole
