@@ -65,7 +65,12 @@ MaxNumSeqs = Annotated[int | None, typer.Option(min=1, help="Sequences that run 
 MaxNumBatchedTokens = Annotated[int | None, typer.Option(min=1, help="Tokens in one engine step.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker.")]
 Eager = Annotated[
-    bool | None, typer.Option("--eager/--no-eager", help="Launch every kernel by itself: no CUDA graphs.")
+    bool | None,
+    typer.Option("--eager/--no-eager", help="The model as it is: no CUDA graphs, nothing merged or compiled."),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile CPU code.", show_default="for models of 64 MiB and more"),
 ]
 TrustRemoteCode = Annotated[
     bool | None,
@@ -96,6 +101,7 @@ def serve(
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
     eager: Eager = None,
+    compiling: Compile = None,
     speculate: Speculate = None,
     trust_remote_code: TrustRemoteCode = None,
     api_key: ApiKeys = None,
@@ -115,6 +121,7 @@ def serve(
         "max_num_batched_tokens": max_num_batched_tokens,
         "threads": threads,
         "eager": eager,
+        "compile": compiling,
         "speculate": speculate,
         "trust_remote_code": trust_remote_code,
     }
@@ -155,6 +162,7 @@ def worker(
     max_num_batched_tokens: MaxNumBatchedTokens = None,
     threads: Threads = None,
     eager: Eager = None,
+    compiling: Compile = None,
     speculate: Speculate = None,
     trust_remote_code: TrustRemoteCode = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
@@ -173,6 +181,7 @@ def worker(
         "max_num_batched_tokens": max_num_batched_tokens,
         "threads": threads,
         "eager": eager,
+        "compile": compiling,
         "speculate": speculate,
         "trust_remote_code": trust_remote_code,
         "inc": bytes.fromhex(inc) if inc else None,

@@ -25,6 +25,7 @@ ENGINE_KEYS: Mapping[str, type] = {
     "max_num_batched_tokens": int,
     "threads": int,
     "eager": bool,
+    "compile": bool,
     "speculate": str,
     "trust_remote_code": bool,
 }

@@ -38,6 +38,7 @@ from tokenyard.workers.memory import plan_blocks, step_bytes
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
 from tokenyard.workers.selftest import FAILURES
+from tokenyard.workers.tuning import tune
 from tokenyard.workers.verdict import Verdict, decide
 
 DEMO_DIR = Path(__file__).parent / "demo_model"
@@ -65,7 +66,9 @@ class EngineOptions(NamedTuple):
     num_drafts: int = 0
     """Tokens guessed at the most in each decode; 0: no speculation."""
     eager: bool = False
-    """No CUDA graphs."""
+    """The model as it is: no CUDA graphs, nothing merged or compiled."""
+    compile: bool | None = None
+    """Whether CPU code is compiled; None: where the model is large enough for it."""
     trust_remote_code: bool = False
     """Run modeling code that comes with the model."""
 
@@ -129,6 +132,8 @@ def load_model(
         context_length = _encoder_length(model, min(context_length, pooling.max_length or context_length))
     else:
         verdict = decide(model, commit, context_length, options.block_size)
+    if verdict.lane == "paged" and not options.eager:
+        tune(model, verdict.shapes, options.block_size, options.compile)
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
     num_graphs = len(buckets(options.max_num_seqs)) if verdict.lane == "paged" and not options.eager else 0

@@ -26,7 +26,9 @@ class WorkerOptions:
     threads: int | None = None
     """CPU threads for torch."""
     eager: bool = False
-    """No CUDA graphs."""
+    """The model as it is: no CUDA graphs, nothing merged or compiled."""
+    compile: bool | None = None
+    """Whether CPU code is compiled; None: where the model is large enough for it."""
     trust_remote_code: bool = False
     """Run modeling code that comes with the model."""
     speculate: str = ""

@@ -57,10 +57,17 @@ def paged_selftest(model: PreTrainedModel, block_size: int) -> list[LayerShape]:
         pool = make_pool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, model.device)
         error = _error(expected, _paged(model, pool, ids.tolist()))
     except FAILURES as failure:
-        raise SetupError(f"{name} cannot run on paged attention: {_first_line(failure)}") from failure
+        raise SetupError(f"{name} cannot run on paged attention: {first_line(failure)}") from failure
     if not error <= TOLERANCE[model.dtype]:  # NaN fails too
         raise SetupError(f"{name} gives other logits on paged attention (by {error:.2g})")
     return shapes
+
+
+@torch.inference_mode()
+def paged_logits(model: PreTrainedModel, shapes: list[LayerShape], block_size: int) -> torch.Tensor:
+    """Float32 logits [R, V] of the self-test's steps, to be compared after the model has changed."""
+    pool = make_pool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, model.device)
+    return torch.stack([logits.float() for _, _, logits in _paged(model, pool, _ids(model).tolist())])
 
 
 @torch.inference_mode()
@@ -77,7 +84,7 @@ def plain_selftest(model: PreTrainedModel, may_chunk: bool) -> tuple[Way, Footpr
                 return way, _footprint(plain, ids[0].tolist())
             words = f"it gives other logits (by {error:.2g})"
         except FAILURES as failure:
-            words = _first_line(failure)
+            words = first_line(failure)
     raise SetupError(f"{name} cannot run token by token: {words}")
 
 
@@ -103,7 +110,8 @@ def _error(expected: torch.Tensor, all_found: Iterable[Found]) -> float:
     return float(torch.stack(errors).max())
 
 
-def _first_line(failure: Exception) -> str:
+def first_line(failure: Exception) -> str:
+    """What an exception says, for one line of a log."""
     return str(failure).strip().split("\n")[0] or type(failure).__name__
 
 
