@@ -79,6 +79,9 @@ TrustRemoteCode = Annotated[
 Speculate = Annotated[
     str | None, typer.Option(help="ngram:K: guess up to K tokens from the text so far.", show_default="off")
 ]
+Quantization = Annotated[
+    str | None, typer.Option(help="Weights in fewer bits: int8, int4, fp8, bnb-8bit or bnb-4bit.", show_default="off")
+]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 
@@ -104,6 +107,7 @@ def serve(
     compiling: Compile = None,
     speculate: Speculate = None,
     trust_remote_code: TrustRemoteCode = None,
+    quantization: Quantization = None,
     api_key: ApiKeys = None,
     config: ConfigFile = None,
     run_dir: FreshDir = None,
@@ -124,6 +128,7 @@ def serve(
         "compile": compiling,
         "speculate": speculate,
         "trust_remote_code": trust_remote_code,
+        "quantization": quantization,
     }
     wishes = plan.Wishes(
         specs=models or [],
@@ -165,6 +170,7 @@ def worker(
     compiling: Compile = None,
     speculate: Speculate = None,
     trust_remote_code: TrustRemoteCode = None,
+    quantization: Quantization = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
     log_level: LogLevel = Level.INFO,
 ) -> None:
@@ -184,6 +190,7 @@ def worker(
         "compile": compiling,
         "speculate": speculate,
         "trust_remote_code": trust_remote_code,
+        "quantization": quantization,
         "inc": bytes.fromhex(inc) if inc else None,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

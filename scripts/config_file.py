@@ -28,6 +28,7 @@ ENGINE_KEYS: Mapping[str, type] = {
     "compile": bool,
     "speculate": str,
     "trust_remote_code": bool,
+    "quantization": str,
 }
 """`tokenyard worker` has the same as options."""
 MODEL_KEYS: Mapping[str, type] = {"source": str, "revision": str, "replicas": int, **ENGINE_KEYS}

@@ -13,7 +13,7 @@ from tokenyard.workers.lane import Lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.plain import PlainLane, PlainModel
-from tokenyard.workers.selftest import TOLERANCE
+from tokenyard.workers.selftest import tolerance
 from tokenyard.workers.static_step import gathered_decode
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def _graphed(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> Lane:
         log.warning("no CUDA graphs: the model cannot be recorded: %s", str(failure).partition("\n")[0])
         return paged
     error = lane.selftest()
-    if not error <= TOLERANCE[model.dtype]:  # NaN fails too
+    if not error <= tolerance(model.model):  # NaN fails too
         log.warning("no CUDA graphs: they give other logits (by %.2g)", error)
         return paged
     log.info("recorded %d CUDA graphs in %.1f s", lane.num_graphs, time.perf_counter() - began)

@@ -250,6 +250,7 @@ def make_loader(options: WorkerOptions) -> Loader:
             compile=options.compile,
             num_drafts=parse_speculate(options.speculate),
             trust_remote_code=options.trust_remote_code,
+            quantization=options.quantization,
         )
         model = load_model(parse_spec(options.spec), device, options.dtype, engine_options, progress)
         return Engine(model, engine_options), model.card

@@ -38,6 +38,7 @@ from tokenyard.workers.memory import plan_blocks, step_bytes
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
 from tokenyard.workers.selftest import FAILURES
+from tokenyard.workers.quantization import is_quantized, quantize
 from tokenyard.workers.tuning import tune
 from tokenyard.workers.verdict import Verdict, decide
 
@@ -71,6 +72,8 @@ class EngineOptions(NamedTuple):
     """Whether CPU code is compiled; None: where the model is large enough for it."""
     trust_remote_code: bool = False
     """Run modeling code that comes with the model."""
+    quantization: str = ""
+    """How weights are made smaller at load: one of quantization.WAYS; empty: not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +126,19 @@ def load_model(
     chosen = _dtype(dtype, place, text_config)
     on_progress(0.05)
     family = AutoModel if is_encoder else AutoModelForCausalLM
-    model = _read(lambda: family.from_pretrained(source, dtype=chosen, **hub), spec)
-    model.requires_grad_(False).eval().to(place)
+    packed = quantize(options.quantization, place, chosen, config)
+    model = _read(lambda: family.from_pretrained(source, dtype=chosen, **hub, **packed), spec)
+    model.requires_grad_(False).eval()
+    if "device_map" not in packed:
+        model.to(place)
     on_progress(0.8)
     generation: GenerationConfig | None = getattr(model, "generation_config", None)  # custom code may have none
     if is_encoder:
         verdict = Verdict("encoder")
         context_length = _encoder_length(model, min(context_length, pooling.max_length or context_length))
     else:
-        verdict = decide(model, commit, context_length, options.block_size)
-    if verdict.lane == "paged" and not options.eager:
+        verdict = decide(model, commit + options.quantization, context_length, options.block_size)
+    if verdict.lane == "paged" and not options.eager and not is_quantized(model):
         tune(model, verdict.shapes, options.block_size, options.compile)
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
@@ -155,7 +161,7 @@ def load_model(
         pool_tokens=num_blocks * options.block_size,
         block_size=options.block_size,
         lane=verdict.lane,
-        dtype=str(chosen).removeprefix("torch."),
+        dtype="+".join(filter(None, (str(chosen).removeprefix("torch."), options.quantization))),
         device=str(place),
         vocab_size=text_config.vocab_size,
         eos_token_ids=_eos_token_ids(generation, text_config),

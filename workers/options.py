@@ -31,6 +31,8 @@ class WorkerOptions:
     """Whether CPU code is compiled; None: where the model is large enough for it."""
     trust_remote_code: bool = False
     """Run modeling code that comes with the model."""
+    quantization: str = ""
+    """int8, int4, fp8, bnb-8bit or bnb-4bit: weights in fewer bits; empty: as they are."""
     speculate: str = ""
     """`ngram:K`: guess up to K tokens in each decode; empty: none."""
     inc: bytes | None = None

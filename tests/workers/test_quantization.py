@@ -1,0 +1,122 @@
+"""Quantized weights: how far logits move, that the engine serves them as they are, and what is refused with words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engines import greedy, run_one
+from models import DEMO, demo_tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedConfig, TorchAoConfig
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import ModelSpec
+from tokenyard.workers import quantization
+from tokenyard.workers.engine import Engine
+from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
+from tokenyard.workers.quantization import quantize
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+TEXT = "What is the capital of France? The capital of France is Paris. Count from one to twenty: one two three four. "
+PROMPT = list(demo_tokenizer().backend.encode(TEXT * 4).ids)
+
+
+def load(name: str, source: str = DEMO) -> LoadedModel:
+    return load_model(ModelSpec(source), "cpu", "float32", EngineOptions(quantization=name))
+
+
+@torch.inference_mode()
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    """float32 [T, V], by transformers' own attention."""
+    served_by = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
+    logits: torch.Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+    model.set_attn_implementation(served_by)
+    return logits
+
+
+@pytest.fixture(scope="module")
+def exact() -> torch.Tensor:
+    return logits_of(AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32), PROMPT)
+
+
+def check_engine(loaded: LoadedModel) -> None:
+    """A greedy stream is what the same weights say without the engine, near-ties aside."""
+    ids = run_one(Engine(loaded, EngineOptions()), PROMPT[:40], greedy(24)).ids
+    rows = logits_of(loaded.model, PROMPT[:40] + ids)[39:-1]
+    assert (rows.amax(-1) - rows[range(len(ids)), ids]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("name", "most_error", "least_agreement"), [("int8", 0.03, 0.95), ("int4", 0.25, 0.8)])
+def test_quality(exact: torch.Tensor, name: str, most_error: float, least_agreement: float) -> None:
+    """Measured: int8 0.014 and 98 %, int4 0.16 and 90 % of the model's 4.8 million weights in rows of 192."""
+    loaded = load(name)
+    assert (loaded.card.dtype, loaded.card.lane) == (f"float32+{name}", "paged")
+    found = logits_of(loaded.model, PROMPT)
+    error = (found - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert 1e-4 < error < most_error, "as large as it should be, and not none, as if nothing had been quantized"
+    assert (found.argmax(-1) == exact.argmax(-1)).float().mean() > least_agreement
+    check_engine(loaded)
+
+
+def test_a_checkpoint_that_is_quantized_already(tmp_path: Path, exact: torch.Tensor) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    config = TorchAoConfig(Int8WeightOnlyConfig())
+    AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32, quantization_config=config).save_pretrained(
+        tmp_path
+    )
+    demo_tokenizer().chat.save_pretrained(tmp_path)
+    loaded = load("", str(tmp_path))
+    error = (logits_of(loaded.model, PROMPT) - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert 1e-4 < error < 0.03
+    check_engine(loaded)
+    with pytest.raises(SetupError, match="quantized already"):
+        load("int8", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "words"),
+    [
+        ("int3", CPU, torch.float32, "choose one of int8, int4, fp8, bnb-8bit, bnb-4bit"),
+        ("fp8", CPU, torch.bfloat16, "compute capability 9.0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, device: torch.device, dtype: torch.dtype, words: str) -> None:
+    with pytest.raises(SetupError, match=words):
+        quantize(name, device, dtype, PreTrainedConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "dtype", "words"),
+    [
+        ("fp8", (8, 9), torch.bfloat16, "capability 9.0 or newer; this one has 8.9"),
+        ("fp8", (9, 0), torch.float16, "--dtype bfloat16"),
+        ("int4", (7, 5), torch.bfloat16, "capability 8.0 or newer; this one has 7.5"),
+        ("int4", (9, 0), torch.float32, "--dtype bfloat16"),
+    ],
+)
+def test_a_gpu_must_fit(
+    monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], dtype: torch.dtype, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(quantization, "find_spec", lambda package: package)
+    with pytest.raises(SetupError, match=words):
+        quantize(name, CUDA, dtype, PreTrainedConfig())
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "fp8", "bnb-8bit", "bnb-4bit"])
+def test_a_gpu_that_fits_gets_its_weights_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(quantization, "find_spec", lambda package: package)
+    told = quantize(name, CUDA, torch.bfloat16, PreTrainedConfig())
+    assert told["device_map"] == {"": CUDA}
+    assert told["quantization_config"].quant_method.value in ("torchao", "bitsandbytes")
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "find_spec", lambda package: None)
+    with pytest.raises(SetupError, match=r"pip install torchao$"):
+        quantize("int8", CPU, torch.float32, PreTrainedConfig())
+    with pytest.raises(SetupError, match=r"pip install bitsandbytes accelerate$"):
+        quantize("bnb-4bit", CUDA, torch.float32, PreTrainedConfig())
