@@ -37,8 +37,8 @@ from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_blocks, step_bytes
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
-from tokenyard.workers.selftest import FAILURES
 from tokenyard.workers.quantization import is_quantized, quantize
+from tokenyard.workers.selftest import FAILURES
 from tokenyard.workers.tuning import tune
 from tokenyard.workers.verdict import Verdict, decide
 
