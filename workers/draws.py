@@ -1,10 +1,10 @@
 """Rows that are drawn by chance: temperature, top_k, top_p, min_p, then noise.
 
-Built once for a batch and kept while it stays the same. Must not know of penalties and biases, which came before
-(sampler.py), nor how noise is made (noise.py).
+Must not know of penalties and biases, which came before (sampler.py), nor how noise is made (noise.py).
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,47 +22,78 @@ def is_greedy(params: Params) -> bool:
     return params.temperature < GREEDY_BELOW
 
 
+def num_ranks(params: Params, vocab_size: int) -> int:
+    """So many of a row's largest logits must be put in order for top_k and top_p; 0: neither is used."""
+    if not params.top_k and params.top_p >= 1:
+        return 0
+    return min(params.top_k or vocab_size, vocab_size)
+
+
+def noise_keys(sequences: list[Sequence]) -> np.ndarray:
+    """What the noise of the next draws is a function of: int32 [N, 2]."""
+    seeds = np.array([one.params.seed for one in sequences], np.uint64)
+    return row_keys(seeds, np.array([one.num_drawn for one in sequences], np.uint64))
+
+
+def log_min_p(params: Params) -> float:
+    return math.log(params.min_p) if params.min_p else -math.inf
+
+
+class Odds(NamedTuple):
+    """Parameters of N rows."""
+
+    temperature: torch.Tensor  # float32 [N, 1]
+    top_k: torch.Tensor  # an integer type, [N, 1]
+    top_p: torch.Tensor  # float32 [N, 1]
+    log_min_p: torch.Tensor  # float32 [N, 1]
+    num_ranks: int
+    """The most that any row needs."""
+    uses_min_p: bool
+
+    def shape(self, logits: torch.Tensor, keys: torch.Tensor, vocab: torch.Tensor) -> torch.Tensor:
+        """Scores whose largest is the drawn token. logits: [N, V]; keys: [N, 2]; vocab: [V]; the result is new."""
+        return self._keep_likely(logits / self.temperature) - log_exponential(keys, vocab)
+
+    def _keep_likely(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mask all below one threshold a row, so that ties at it stay and no order among them matters."""
+        if not (self.num_ranks or self.uses_min_p):
+            return logits
+        threshold = self.log_min_p + logits.amax(dim=-1, keepdim=True)
+        if self.num_ranks:
+            ranked = logits.topk(self.num_ranks, dim=-1).values  # [N, num_ranks], descending
+            last = ranked.gather(1, self.top_k.long().clamp(1, self.num_ranks) - 1)
+            in_top_k = last.where(self.top_k > 0, -math.inf)
+            probs = ranked.masked_fill(ranked < in_top_k, -math.inf).softmax(dim=-1)
+            num_kept = ((probs.cumsum(dim=-1) - probs) < self.top_p).sum(dim=-1, keepdim=True)
+            last = ranked.gather(1, num_kept.clamp(min=1) - 1)
+            in_top_p = last.where(self.top_p < 1, -math.inf)
+            threshold = threshold.maximum(in_top_k).maximum(in_top_p)
+        return logits.masked_fill(logits < threshold, -math.inf)
+
+
 class Draws:
-    """The noisy rows of one batch, N of them, and their parameters as tensors [N, 1]."""
+    """The noisy rows of one batch, N of them; built once for a batch and kept while it stays the same."""
 
     def __init__(self, sequences: list[Sequence], vocab: torch.Tensor) -> None:
-        device = vocab.device
         chosen = [row for row, one in enumerate(sequences) if not is_greedy(one.params)]
         self.sequences = [sequences[row] for row in chosen]
         params = [one.params for one in self.sequences]
         self._vocab = vocab
-        self.rows = torch.tensor(chosen, dtype=torch.int64, device=device)  # [N], into the batch
-        self._seeds = np.array([one.seed for one in params], np.uint64)
-        self._temperature = torch.tensor([[one.temperature] for one in params], device=device)
-        self._top_k = torch.tensor([[one.top_k] for one in params], device=device)
-        self._top_p = torch.tensor([[one.top_p] for one in params], device=device)
-        self._log_min_p = torch.tensor(
-            [[math.log(one.min_p) if one.min_p else -math.inf] for one in params], device=device
+        self.rows = torch.tensor(chosen, dtype=torch.int64, device=vocab.device)  # [N], into the batch
+
+        def column(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values, device=vocab.device).unsqueeze(1)
+
+        self._odds = Odds(
+            temperature=column([one.temperature for one in params]),
+            top_k=column([one.top_k for one in params]),
+            top_p=column([one.top_p for one in params]),
+            log_min_p=column([log_min_p(one) for one in params]),
+            num_ranks=max(num_ranks(one, len(vocab)) for one in params),
+            uses_min_p=any(one.min_p for one in params),
         )
-        self._use_min_p = any(one.min_p for one in params)
-        ranks = [one.top_k or len(vocab) for one in params if one.top_k or one.top_p < 1]
-        self._num_ranks = min(max(ranks, default=0), len(vocab))
-        """So many of a row's largest logits must be put in order for top_k and top_p; 0: neither is used."""
 
     def shape(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores whose largest is the drawn token. logits: [N, V]; the result is new."""
-        likely = self._keep_likely(logits / self._temperature)
-        indices = np.array([one.num_drawn for one in self.sequences], np.uint64)
-        keys = torch.from_numpy(row_keys(self._seeds, indices)).to(self._vocab.device, non_blocking=True)
-        return likely - log_exponential(keys, self._vocab)
-
-    def _keep_likely(self, logits: torch.Tensor) -> torch.Tensor:
-        """Mask all below one threshold a row, so that ties at it stay and no order among them matters."""
-        if not (self._num_ranks or self._use_min_p):
-            return logits
-        threshold = self._log_min_p + logits.amax(dim=-1, keepdim=True)
-        if self._num_ranks:
-            ranked = logits.topk(self._num_ranks, dim=-1).values  # [N, num_ranks], descending
-            last = ranked.gather(1, self._top_k.clamp(1, self._num_ranks) - 1)
-            in_top_k = last.where(self._top_k > 0, -math.inf)
-            probs = ranked.masked_fill(ranked < in_top_k, -math.inf).softmax(dim=-1)
-            num_kept = ((probs.cumsum(dim=-1) - probs) < self._top_p).sum(dim=-1, keepdim=True)
-            last = ranked.gather(1, num_kept.clamp(min=1) - 1)
-            in_top_p = last.where(self._top_p < 1, -math.inf)
-            threshold = threshold.maximum(in_top_k).maximum(in_top_p)
-        return logits.masked_fill(logits < threshold, -math.inf)
+        keys = torch.from_numpy(noise_keys(self.sequences)).to(self._vocab.device, non_blocking=True)
+        return self._odds.shape(logits, keys, self._vocab)

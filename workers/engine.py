@@ -19,9 +19,8 @@ from tokenyard.workers.drawn import BROKEN, Drawn, Sampled
 from tokenyard.workers.embedder import Embedder
 from tokenyard.workers.grammars import Grammars
 from tokenyard.workers.lane import Guessed, Lane, Logits
-from tokenyard.workers.lanes import make_lane
+from tokenyard.workers.lanes import make_lane, make_sampler
 from tokenyard.workers.model import EngineOptions, LoadedModel
-from tokenyard.workers.sampler import Sampler
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 from tokenyard.workers.speculation import Speculation
 
@@ -56,13 +55,13 @@ class Engine:
         self._scheduler = Scheduler(
             BlockPool(model.num_blocks),
             card.block_size,
-            options.max_num_seqs,
+            min(options.max_num_seqs, model.num_seqs),
             options.max_batch_tokens,
             root_key(card.commit, card.dtype),
             reuse_prefixes=card.lane == "paged",
             whole_prompts=model.verdict.whole_prompts,
         )
-        self._sampler = Sampler(card.vocab_size, model.device)
+        self._sampler = make_sampler(self._lane, card.vocab_size, model.device)
         self._grammars = Grammars(card, model.device)
         self._speculation = Speculation(options.num_drafts if self._lane.guesses else 0)
         self._embedder = Embedder(model, options.max_batch_tokens)

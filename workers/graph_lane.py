@@ -45,7 +45,7 @@ class GraphLane(Lane):
         self._model = model
         self._paged = paged
         self._decode = decode
-        self._buckets = buckets(max_num_seqs)
+        self.buckets = buckets(max_num_seqs)
         self._widths = widths
         self._most_blocks = most_blocks
         self._stage = Stage(max_num_seqs, widths[-1], paged.pool.null_block, paged.pool.spill_block, device)
@@ -53,14 +53,17 @@ class GraphLane(Lane):
         """Tokens of the last draw."""
         self._row_of: dict[Sequence, int] = {}
         """Its row of each sequence."""
-        self._logits = torch.zeros(max_num_seqs, model.card.vocab_size, dtype=model.dtype, device=device)
+        self.logits = torch.zeros(max_num_seqs, model.card.vocab_size, dtype=model.dtype, device=device)
+        self.recorder: Recorder | None = None
+        """What recorded the graphs: others that are to share their memory need the same."""
         self._graphs: dict[tuple[int, int], Graph] = {}
 
     @torch.inference_mode()
     def record(self, recorder: Recorder) -> None:
         """Record all graphs, the largest first. Raises RuntimeError for a model that waits for the device."""
+        self.recorder = recorder
         for width in reversed(self._widths):
-            for bucket in reversed(self._buckets):
+            for bucket in reversed(self.buckets):
                 if bucket * width <= self._most_blocks:
                     self._graphs[bucket, width] = recorder(partial(self._forward, bucket, width))
 
@@ -108,14 +111,14 @@ class GraphLane(Lane):
         if plan.prefills or plan.guesses or not plan.decodes:
             return 0, 0
         longest = max(len(one.blocks) for one in plan.decodes)
-        bucket = self._buckets[bisect_left(self._buckets, len(plan.decodes))]
+        bucket = self.buckets[bisect_left(self.buckets, len(plan.decodes))]
         return bucket, self._widths[bisect_left(self._widths, longest)]
 
     def _replay(self, decodes: list[Sequence], bucket: int, width: int) -> torch.Tensor:
         """Logits [R, V], to be read before the next replay."""
         self._stage.send(decodes, [self._token(one) for one in decodes], bucket)
         self._graphs[bucket, width].replay()
-        return self._logits[: len(decodes)]
+        return self.logits[: len(decodes)]
 
     def _token(self, sequence: Sequence) -> int:
         """Word 0 of its row."""
@@ -132,4 +135,4 @@ class GraphLane(Lane):
         step = StaticStep(self._paged.pool, words[:, TABLE : TABLE + width], positions, self._decode)
         rows = torch.arange(bucket, device=words.device)
         logits = self._model.forward(input_ids.unsqueeze(0), positions.unsqueeze(0), rows, step)
-        self._logits[:bucket] = logits
+        self.logits[:bucket] = logits

@@ -4,15 +4,19 @@ import logging
 import time
 from itertools import count, takewhile
 
+import torch
+
 from tokenyard.workers.batch import GROUP_BYTES
 from tokenyard.workers.embedder import EncoderLane
 from tokenyard.workers.graph_lane import GraphLane
+from tokenyard.workers.graph_sampler import GraphSampler
 from tokenyard.workers.graphs import CudaRecorder
 from tokenyard.workers.kernels import triton_works
 from tokenyard.workers.lane import Lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.plain import PlainLane, PlainModel
+from tokenyard.workers.sampler import Sampler
 from tokenyard.workers.selftest import tolerance
 from tokenyard.workers.static_step import gathered_decode
 
@@ -58,3 +62,12 @@ def _graph_lane(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> Grap
     widths = [*takewhile(longest.__gt__, (4 << doublings for doublings in count())), longest]
     most_blocks = GROUP_BYTES["cuda"] // (paged.pool.token_bytes * model.card.block_size)
     return GraphLane(model, paged, max_num_seqs, widths, gathered_decode, most_blocks)
+
+
+def make_sampler(lane: Lane, vocab_size: int, device: torch.device) -> Sampler:
+    """A sampler for what the lane computes; with graphs if the lane has some."""
+    if not isinstance(lane, GraphLane) or lane.recorder is None:
+        return Sampler(vocab_size, device)
+    sampler = GraphSampler(vocab_size, device, lane.logits, lane.buckets)
+    sampler.record(lane.recorder)
+    return sampler

@@ -1,72 +1,80 @@
-"""Where the host leaves the input of decodes for the device: rows of int32 words, sent in one copy.
+"""Where the host leaves a step's input for the device: rows of int32 words, sent in one copy.
 
-    word 0      the token's id, or -1 - r: what row r of the last draw gave, which only the device may know yet
-    word 1      the token's position
-    words 2..   the block table
-
-Two host buffers take turns, so that one is filled while the other is still being sent. Must not know of models.
+Must not know of models, nor what is done with the words.
 """
 
 from array import array
 
+import numpy as np
 import torch
 
 from tokenyard.workers.scheduler import Sequence
 
 TOKEN, POSITION, TABLE = 0, 1, 2
-"""First word of each part of a row."""
+"""First word of each part of a decode's row: the token's id, or -1 - r for what row r of the last draw gave, which only
+the device may know yet; its position; the block table."""
+NUM_TURNS = 2
+"""Host buffers: one is filled while the other may still be being sent."""
+
+
+class Pinned:
+    """Rows of words on the device, and host memory from which they are sent without waiting."""
+
+    def __init__(self, num_rows: int, num_words: int, device: torch.device) -> None:
+        self.words = torch.zeros(num_rows, num_words, dtype=torch.int32, device=device)
+        """On the device, always at the same place."""
+        pin = device.type == "cuda"
+        self._hosts = [torch.zeros(num_rows, num_words, dtype=torch.int32, pin_memory=pin) for _ in range(NUM_TURNS)]
+        self._sent: list[torch.cuda.Event | None] = [None] * NUM_TURNS
+        self.turn = 0
+        """The host buffer that is being filled."""
+
+    def take(self) -> np.ndarray:
+        """The next host buffer, with what was last written to it: int32 [num_rows, num_words]."""
+        self.turn = (self.turn + 1) % NUM_TURNS
+        sent = self._sent[self.turn]
+        if sent is not None:
+            sent.synchronize()  # of the step before the last, so it has long happened
+        return self._hosts[self.turn].numpy()
+
+    def send(self, num_rows: int) -> None:
+        """Copy the first rows to the device."""
+        self.words[:num_rows].copy_(self._hosts[self.turn][:num_rows], non_blocking=True)
+        if self.words.is_cuda:
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            self._sent[self.turn] = event
 
 
 class Stage:
-    """Rows for up to `num_rows` decodes, whose tables have `width` blocks."""
+    """One row a decode, whose block table has up to `width` blocks."""
 
     def __init__(self, num_rows: int, width: int, null_block: int, spill_block: int, device: torch.device) -> None:
-        self.words = torch.zeros(num_rows, TABLE + width, dtype=torch.int32, device=device)
-        """On the device, always at the same place."""
-        self._buffers = [_Buffer(num_rows, width, null_block, spill_block, device) for _ in range(2)]
-
-    def send(self, decodes: list[Sequence], tokens: list[int], num_rows: int) -> None:
-        """Write one row a decode, `tokens` being their words 0, and rows that do no harm up to `num_rows`."""
-        buffer = self._buffers.pop(0)
-        self._buffers.append(buffer)
-        buffer.fill(decodes, tokens, num_rows)
-        buffer.send(self.words)
-
-
-class _Buffer:
-    """One host buffer, which knows what it holds: in most steps a row's table is what it was."""
-
-    def __init__(self, num_rows: int, width: int, null_block: int, spill_block: int, device: torch.device) -> None:
-        self._pinned = torch.zeros(num_rows, TABLE + width, dtype=torch.int32, pin_memory=device.type == "cuda")
-        self._words = self._pinned.numpy()
+        self._pinned = Pinned(num_rows, TABLE + width, device)
         self._null_block = null_block
         self._padding = array("q", [spill_block])
-        self._tables = [array("q")] * num_rows
-        """The block table that each row was filled from; sequences only ever extend theirs, or begin a new one."""
-        self._counts = [0] * num_rows
+        self._tables = [[array("q")] * num_rows for _ in range(NUM_TURNS)]
+        """In each host buffer, what each row was filled from; sequences only ever extend their table, or begin anew."""
+        self._counts = [[0] * num_rows for _ in range(NUM_TURNS)]
         """How many of its blocks."""
-        self._num_rows = 0
-        self._sent: torch.cuda.Event | None = None
 
-    def fill(self, decodes: list[Sequence], tokens: list[int], num_rows: int) -> None:
-        if self._sent is not None:
-            self._sent.synchronize()  # of the step before the last, so it has long happened
+    @property
+    def words(self) -> torch.Tensor:
+        return self._pinned.words
+
+    def send(self, decodes: list[Sequence], tokens: list[int], num_rows: int) -> None:
+        """Write a row for each decode, `tokens` being their words 0, and rows that do no harm up to `num_rows`."""
+        words = self._pinned.take()
         count = len(decodes)
-        self._num_rows = num_rows
-        self._words[:count, TOKEN] = tokens
-        self._words[:count, POSITION] = [one.num_computed for one in decodes]
-        self._words[count:num_rows, :TABLE] = 0
-        tables = [one.blocks for one in decodes] + [self._padding] * (num_rows - count)
-        for row, blocks in enumerate(tables):
-            if self._tables[row] is not blocks:
-                self._tables[row], self._counts[row] = blocks, 0
-                self._words[row, TABLE:] = self._null_block
-            if self._counts[row] < len(blocks):
-                self._words[row, TABLE + self._counts[row] : TABLE + len(blocks)] = blocks[self._counts[row] :]
-                self._counts[row] = len(blocks)
-
-    def send(self, words: torch.Tensor) -> None:
-        words[: self._num_rows].copy_(self._pinned[: self._num_rows], non_blocking=True)
-        if words.is_cuda:
-            self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._sent.record()
+        words[:count, TOKEN] = tokens
+        words[:count, POSITION] = [one.num_computed for one in decodes]
+        words[count:num_rows, :TABLE] = 0
+        tables, counts = self._tables[self._pinned.turn], self._counts[self._pinned.turn]
+        for row, blocks in enumerate([one.blocks for one in decodes] + [self._padding] * (num_rows - count)):
+            if tables[row] is not blocks:
+                tables[row], counts[row] = blocks, 0
+                words[row, TABLE:] = self._null_block
+            if counts[row] < len(blocks):
+                words[row, TABLE + counts[row] : TABLE + len(blocks)] = blocks[counts[row] :]
+                counts[row] = len(blocks)
+        self._pinned.send(num_rows)
