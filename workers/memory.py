@@ -5,6 +5,7 @@ Must not know of the model beyond what its layers keep of a token.
 
 import logging
 import re
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -77,7 +78,14 @@ def parse_kv_memory(text: str, device: torch.device, step: int = 0) -> int:
     return int(free_bytes(device) * float(match[1]) / 100)
 
 
-def plan_blocks(
+class Budget(NamedTuple):
+    """What a worker may have at once."""
+
+    num_blocks: int
+    num_seqs: int
+
+
+def plan_memory(
     token_bytes: int,
     device: torch.device,
     *,
@@ -87,21 +95,24 @@ def plan_blocks(
     kv_memory: str,
     step: int = 0,
     sequence_bytes: int = 0,
-) -> int:
-    """The pool's size in blocks: what memory allows, but no more than all sequences at full length could use.
+) -> Budget:
+    """The pool's size: what memory allows, but no more than all sequences at full length could use.
 
-    `step`: bytes that a step takes beside the pool; `sequence_bytes`: what a sequence keeps however long it is. Raises
-    SetupError where nothing useful fits.
+    `step`: bytes that a step takes beside the pool; `sequence_bytes`: what a sequence keeps however long it is. Such
+    states get at most half of the memory where tokens take some too. Raises SetupError where nothing useful fits.
     """
     per_block = token_bytes * block_size
     allowed = parse_kv_memory(kv_memory, device, step)
-    left = allowed - max_num_seqs * sequence_bytes
-    useful = max_num_seqs * -(-context_length // block_size)
-    num_blocks = min(left // per_block, useful) if per_block else useful
-    if num_blocks < 2 or left < 0:
-        states = f" beside {max_num_seqs} states of {sequence_bytes:,} bytes" if sequence_bytes else ""
+    num_seqs = max_num_seqs
+    if sequence_bytes:
+        num_seqs = min(num_seqs, allowed // (2 if per_block else 1) // sequence_bytes)
+        log.info("states: %d of at most %d bytes, one for each sequence that runs", num_seqs, sequence_bytes)
+    useful = num_seqs * -(-context_length // block_size)
+    num_blocks = min((allowed - num_seqs * sequence_bytes) // per_block, useful) if per_block else useful
+    if num_blocks < 2:
+        state = f" beside a state of {sequence_bytes:,}" if sequence_bytes else ""
         raise SetupError(
-            f"KV memory of {allowed:,} bytes holds no two blocks of {per_block:,} bytes{states}; raise --kv-memory"
+            f"KV memory of {allowed:,} bytes holds no two blocks of {per_block:,} bytes{state}; raise --kv-memory"
         )
     log.info(
         "KV pool: %d blocks of %d tokens (%.0f MiB of %.0f MiB allowed), %d tokens in all, context %d",
@@ -112,4 +123,4 @@ def plan_blocks(
         num_blocks * block_size,
         context_length,
     )
-    return num_blocks
+    return Budget(num_blocks, num_seqs)

@@ -34,7 +34,7 @@ from tokenyard.workers.attention import Attends
 from tokenyard.workers.files import digest
 from tokenyard.workers.graphs import buckets
 from tokenyard.workers.kv import LayerShape
-from tokenyard.workers.memory import plan_blocks, step_bytes
+from tokenyard.workers.memory import plan_memory, step_bytes
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
 from tokenyard.workers.quantization import is_quantized, quantize
@@ -84,6 +84,8 @@ class LoadedModel:
     model: PreTrainedModel
     verdict: Verdict
     num_blocks: int
+    num_seqs: int
+    """Sequences whose states its memory holds."""
     dtype: torch.dtype
     device: torch.device
     pooling: Pooling
@@ -143,7 +145,7 @@ def load_model(
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
     num_graphs = len(buckets(options.max_num_seqs)) if verdict.lane == "paged" and not options.eager else 0
-    num_blocks = plan_blocks(
+    budget = plan_memory(
         verdict.token_bytes(chosen),
         place,
         block_size=options.block_size,
@@ -158,7 +160,7 @@ def load_model(
         source=source,
         commit=commit,
         context_length=context_length,
-        pool_tokens=num_blocks * options.block_size,
+        pool_tokens=budget.num_blocks * options.block_size,
         block_size=options.block_size,
         lane=verdict.lane,
         dtype="+".join(filter(None, (str(chosen).removeprefix("torch."), options.quantization))),
@@ -169,7 +171,7 @@ def load_model(
         created=int(time.time()),
     )
     on_progress(1.0)
-    return LoadedModel(card, model, verdict, num_blocks, chosen, place, pooling)
+    return LoadedModel(card, model, verdict, *budget, chosen, place, pooling)
 
 
 def _refuse_impossible(options: EngineOptions) -> None:

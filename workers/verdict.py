@@ -111,6 +111,7 @@ def _path(model: PreTrainedModel, commit: str, context_length: int, block_size: 
     parts = (
         *(commit, model.dtype, model.device.type, model.config._attn_implementation, context_length, block_size),
         *(torch.__version__, transformers.__version__, digest(Path(__file__).parent)),
+        getattr(model.config, "quantization_config", None),
     )
     name = blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
     return cache_dir() / "verdicts" / f"{name}.json"

@@ -6,7 +6,7 @@ import torch
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.workers.kv import KVPool, LayerShape
-from tokenyard.workers.memory import CPU_BYTES, parse_kv_memory, plan_blocks
+from tokenyard.workers.memory import CPU_BYTES, parse_kv_memory, plan_memory
 
 CPU = torch.device("cpu")
 SHAPES = [LayerShape(2, 8, 8)] * 3
@@ -14,14 +14,15 @@ TOKEN_BYTES = 3 * 2 * 16 * 4
 BLOCK_BYTES = 16 * TOKEN_BYTES
 
 
-def plan(kv_memory: str, max_num_seqs: int = 4, context_length: int = 100) -> int:
-    return plan_blocks(
-        TOKEN_BYTES,
+def plan(kv_memory: str, token_bytes: int = TOKEN_BYTES, sequence_bytes: int = 0) -> tuple[int, int]:
+    return plan_memory(
+        token_bytes,
         CPU,
         block_size=16,
-        context_length=context_length,
-        max_num_seqs=max_num_seqs,
+        context_length=100,
+        max_num_seqs=4,
         kv_memory=kv_memory,
+        sequence_bytes=sequence_bytes,
     )
 
 
@@ -44,8 +45,16 @@ def test_words_for_unreadable_sizes(text: str) -> None:
 
 
 def test_the_pool_takes_what_is_allowed_and_no_more_than_is_useful() -> None:
-    assert plan(str(10 * BLOCK_BYTES + 5)) == 10
-    assert plan("1GiB") == 4 * 7
+    assert plan(str(10 * BLOCK_BYTES + 5)) == (10, 4)
+    assert plan("1GiB") == (4 * 7, 4)
+
+
+def test_states_are_as_many_as_fit_beside_the_pool() -> None:
+    assert plan("1GiB", sequence_bytes=1000) == (4 * 7, 4)
+    assert plan(str(20 * BLOCK_BYTES), sequence_bytes=5 * BLOCK_BYTES) == (10, 2)
+    assert plan("3500", token_bytes=0, sequence_bytes=1000) == (3 * 7, 3)
+    with pytest.raises(SetupError, match="beside a state of 1,000"):
+        plan("999", token_bytes=0, sequence_bytes=1000)
 
 
 def test_a_pool_that_holds_nothing_is_refused() -> None:
