@@ -49,17 +49,17 @@ class Case:
     prefill: Prefill | None = None
     """How the plain lane runs it; None: it is paged."""
     slow: bool = False
-    """A close relative of another case."""
+    """Left out of the quick loop: a close relative of another case, or of those in test_engine.py."""
     name: str = ""
 
 
 PAGED = [
     Case("qwen2"),
-    Case("qwen3"),
-    Case("llama"),
-    Case("mistral", {"sliding_window": WINDOW}),
+    Case("qwen3", slow=True),
+    Case("llama", slow=True),
+    Case("mistral", {"sliding_window": WINDOW}, slow=True),
     Case("gemma2", {"sliding_window": WINDOW, "query_pre_attn_scalar": 8}),  # softcap, every other layer has a window
-    Case("gemma3_text", {"sliding_window": WINDOW, "query_pre_attn_scalar": 8, "num_hidden_layers": 6}),
+    Case("gemma3_text", {"sliding_window": WINDOW, "query_pre_attn_scalar": 8, "num_hidden_layers": 6}, slow=True),
     Case(  # the last two layers read the keys of the first two; head sizes differ by layer
         "gemma4_text",
         {
@@ -72,17 +72,17 @@ PAGED = [
             "global_head_dim": 16,
         },
     ),
-    Case("phi3"),
+    Case("phi3", slow=True),
     Case("gpt2"),  # absolute positions
-    Case("gpt_neox"),
+    Case("gpt_neox", slow=True),
     Case("opt", {"word_embed_proj_dim": 32, "ffn_dim": 64}),
     Case("qwen3_moe", EXPERTS),
-    Case("mixtral", {"num_local_experts": 4}),
+    Case("mixtral", {"num_local_experts": 4}, slow=True),
     Case("gpt_oss", {"sliding_window": WINDOW, "num_local_experts": 4, "rope_parameters": DEFAULT_ROPE}),  # sinks
     Case("deepseek_v3", LATENT),  # values are narrower than keys
-    Case("starcoder2"),
+    Case("starcoder2", slow=True),
     Case("olmo", slow=True),
-    Case("olmo2"),
+    Case("olmo2", slow=True),
     Case("cohere", slow=True),
     Case("cohere2", {"sliding_window": WINDOW, "num_hidden_layers": 4}),
     Case("glm"),
