@@ -49,7 +49,7 @@ def tune(model: PreTrainedModel, shapes: list[LayerShape], block_size: int, comp
             error = float((paged_logits(model, shapes, block_size) - expected).abs().max() / expected.abs().max())
             trouble = "" if error <= TOLERANCE[model.dtype] else f"other logits (by {error:.2g})"  # NaN is trouble too
         except FAILURES as failure:
-            trouble = first_line(failure)
+            trouble = first_line(getattr(failure, "inner_exception", failure))  # torch.compile's own says only where
         if trouble:
             log.warning("not %s: %s", name, trouble)
             for module, children in before:

@@ -60,8 +60,8 @@ class Bench:
     reference: Reference
 
     @classmethod
-    def load(cls, directory: Path) -> "Bench":
-        loaded = load_model(ModelSpec(str(directory)), "cpu", "float32", EngineOptions(block_size=BLOCK))
+    def load(cls, directory: Path, **options: Any) -> "Bench":
+        loaded = load_model(ModelSpec(str(directory)), "cpu", "float32", EngineOptions(block_size=BLOCK, **options))
         return cls(loaded, Reference(directory))
 
     def engine(self, num_blocks: int = 400, **options: Any) -> Engine:

@@ -1,0 +1,116 @@
+"""Tuned models: the streams of the plain one, and back to the plain one where a change is wrong."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from engines import FAMILIES, Bench, greedy, job_of, prompt_of, run, run_one, save_tiny
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM
+
+from tokenyard.workers import tuning
+from tokenyard.workers.cpu_linear import CpuLinear
+from tokenyard.workers.fusion import MergedAttention, MergedMLP
+
+COUNT = 24
+
+
+def modules(bench: Bench, kind: type) -> list[torch.nn.Module]:
+    return [one for one in bench.loaded.model.modules() if isinstance(one, kind)]
+
+
+def check_streams(bench: Bench) -> None:
+    """One stream alone, then several of which one comes in chunks."""
+    prompt = prompt_of(20)
+    bench.reference.check_greedy(prompt, run_one(bench.engine(), prompt, greedy(COUNT)).ids)
+    engine = bench.engine(max_num_seqs=8, max_batch_tokens=24)
+    prompts = {number: prompt_of(length) for number, length in enumerate((1, 60, 7, 33))}
+    for number, prompt in prompts.items():
+        engine.add(job_of(number), prompt, [], greedy(COUNT))
+    streams = run(engine)
+    for number, prompt in prompts.items():
+        bench.reference.check_greedy(prompt, streams[job_of(number)].ids)
+
+
+def save_narrow(directory: Path, family: str) -> Path:
+    """A tiny model in bfloat16, as most checkpoints are."""
+    save_tiny(directory, family)
+    AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "LARGE_BYTES", 0)
+
+
+def test_eager_is_the_model_as_it_is(tmp_path: Path) -> None:
+    bench = Bench.load(save_tiny(tmp_path, "qwen3"), eager=True)
+    assert not modules(bench, MergedAttention) + modules(bench, MergedMLP) + modules(bench, CpuLinear)
+    check_streams(bench)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.usefixtures("everything_is_large")
+def test_merged_and_laid_out(family: str, tmp_path: Path) -> None:
+    bench = Bench.load(save_tiny(tmp_path, family))
+    assert len(modules(bench, MergedAttention)) == len(modules(bench, MergedMLP)) == 2
+    assert len(modules(bench, CpuLinear)) == 2 * 4 + 1
+    check_streams(bench)
+
+
+def test_a_wrong_change_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = MergedMLP.forward
+    monkeypatch.setattr(MergedMLP, "forward", lambda self, hidden: 1.1 * right(self, hidden))
+    with caplog.at_level(logging.WARNING):
+        bench = Bench.load(save_tiny(tmp_path, "llama"))
+    assert "not merged q/k/v and gate/up: other logits" in caplog.text
+    assert not modules(bench, MergedAttention) + modules(bench, MergedMLP)
+    check_streams(bench)
+
+
+def test_a_change_that_raises_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(MergedAttention, "forward", fail)
+    with caplog.at_level(logging.WARNING):
+        bench = Bench.load(save_tiny(tmp_path, "llama"))
+    assert "not merged q/k/v and gate/up: out of memory" in caplog.messages
+    check_streams(bench)
+
+
+def test_without_a_compiler_it_is_said_and_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    with caplog.at_level(logging.WARNING):
+        bench = Bench.load(save_tiny(tmp_path, "llama"), compile=True)
+    assert "no C++ compiler is found" in caplog.text
+    check_streams(bench)
+
+
+@pytest.mark.slow  # about a minute of compiling on two busy cores
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about torch's own code
+@pytest.mark.skipif(tuning.find_compiler() is None, reason="the other way is tested above")
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+def test_compiled(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch._dynamo.reset()
+    with caplog.at_level(logging.INFO):
+        bench = Bench.load(save_narrow(tmp_path, family), compile=True)
+    assert any(line.startswith("compiled in") for line in caplog.messages), caplog.text
+    assert all(one.is_narrow for one in modules(bench, CpuLinear))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    check_streams(bench)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a request waited for the compiler"
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        run_one(bench.engine(), prompt_of(5), greedy(4))
+    regions = [one.count for one in found.key_averages() if one.key.startswith("Torch-Compiled Region")]
+    assert sum(regions) >= 4 * 2, "4 forwards of 2 layers should have run compiled"
