@@ -1,5 +1,6 @@
 """Quantized weights: how far logits move, that the engine serves them as they are, and what is refused with words."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tokenyard.workers.engine import Engine
 from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
 from tokenyard.workers.quantization import quantize
 
+with_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="pip install tokenyard[quantization]")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TEXT = "What is the capital of France? The capital of France is Paris. Count from one to twenty: one two three four. "
 PROMPT = list(demo_tokenizer().backend.encode(TEXT * 4).ids)
@@ -47,6 +49,7 @@ def check_engine(loaded: LoadedModel) -> None:
     assert (rows.amax(-1) - rows[range(len(ids)), ids]).max() < 1e-3
 
 
+@with_torchao
 @pytest.mark.parametrize(("name", "most_error", "least_agreement"), [("int8", 0.03, 0.95), ("int4", 0.25, 0.8)])
 def test_quality(exact: torch.Tensor, name: str, most_error: float, least_agreement: float) -> None:
     """Measured: int8 0.014 and 98 %, int4 0.16 and 90 % of the model's 4.8 million weights in rows of 192."""
@@ -59,6 +62,7 @@ def test_quality(exact: torch.Tensor, name: str, most_error: float, least_agreem
     check_engine(loaded)
 
 
+@with_torchao
 def test_a_checkpoint_that_is_quantized_already(tmp_path: Path, exact: torch.Tensor) -> None:
     from torchao.quantization import Int8WeightOnlyConfig
 
@@ -75,18 +79,19 @@ def test_a_checkpoint_that_is_quantized_already(tmp_path: Path, exact: torch.Ten
         load("int8", str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("name", "device", "dtype", "words"),
-    [
-        ("int3", CPU, torch.float32, "choose one of int8, int4, fp8, bnb-8bit, bnb-4bit"),
-        ("fp8", CPU, torch.bfloat16, "compute capability 9.0"),
-    ],
-)
-def test_what_does_not_fit_is_refused(name: str, device: torch.device, dtype: torch.dtype, words: str) -> None:
-    with pytest.raises(SetupError, match=words):
-        quantize(name, device, dtype, PreTrainedConfig())
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(SetupError, match="choose one of int8, int4, fp8, bnb-8bit, bnb-4bit"):
+        quantize("int3", CPU, torch.float32, PreTrainedConfig())
 
 
+@with_torchao
+def test_fp8_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "find_spec", lambda package: package)
+    with pytest.raises(SetupError, match=r"compute capability 9\.0"):
+        quantize("fp8", CPU, torch.bfloat16, PreTrainedConfig())
+
+
+@with_torchao
 @pytest.mark.parametrize(
     ("name", "capability", "dtype", "words"),
     [
@@ -105,6 +110,7 @@ def test_a_gpu_must_fit(
         quantize(name, CUDA, dtype, PreTrainedConfig())
 
 
+@with_torchao
 @pytest.mark.parametrize("name", ["int8", "int4", "fp8", "bnb-8bit", "bnb-4bit"])
 def test_a_gpu_that_fits_gets_its_weights_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
