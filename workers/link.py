@@ -87,7 +87,7 @@ class SendLink:
         return self._pump(now)
 
     def tick(self, now: float) -> list[bytes]:
-        """Say again what has had no answer for a while: LinkUp before the Resume, Idle while a tail is unacknowledged."""
+        """Say again what has had no answer for a while: LinkUp before a Resume, Idle while a tail is unacknowledged."""
         if not self.subscribed or self._idle_at is None or now < self._idle_at:
             return []
         self._idle_gap_s = min(2 * self._idle_gap_s, IDLE_MAX_S)

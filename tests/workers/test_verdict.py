@@ -14,6 +14,7 @@ from tokenyard.broker.spec import ModelSpec
 from tokenyard.workers import verdict as verdicts
 from tokenyard.workers.attention import NAME
 from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
+from tokenyard.workers.plain import Prefill
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +84,15 @@ def test_llama4_is_paged_where_one_chunk_is_all(tmp_path: Path) -> None:
     assert load(directory, max_model_len=127).card.lane == "paged"
     assert load(directory).card.lane == "plain"
     assert CONTEXT > 128
+
+
+def test_longrope_is_paged_where_it_never_turns(tmp_path: Path) -> None:
+    """Beyond its original length, which the self-test does not reach, even two chunks of a prompt are turned apart."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 128}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    directory = save_tiny(tmp_path / "phi3", "phi3", rope_parameters=rope, original_max_position_embeddings=128)
+    assert load(directory, max_model_len=128).card.lane == "paged"
+    assert load(directory).verdict.way.prefill == Prefill.WHOLE
 
 
 @pytest.mark.filterwarnings("ignore")
