@@ -2,31 +2,61 @@
 
 import secrets
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
 
+from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.generation import Generation, Plan
 from tokenyard.http.messages import check_tool_choice
 from tokenyard.http.plans import UNLIKELY, Head, make_plans
 from tokenyard.http.prompt import Prompter
-from tokenyard.http.replies import event
-from tokenyard.http.schemas import ChatRequest
-from tokenyard.http.toolcalls import ToolCall, ToolCallParser
+from tokenyard.http.replies import DONE, event, openai_failure
+from tokenyard.http.schemas import ChatRequest, parse_chat, parse_json
+from tokenyard.http.service import Service
+from tokenyard.http.toolcalls import ToolCallParser
+from tokenyard.http.turns import Call, CallArguments, CallBegun, CallEnded, Part, Text, Thought, TurnParser, gather
 from tokenyard.http.vocabulary import Vocabulary
 
 
-async def plan_chat(request: ChatRequest, prompter: Prompter) -> list[Plan]:
-    """Render and tokenize; one plan a choice. Raises TokenyardError naming the field that does not fit."""
+def add_routes(api: FastAPI, service: Service) -> None:
+    @api.post("/v1/chat/completions")
+    async def chat(http: Request) -> Response:
+        request = parse_chat(parse_json(await http.body()))
+        prompter = await service.prompter(request.model)
+        plans, parsers = await plan_chat(request, prompter)
+        generation = Generation(service.pool, plans)
+        return service.reply(generation, ChatFormat(request, prompter, generation, parsers), request.stream)
+
+
+class ChatPlan(NamedTuple):
+    """How a conversation is gone on with."""
+
+    plans: list[Plan]
+    """One a choice."""
+    parsers: list[TurnParser]
+    """One a choice, to read what the model says; empty where all of it is text."""
+
+
+async def plan_chat(request: ChatRequest, prompter: Prompter) -> ChatPlan:
+    """Render and tokenize. Raises TokenyardError naming the field that does not fit."""
     check_tool_choice(request.tool_choice)
-    return make_plans(request, prompter, [await prompter.of_chat(request)])
+    plans = make_plans(request, prompter, [await prompter.of_chat(request)])
+    if not request.tools or request.tool_choice == "none":
+        return ChatPlan(plans, [])
+    limit = None if request.parallel_tool_calls else 1
+    return ChatPlan(plans, [ToolCallParser(limit) for _ in plans])
 
 
 class ChatFormat:
     """Shapes one answer."""
 
-    def __init__(self, request: ChatRequest, prompter: Prompter, generation: Generation) -> None:
+    def __init__(
+        self, request: ChatRequest, prompter: Prompter, generation: Generation, parsers: list[TurnParser]
+    ) -> None:
         self._request = request
         self._generation = generation
         self._vocabulary = prompter.loaded.vocabulary
@@ -34,10 +64,7 @@ class ChatFormat:
         kind = "chat.completion.chunk" if request.stream else "chat.completion"
         self._head = Head(kind, "chatcmpl", request, prompter.card)
         self._ending: dict[str, Any] = {"usage": None} if self._options.include_usage else {}
-        self._parsers: dict[int, ToolCallParser] = {}
-        if request.tools and request.tool_choice != "none":
-            limit = None if request.parallel_tool_calls else 1
-            self._parsers = {choice.index: ToolCallParser(limit) for choice in generation.choices}
+        self._parsers = dict(enumerate(parsers))
         self._plain = (
             not self._parsers
             and request.num_logprobs < 0
@@ -83,18 +110,7 @@ class ChatFormat:
         parts = parser.push(piece.text)
         if piece.finish_reason is not None:
             parts += parser.flush()
-        deltas: list[dict[str, Any]] = []
-        number = parser.num_calls - sum(isinstance(part, ToolCall) for part in parts)
-        for part in parts:
-            if isinstance(part, str):
-                deltas.append({"content": part})
-                continue
-            # Name first and arguments after, as OpenAI's own streams have it: some clients rely on it.
-            call = {"index": number, **_call(part._replace(arguments=""))}
-            deltas.append({"tool_calls": [call]})
-            deltas.append({"tool_calls": [{"index": number, "function": {"arguments": part.arguments}}]})
-            number += 1
-        return deltas
+        return [_delta(part) for part in parts if not isinstance(part, CallEnded)]
 
     def _finish_reason(self, index: int, reason: str) -> str:
         parser = self._parsers.get(index)
@@ -117,8 +133,11 @@ class ChatFormat:
 
     def closing(self) -> bytes:
         if not self._options.include_usage:
-            return b""
-        return event({**self._head.fields, "choices": [], "usage": self._generation.usage})
+            return DONE
+        return event({**self._head.fields, "choices": [], "usage": self._generation.usage}) + DONE
+
+    def failure(self, error: TokenyardError) -> bytes:
+        return openai_failure(error)
 
     def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
         choices = [self._whole_choice(choice, pieces[choice.index]) for choice in self._generation.choices]
@@ -130,10 +149,13 @@ class ChatFormat:
         assert reason is not None
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if (parser := self._parsers.get(choice.index)) is not None:
-            parts = parser.push(text) + parser.flush()
-            if calls := [_call(part) for part in parts if isinstance(part, ToolCall)]:
-                message["content"] = "".join(part for part in parts if isinstance(part, str)) or None
-                message["tool_calls"] = calls
+            turn = gather(parser.push(text) + parser.flush())
+            message["content"] = turn.text
+            if turn.thought:
+                message["reasoning_content"] = turn.thought
+            if turn.calls:
+                message["content"] = turn.text or None
+                message["tool_calls"] = [_call(call) for call in turn.calls]
         entries = [entry for piece in pieces for entry in piece.logprobs]
         whole = {
             "index": choice.index,
@@ -146,9 +168,24 @@ class ChatFormat:
         return whole
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _delta(part: Part) -> dict[str, Any]:
+    """A part as a chunk's delta. A call's name comes first and its arguments after, as in OpenAI's own streams."""
+    match part:
+        case Thought(text):
+            return {"reasoning_content": text}
+        case Text(text):
+            return {"content": text}
+        case CallBegun(number, name, own_id):
+            return {"tool_calls": [{"index": number, **_call(Call(name, id=own_id))}]}
+        case CallArguments(number, text):
+            return {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
+        case CallEnded():
+            return {}
+
+
+def _call(call: Call) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+    return {"id": call.id or f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
 def _logprobs(entries: list[TokenLogprob], vocabulary: Vocabulary) -> dict[str, Any] | None:

@@ -4,16 +4,29 @@ import secrets
 from typing import Any
 
 import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
 
+from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import MAX_CHOICES
 from tokenyard.http.generation import Generation, Plan
 from tokenyard.http.plans import UNLIKELY, Head, make_plans
 from tokenyard.http.prompt import Prompter
-from tokenyard.http.replies import event
-from tokenyard.http.schemas import CompletionRequest
+from tokenyard.http.replies import DONE, event, openai_failure
+from tokenyard.http.schemas import CompletionRequest, parse_completion, parse_json
+from tokenyard.http.service import Service
 from tokenyard.http.vocabulary import Vocabulary
+
+
+def add_routes(api: FastAPI, service: Service) -> None:
+    @api.post("/v1/completions")
+    async def completions(http: Request) -> Response:
+        request = parse_completion(parse_json(await http.body()))
+        prompter = await service.prompter(request.model)
+        generation = Generation(service.pool, await plan_completion(request, prompter))
+        return service.reply(generation, CompletionFormat(request, prompter, generation), request.stream)
 
 
 async def plan_completion(request: CompletionRequest, prompter: Prompter) -> list[Plan]:
@@ -60,8 +73,11 @@ class CompletionFormat:
 
     def closing(self) -> bytes:
         if not self._options.include_usage:
-            return b""
-        return event({**self._head.fields, "choices": [], "usage": self._generation.usage})
+            return DONE
+        return event({**self._head.fields, "choices": [], "usage": self._generation.usage}) + DONE
+
+    def failure(self, error: TokenyardError) -> bytes:
+        return openai_failure(error)
 
     def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
         choices = [self._choice(choice, pieces[choice.index]) for choice in self._generation.choices]

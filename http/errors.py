@@ -4,6 +4,7 @@ Failures that cross processes are TokenyardError (broker/errors.py); HttpError a
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tokenyard.broker.errors import KINDS, TokenyardError
@@ -40,6 +41,17 @@ def body_of(error: Failure) -> dict[str, Any]:
         return {"error": {"message": error.words, "type": error.kind, "param": None, "code": error.code}}
     kind = KINDS[error.code].type
     return {"error": {"message": error.words, "type": kind, "param": error.param, "code": error.code}}
+
+
+Shape = Callable[[Failure], dict[str, Any]]
+
+SHAPES: dict[str, Shape] = {}
+"""Error bodies of paths that are not OpenAI's, by how the path begins."""
+
+
+def shape_of(path: str) -> Shape:
+    """How the API at this path words its errors."""
+    return next((shape for start, shape in SHAPES.items() if path.startswith(start)), body_of)
 
 
 def headers_of(error: Failure) -> dict[str, str]:

@@ -12,7 +12,7 @@ import time
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tokenyard.http.errors import INTERNAL, Failure, HttpError, body_of, headers_of, status_of
+from tokenyard.http.errors import INTERNAL, Failure, HttpError, headers_of, shape_of, status_of
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-def error_response(error: Failure) -> JSONResponse:
-    """OpenAI's body, the status, and Retry-After where there is one."""
+def error_response(error: Failure, path: str) -> JSONResponse:
+    """The body in the shape of the path's API, the status, and Retry-After where there is one."""
     headers = headers_of(error)
     if status_of(error) == 401:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(body_of(error), status_of(error), headers)
+    return JSONResponse(shape_of(path)(error), status_of(error), headers)
 
 
 class RequestIds:
@@ -72,7 +72,7 @@ class ApiKeys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS and not self._knows(scope):
             error = HttpError(401, "invalid_api_key", "send one of the server's API keys: Authorization: Bearer KEY")
-            return await error_response(error)(scope, receive, send)
+            return await error_response(error, scope["path"])(scope, receive, send)
         return await self._app(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
@@ -95,7 +95,7 @@ class BodyLimit:
         error = HttpError(413, "request_too_large", f"the body is over the limit of {self._max_bytes:,} bytes")
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self._max_bytes:
-            return await error_response(error)(scope, receive, send)
+            return await error_response(error, scope["path"])(scope, receive, send)
         num_bytes = 0
 
         async def receive_limited() -> Message:
@@ -130,4 +130,4 @@ class LastResort:
         except Exception:  # Whatever a request meets, the next one is served.
             log.exception("%s %s failed", scope["method"], scope["path"])
             if not begun:
-                await error_response(INTERNAL)(scope, receive, send)
+                await error_response(INTERNAL, scope["path"])(scope, receive, send)

@@ -24,6 +24,8 @@ class Prompt(NamedTuple):
     ids: list[int]
     continued: bool
     """Whether the answer's text goes on in mid-text, so that, say, a first word keeps its leading space."""
+    text: str = ""
+    """A rendered conversation; it may have begun the answer, with a mark that opens a thought, say."""
 
 
 class Prompter:
@@ -40,7 +42,8 @@ class Prompter:
             raise TokenyardError("invalid_value", words, "messages")
         messages = read_messages(request.messages)
         continued = _continues(request, messages)
-        return Prompt(await self._encode(self._render(request, messages, continued), False), continued)
+        text = self._render(request, messages, continued)
+        return Prompt(await self._encode(text, False), continued, text)
 
     async def of_completion(self, request: CompletionRequest) -> list[Prompt]:
         """Each prompt of a string, a list of strings, a list of ids, or a list of such lists."""

@@ -35,7 +35,10 @@ class Format(Protocol):
         """Events that carry a piece; empty where there is nothing to say."""
 
     def closing(self) -> bytes:
-        """Events between the last chunk and [DONE]."""
+        """Events after the last piece: the stream's end."""
+
+    def failure(self, error: TokenyardError) -> bytes:
+        """Events that end the stream instead, wherever it is."""
 
     def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
         """The body of a request that does not stream; `pieces` by choice index."""
@@ -44,6 +47,11 @@ class Format(Protocol):
 def event(value: Any) -> bytes:
     """One unnamed server-sent event."""
     return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def openai_failure(error: TokenyardError) -> bytes:
+    """How OpenAI's older streams end in a failure."""
+    return event(body_of(error)) + DONE
 
 
 async def _gone(receive: Receive) -> None:
@@ -130,7 +138,7 @@ class EventStream(Response):
         self._error = error
         if not self._opened.done():
             self._opened.set_result(None)
-        self._write(event(body_of(error)))
+        self._write(self._form.failure(error))
         self._end()
 
     # To the client.
@@ -152,11 +160,11 @@ class EventStream(Response):
             while self._sending is not None and not gone.done() and not self._cut:
                 await asyncio.wait((self._sending, gone), return_when=asyncio.FIRST_COMPLETED)
             if not gone.done() and not self._cut:
-                await send(_body(DONE, more=False))
+                await send(_body(b"", more=False))
         except asyncio.CancelledError:
             if self._send is None:
                 raise _shutting_down() from None
-            await send(_body(event(body_of(_shutting_down())) + DONE, more=False))
+            await send(_body(self._form.failure(_shutting_down()), more=False))
         finally:
             gone.cancel()
             if beat is not None:

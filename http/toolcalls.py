@@ -3,17 +3,11 @@
 Text in, pieces out; whatever is not a well-formed call stays text. Knows no tokens and no HTTP.
 """
 
-from typing import NamedTuple
-
 import orjson
 
+from tokenyard.http.turns import Call, CallArguments, CallBegun, CallEnded, Part, Text
+
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-
-
-class ToolCall(NamedTuple):
-    name: str
-    arguments: str
-    """JSON, as OpenAI's `function.arguments`."""
 
 
 class ToolCallParser:
@@ -28,12 +22,12 @@ class ToolCallParser:
         self._held = ""
         self.num_calls = 0
 
-    def push(self, text: str) -> list[str | ToolCall]:
+    def push(self, text: str) -> list[Part]:
         """The pieces that are certain now, in order."""
         if self.num_calls == self._max_calls:
             return []
         self._held += text
-        pieces: list[str | ToolCall] = []
+        pieces: list[Part] = []
         while (start := self._held.find(OPEN)) >= 0:
             end = self._held.find(CLOSE, start)
             if end < 0:
@@ -46,8 +40,7 @@ class ToolCallParser:
                 self._show(self._held[:end], pieces)
             else:
                 self._show(self._held[:start].rstrip(), pieces)
-                pieces.append(call)
-                self.num_calls += 1
+                self._call(call, pieces)
                 if self.num_calls == self._max_calls:
                     self._held = ""
                     return pieces
@@ -57,10 +50,10 @@ class ToolCallParser:
         self._held = self._held[len(self._held) - keep :]
         return pieces
 
-    def flush(self) -> list[str | ToolCall]:
+    def flush(self) -> list[Part]:
         """The text has ended: a call without its closing mark counts if its JSON is whole."""
         held, self._held = self._held, ""
-        pieces: list[str | ToolCall] = []
+        pieces: list[Part] = []
         before, mark, inside = held.partition(OPEN)
         call = _parse(inside) if mark else None
         if call is None:
@@ -68,12 +61,16 @@ class ToolCallParser:
                 self._show(held, pieces)
             return pieces
         self._show(before.rstrip(), pieces)
-        self.num_calls += 1
-        return [*pieces, call]
+        self._call(call, pieces)
+        return pieces
 
-    def _show(self, text: str, pieces: list[str | ToolCall]) -> None:
+    def _show(self, text: str, pieces: list[Part]) -> None:
         if text:
-            pieces.append(text)
+            pieces.append(Text(text))
+
+    def _call(self, call: Call, pieces: list[Part]) -> None:
+        number, self.num_calls = self.num_calls, self.num_calls + 1
+        pieces += [CallBegun(number, call.name), CallArguments(number, call.arguments), CallEnded(number)]
 
 
 def _undecided(text: str) -> int:
@@ -83,7 +80,7 @@ def _undecided(text: str) -> int:
     return keep + len(before) - len(before.rstrip())
 
 
-def _parse(inside: str) -> ToolCall | None:
+def _parse(inside: str) -> Call | None:
     try:
         value = orjson.loads(inside)
     except orjson.JSONDecodeError:
@@ -93,4 +90,4 @@ def _parse(inside: str) -> ToolCall | None:
     name, arguments = value.get("name"), value.get("arguments", {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
-    return ToolCall(name, orjson.dumps(arguments).decode())
+    return Call(name, orjson.dumps(arguments).decode())

@@ -72,8 +72,9 @@ class Exchange:
     async def start(self) -> None:
         request = parse_chat({**BODY, **self.fields})
         prompter = Prompter(CARD, demo_tokenizer())
-        generation = Generation(cast(Pool, self.pool), await plan_chat(request, prompter))
-        form = ChatFormat(request, prompter, generation)
+        plans, parsers = await plan_chat(request, prompter)
+        generation = Generation(cast(Pool, self.pool), plans)
+        form = ChatFormat(request, prompter, generation, parsers)
         reply = EventStream(generation, form, self.options) if request.stream else WholeReply(generation, form)
         self.task = asyncio.create_task(reply({"type": "http"}, self.client.receive, self.client.send))
         await until(lambda: self.pool.jobs)

@@ -6,20 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenyard.http.toolcalls import ToolCall, ToolCallParser
+from tokenyard.http.toolcalls import ToolCallParser
+from tokenyard.http.turns import Call, Text, gather
 
 ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": [2]}}\n</tool_call>'
-PARSED = ToolCall("add", '{"a":1,"b":[2]}')
+PARSED = Call("add", '{"a":1,"b":[2]}')
 
 
-def parse(text: str, size: int | None = None, max_calls: int | None = None) -> tuple[str, list[ToolCall]]:
+def parse(text: str, size: int | None = None, max_calls: int | None = None) -> tuple[str, list[Call]]:
     """Shown text and calls, from pushes of `size` characters."""
     parser = ToolCallParser(max_calls)
     size = size or max(1, len(text))
     parts = [part for at in range(0, len(text), size) for part in parser.push(text[at : at + size])] + parser.flush()
-    calls = [part for part in parts if isinstance(part, ToolCall)]
-    assert parser.num_calls == len(calls)
-    return "".join(part for part in parts if isinstance(part, str)), calls
+    turn = gather(parts)
+    assert parser.num_calls == len(turn.calls)
+    return turn.text, turn.calls
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
@@ -39,7 +40,7 @@ def parse(text: str, size: int | None = None, max_calls: int | None = None) -> t
         ("x < y <tool", "x < y <tool", []),
     ],
 )
-def test_calls_and_text_are_told_apart(text: str, shown: str, calls: list[ToolCall], size: int) -> None:
+def test_calls_and_text_are_told_apart(text: str, shown: str, calls: list[Call], size: int) -> None:
     assert parse(text, size) == (shown, calls)
 
 
@@ -63,9 +64,9 @@ def test_text_without_marks_passes_whole(text: str) -> None:
 
 def test_text_is_shown_as_soon_as_it_cannot_be_a_call() -> None:
     parser = ToolCallParser()
-    assert parser.push("Hello") == ["Hello"]
+    assert parser.push("Hello") == [Text("Hello")]
     assert parser.push(" <tool") == []
-    assert parser.push("box>") == [" <toolbox>"]
+    assert parser.push("box>") == [Text(" <toolbox>")]
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3))
