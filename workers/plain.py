@@ -17,9 +17,10 @@ from transformers import DynamicCache, PreTrainedModel
 from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.scheduler import Plan, Sequence
 
-CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems")
-"""Under these names models take and return what they keep (transformers' generation has the same list)."""
-EMPTY_CACHE_NAMES = CACHE_NAMES[:2]
+CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems")
+"""Under these names models take and return what they keep (transformers' generation has the same list). The first is
+new in transformers 5.24, and replaces the next two in its own models; code of a model's own has the older names still."""
+EMPTY_CACHE_NAMES = CACHE_NAMES[:3]
 """Under these a model takes an empty cache, made for the layer types that its config names, as generation does."""
 
 
@@ -76,7 +77,17 @@ class PlainModel:
             given["logits_to_keep"] = 1
         input_ids = torch.tensor([ids], device=self._model.device)
         output = self._model(input_ids=input_ids, use_cache=self._use_cache, **given)
-        return output.logits[0, -1], (_kept(output) or state) if self._use_cache else None
+        return output.logits[0, -1], (self._kept(output) or state) if self._use_cache else None
+
+    def _kept(self, output: Any) -> State | None:
+        """What the model's output keeps for later tokens, if anything, under the name that its forward takes."""
+        kept = ((name, output.get(name)) for name in CACHE_NAMES)
+        name, cache = next((one for one in kept if one[1] is not None), ("", None))
+        if cache is None:
+            return None
+        if name not in self._parameters:  # outputs rename what code of a model's own puts in
+            name = next((one for one in CACHE_NAMES if one in self._parameters), name)
+        return State(name, cache)
 
     def _empty(self) -> State | None:
         name = next((name for name in EMPTY_CACHE_NAMES if name in self._parameters), None)
@@ -121,12 +132,6 @@ class PlainLane(Lane):
         if state is not None:
             self._states[sequence] = state
         return row
-
-
-def _kept(output: Any) -> State | None:
-    """What the model's output keeps for later tokens, if anything."""
-    kept = ((name, output.get(name)) for name in CACHE_NAMES)
-    return next((State(name, cache) for name, cache in kept if cache is not None), None)
 
 
 def num_bytes(state: State | None) -> int:

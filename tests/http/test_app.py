@@ -1,65 +1,21 @@
 """The API's routes, from a request to what the pool is asked and what the client gets."""
 
 import asyncio
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import pytest
+from front import CHAT, COMPLETIONS, OPTIONS, ask, events, post, request, says
 from models import CARD, demo_tokenizer
-from scripted import Job, ScriptedPool
-from starlette.types import ASGIApp
+from scripted import ScriptedPool
 
 from tokenyard.broker.errors import KINDS
 from tokenyard.http.app import create_app
-from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 
-OPTIONS = FrontOptions(run_dir=Path("/nowhere"))
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-
-
-def says(text: str, **extra: Any) -> Callable[[Job], None]:
-    """A job that runs, says the text a token at a time, and stops."""
-
-    def play(job: Job) -> None:
-        job.run()
-        for token_id in demo_tokenizer().backend.encode(text, add_special_tokens=False).ids:
-            logprobs = {"logprobs": [[-0.5, [token_id, 7], [-0.5, float("-inf")]]]}
-            job.sink.delta([token_id], logprobs if job.request.params.logprobs >= 0 else {}, None)
-        job.end()
-
-    return play
-
-
-async def _request(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://front", timeout=10) as client:
-        return await client.request(method, path, **request)
-
-
-def ask(pool: ScriptedPool, method: str, path: str, **request: Any) -> httpx.Response:
-    return asyncio.run(_request(create_app(cast(Pool, pool), OPTIONS), method, path, **request))
-
-
-def post(
-    path: str, body: dict[str, Any], play: Callable[[Job], None] | None = None
-) -> tuple[httpx.Response, list[Job]]:
-    pool = ScriptedPool(CARD)
-    pool.play = play or says("Hello 🤖!")
-    return ask(pool, "POST", path, json=body), pool.jobs
-
-
-def events(response: httpx.Response) -> list[Any]:
-    """Every event's object; checks the end mark."""
-    assert response.headers["content-type"].startswith("text/event-stream")
-    *lines, last, empty = response.text.split("\n\n")
-    assert (last, empty) == ("data: [DONE]", "")
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 def test_models_are_listed_and_found_by_any_name() -> None:
@@ -76,9 +32,9 @@ def test_ready_only_with_a_model_whose_tokenizer_is_loaded() -> None:
     async def run() -> list[int]:
         pool = ScriptedPool(CARD)
         app = create_app(cast(Pool, pool), OPTIONS)
-        statuses = [(await _request(app, "GET", "/ready")).status_code]
-        await _request(app, "POST", COMPLETIONS, json={"model": "demo", "prompt": ""})
-        return [*statuses, (await _request(app, "GET", "/ready")).status_code]
+        statuses = [(await request(app, "GET", "/ready")).status_code]
+        await request(app, "POST", COMPLETIONS, json={"model": "demo", "prompt": ""})
+        return [*statuses, (await request(app, "GET", "/ready")).status_code]
 
     assert asyncio.run(run()) == [503, 200]
 
@@ -254,7 +210,7 @@ def test_a_tokenizer_that_cannot_be_loaded_fails_its_requests_only(tmp_path: Pat
     async def run() -> list[int]:
         app = create_app(cast(Pool, pool), OPTIONS)
         return [
-            (await _request(app, "POST", CHAT, json={**MESSAGES, "model": name})).status_code
+            (await request(app, "POST", CHAT, json={**MESSAGES, "model": name})).status_code
             for name in ("broken", "demo")
         ]
 

@@ -1,0 +1,48 @@
+"""What all endpoints share: the pool, the tokenizers of its models, and how this front is set up."""
+
+from fastapi.responses import Response
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.wire import Card
+from tokenyard.http.generation import Generation
+from tokenyard.http.library import TokenizerLibrary
+from tokenyard.http.options import FrontOptions
+from tokenyard.http.pool import Pool
+from tokenyard.http.prompt import Prompter
+from tokenyard.http.replies import EventStream, Format, WholeReply
+
+STARTING_RETRY_MS = 1000
+"""A worker takes seconds to load; asking once a second costs nobody anything."""
+
+
+class Service:
+    """One front's."""
+
+    def __init__(self, pool: Pool, options: FrontOptions) -> None:
+        self.pool = pool
+        self.options = options
+        self.library = TokenizerLibrary()
+
+    def card(self, model: str) -> Card:
+        """Raises TokenyardError: the model is unknown, or none is known yet."""
+        if (card := self.pool.find(model)) is not None:
+            return card
+        if not self.pool.cards():
+            raise self.starting()
+        words = f"the model {model!r} is not served here; GET /v1/models lists"
+        raise TokenyardError("model_not_found", words, "model")
+
+    async def prompter(self, model: str) -> Prompter:
+        """Raises TokenyardError as `card` does, and where the model's tokenizer cannot be loaded."""
+        card = self.card(model)
+        return Prompter(card, await self.library.get(card))
+
+    def reply(self, generation: Generation, form: Format, stream: bool) -> Response:
+        """Runs a generation and answers with it."""
+        return EventStream(generation, form, self.options) if stream else WholeReply(generation, form)
+
+    def starting(self) -> TokenyardError:
+        """Why there is no model at all."""
+        if not self.pool.connected:
+            return TokenyardError("pool_unavailable", "no connection to the broker yet", retry_ms=STARTING_RETRY_MS)
+        return TokenyardError("model_loading", "no model is up yet", retry_ms=STARTING_RETRY_MS)
