@@ -19,7 +19,7 @@ from tokenyard.workers.scheduler import Plan, Sequence
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems")
 """Under these names models take and return what they keep (transformers' generation has the same list). The first is
-new in transformers 5.24, and replaces the next two in its own models; code of a model's own has the older names still."""
+new in transformers 5.24, and replaces the next two in its own models; a model's own code may have the older ones."""
 EMPTY_CACHE_NAMES = CACHE_NAMES[:3]
 """Under these a model takes an empty cache, made for the layer types that its config names, as generation does."""
 
