@@ -5,6 +5,7 @@ From then on it has its place in the grammar: every emitted token moves it, and 
 bits, one for each token that may come, which the device lays over the logits. Must not know of blocks or lanes.
 """
 
+import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,8 @@ from tokenyard.workers.scheduler import Sequence
 
 if TYPE_CHECKING:
     import xgrammar
+
+log = logging.getLogger(__name__)
 
 WORD_BITS = 32
 Bits = np.ndarray[tuple[int], np.dtype[np.uint32]]
@@ -72,11 +75,13 @@ class Grammars:
         results: list[tuple[Sequence, TokenyardError | None]] = []
         for sequence, future in ended:
             del self._compiling[sequence]
+            error: BaseException | None = future.exception()
             try:
-                self._places[sequence] = Place(sequence, future.result(), self._vocab_size)
-                results.append((sequence, None))
-            except TokenyardError as error:
-                results.append((sequence, error))
+                if error is None:
+                    self._places[sequence] = Place(sequence, future.result(), self._vocab_size)
+            except (TokenyardError, RuntimeError) as failure:  # xgrammar's own checks raise RuntimeError
+                error = failure
+            results.append((sequence, None if error is None else _told(error)))
         return results
 
     def is_compiling(self, sequence: Sequence) -> bool:
@@ -154,6 +159,14 @@ class Place:
         grammar = self._sequence.params.grammar
         assert grammar is not None
         return TokenyardError("invalid_value", f"{grammar.param}: {words}", grammar.param)
+
+
+def _told(error: BaseException) -> TokenyardError:
+    """What the sequence ends with. A failure that nobody foresaw must not take its neighbours along."""
+    if isinstance(error, TokenyardError):
+        return error
+    log.error("a grammar could not be compiled", exc_info=error)
+    return TokenyardError("worker_error", f"the grammar could not be compiled: {type(error).__name__}")
 
 
 def _set(bits: Bits, token: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+import xgrammar
 from engines import Bench, Stream, Streams, job_of, step
 from models import CARD, DEMO, demo_tokenizer
 from tape import record
@@ -15,6 +16,7 @@ from tape import record
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Grammar, Params
 from tokenyard.broker.wire import Finish, WorkerJob
+from tokenyard.workers import grammar_compiler
 from tokenyard.workers.engine import Engine, Output
 from tokenyard.workers.grammars import Grammars
 from tokenyard.workers.graph_lane import GraphLane
@@ -274,6 +276,35 @@ def test_what_is_no_grammar_ends_its_own_sequence_before_a_token(engine: Engine)
     assert output.delta.finish[:2] == ("error", "invalid_value")
     assert output.delta.finish.param == "response_format"
     check_schema(answer(engine, follow("json_schema", SCHEMA)))
+
+
+def test_an_unforeseen_failure_ends_its_own_sequence_and_is_logged(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise KeyError("model")
+
+    neighbour = Params(max_tokens=20, temperature=0.0)
+    engine.add(job_of(7), PROMPT, [], neighbour)
+    with monkeypatch.context() as patch:
+        patch.setattr(grammar_compiler, "_vocabulary", fail)
+        outputs = outputs_of(engine, follow("regex", "a+"))
+    ends = {output.key: output.delta.finish for output in outputs if output.delta.finish}
+    assert ends[job_of(7)] == Finish("length")
+    assert ends[job_of(0)].code == "worker_error"
+    assert "KeyError: 'model'" in caplog.text
+    assert text_of(answer(engine, follow("regex", "a{3}"))) == "aaa"
+
+
+def test_a_matcher_that_fails_ends_its_own_sequence(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("Check failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(xgrammar, "GrammarMatcher", fail)
+        (output,) = outputs_of(engine, follow("regex", "a+"))
+    assert output.delta.finish is not None
+    assert output.delta.finish.code == "worker_error"
 
 
 # The bits.
