@@ -73,7 +73,7 @@ class Probe:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Flavour
     ) -> torch.Tensor:
         """Note the shapes; the result is as large as a real one, and void."""
-        self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3], query.shape[1] // key.shape[1])
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
 

@@ -15,12 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.attention import Span, Step
+from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.kv import KVPool, Table
 from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.pooling import pool
 from tokenyard.workers.scheduler import Plan, Sequence
-from tokenyard.workers.selftest import FAILURES
 
 
 class Text(NamedTuple):

@@ -1,55 +1,84 @@
-"""What of our own kernels a device can run, and what follows: how its block pool is written and its steps are packed.
+"""Which kernels attend for a model on its device, and what follows: how its block pool is written, its steps packed.
 
-Triton's kernels serve CUDA wherever Triton can compile. Everything else attends as attention.Step does. Must not know
-of models or lanes.
+Triton's kernels serve CUDA wherever Triton can compile them for the model's heads. Everything else attends as
+attention.Step does. Must not know of models or lanes.
 """
 
 import logging
+from collections.abc import Callable, Collection
 from functools import cache
 from subprocess import CalledProcessError
+from typing import NamedTuple
 
 import torch
 
 from tokenyard.workers import batch
 from tokenyard.workers.batch import Batch
-from tokenyard.workers.kv import KVPool, LayerShape, copy_in
+from tokenyard.workers.kv import KVPool, LayerShape, Write, copy_in
 from tokenyard.workers.scheduler import Plan
+from tokenyard.workers.static_step import DecodeKernel
+
+FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+"""What modeling code raises when it is run in a way that it does not know."""
 
 log = logging.getLogger(__name__)
 
 
+class Kernels(NamedTuple):
+    """One way to attend."""
+
+    write: Write
+    pack: Callable[[Plan, KVPool, torch.device], Batch]
+    """One step's input."""
+    decode: DecodeKernel | None
+    """Reads no more of a block table than its sequence has; None: there is none such."""
+
+    def make_pool(
+        self, shapes: list[LayerShape], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> KVPool:
+        """A block pool that is written in this way."""
+        return KVPool(shapes, num_blocks, block_size, dtype, device, self.write)
+
+
+TORCH = Kernels(copy_in, batch.pack, None)
+"""Runs everywhere."""
+
+
+def choose(shapes: Collection[LayerShape], dtype: torch.dtype, device: torch.device) -> Kernels:
+    """The fastest that works there for these layers, found by trying; says so in one log line."""
+    return _chosen(frozenset(shapes), dtype, device) if device.type == "cuda" else TORCH
+
+
 @cache
-def triton_works(device: torch.device) -> bool:
-    """Whether Triton can compile and launch there, found by trying; says so in one log line."""
-    if device.type != "cuda":
-        return False
+def _chosen(shapes: frozenset[LayerShape], dtype: torch.dtype, device: torch.device) -> Kernels:
     try:
-        from tokenyard.workers.triton_write import write
-
-        token, slot = torch.zeros(1, 1, 16, device=device), torch.zeros(1, dtype=torch.int64, device=device)
-        write(token, token, token.clone(), token.clone(), slot)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as failure:  # no Triton, C compiler or Python.h
-        words = str(failure).strip().partition("\n")[0]
+        kernels = _tried(shapes, dtype, device)
+    except compile_failures() as failure:
+        words = str(failure).strip().partition("\n")[0] or type(failure).__name__
         log.warning("Triton does not work, so attention gathers keys and values, which is slower: %s", words)
-        return False
+        return TORCH
     log.info("attention runs on Triton's kernels")
-    return True
+    return kernels
 
 
-def make_pool(
-    shapes: list[LayerShape], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-) -> KVPool:
-    """A block pool that is written in the fastest way."""
-    write = copy_in
-    if triton_works(device):
-        from tokenyard.workers.triton_write import write
-    return KVPool(shapes, num_blocks, block_size, dtype, device, write)
+def _tried(shapes: Collection[LayerShape], dtype: torch.dtype, device: torch.device) -> Kernels:
+    """Triton's, after each has run once for each shape. Raises one of compile_failures()."""
+    from tokenyard.workers import packed_step
+    from tokenyard.workers.triton_decode import decode
+    from tokenyard.workers.triton_trial import run_all
+    from tokenyard.workers.triton_write import write
+
+    for shape in shapes:
+        run_all(shape, dtype, device)
+    return Kernels(write, packed_step.pack, decode)
 
 
-def pack(plan: Plan, pool: KVPool, device: torch.device) -> Batch:
-    """One step's input, for the kernels of the device."""
-    if triton_works(device):
-        from tokenyard.workers import packed_step
-
-        return packed_step.pack(plan, pool, device)
-    return batch.pack(plan, pool, device)
+@cache
+def compile_failures() -> tuple[type[Exception], ...]:
+    """What is raised where code does not run, or cannot be compiled for want of Triton, a C compiler or room."""
+    known = (*FAILURES, ImportError, OSError, CalledProcessError)
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return known
+    return (*known, TritonError)  # which is none of the others

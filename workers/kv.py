@@ -16,6 +16,8 @@ class LayerShape(NamedTuple):
     num_heads: int
     key_dim: int
     value_dim: int
+    group: int = 1
+    """Query heads that share each of its heads."""
 
     @property
     def num_elements(self) -> int:

@@ -10,14 +10,14 @@ from tokenyard.workers.batch import GROUP_BYTES
 from tokenyard.workers.embedder import EncoderLane
 from tokenyard.workers.graph_lane import GraphLane
 from tokenyard.workers.graph_sampler import GraphSampler
-from tokenyard.workers.graphs import CudaRecorder
-from tokenyard.workers.kernels import triton_works
+from tokenyard.workers.graphs import CudaRecorder, Recorder
+from tokenyard.workers.kernels import compile_failures
 from tokenyard.workers.lane import Lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.plain import PlainLane, PlainModel
 from tokenyard.workers.sampler import Sampler
-from tokenyard.workers.selftest import tolerance
+from tokenyard.workers.selftest import first_line, tolerance
 from tokenyard.workers.static_step import gathered_decode
 
 log = logging.getLogger(__name__)
@@ -32,19 +32,19 @@ def make_lane(model: LoadedModel, options: EngineOptions) -> Lane:
     paged = PagedLane(model)
     if model.device.type != "cuda" or options.eager:
         return paged
-    return _graphed(model, paged, options.max_num_seqs)
+    return graphed(model, paged, options.max_num_seqs, CudaRecorder(model.device))
 
 
-def _graphed(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> Lane:
+def graphed(model: LoadedModel, paged: PagedLane, max_num_seqs: int, recorder: Recorder) -> Lane:
     """The paged lane with its decodes as CUDA graphs, if the model can be recorded and gives the same logits then."""
     began = time.perf_counter()
     lane = _graph_lane(model, paged, max_num_seqs)
     try:
-        lane.record(CudaRecorder(model.device))
-    except RuntimeError as failure:
-        log.warning("no CUDA graphs: the model cannot be recorded: %s", str(failure).partition("\n")[0])
+        lane.record(recorder)
+        error = lane.selftest()
+    except compile_failures() as failure:
+        log.warning("no CUDA graphs: the model cannot be recorded: %s", first_line(failure))
         return paged
-    error = lane.selftest()
     if not error <= tolerance(model.model):  # NaN fails too
         log.warning("no CUDA graphs: they give other logits (by %.2g)", error)
         return paged
@@ -55,10 +55,8 @@ def _graphed(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> Lane:
 def _graph_lane(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> GraphLane:
     """With one width of block tables where a kernel reads only what is there, else with all powers of 2."""
     longest = -(-min(model.card.context_length, model.card.pool_tokens) // model.card.block_size)
-    if triton_works(model.device):
-        from tokenyard.workers.triton_decode import decode
-
-        return GraphLane(model, paged, max_num_seqs, [longest], decode)
+    if paged.kernels.decode is not None:
+        return GraphLane(model, paged, max_num_seqs, [longest], paged.kernels.decode)
     widths = [*takewhile(longest.__gt__, (4 << doublings for doublings in count())), longest]
     most_blocks = GROUP_BYTES["cuda"] // (paged.pool.token_bytes * model.card.block_size)
     return GraphLane(model, paged, max_num_seqs, widths, gathered_decode, most_blocks)

@@ -33,12 +33,12 @@ from tokenyard.workers import attention
 from tokenyard.workers.attention import Attends
 from tokenyard.workers.files import digest
 from tokenyard.workers.graphs import buckets
+from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_memory, step_bytes
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
 from tokenyard.workers.quantization import is_quantized, quantize
-from tokenyard.workers.selftest import FAILURES
 from tokenyard.workers.tuning import tune
 from tokenyard.workers.verdict import Verdict, decide
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tokenyard.workers.kernels import make_pool, pack
+from tokenyard.workers.kernels import choose
 from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.scheduler import Chunk, Guess, Plan, Sequence
@@ -18,11 +18,14 @@ class PagedLane(Lane):
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self.pool = make_pool(model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device)
+        self.kernels = choose(model.shapes, model.dtype, model.device)
+        self.pool = self.kernels.make_pool(
+            model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device
+        )
 
     def run(self, plan: Plan) -> Logits:
         with _drafted(plan.guesses) as chunks:
-            batch = pack(Plan(plan.decodes, [*plan.prefills, *chunks]), self.pool, self._model.device)
+            batch = self.kernels.pack(Plan(plan.decodes, [*plan.prefills, *chunks]), self.pool, self._model.device)
         logit_rows = _guessed_rows(batch.logit_rows, plan.guesses) if chunks else batch.logit_rows
         rows = self._model.forward(batch.input_ids, batch.position_ids, logit_rows, batch.step)
         num_sampled = len(batch.sampled)

@@ -15,8 +15,8 @@ from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers import attention
 from tokenyard.workers.blocks import BlockPool
-from tokenyard.workers.kernels import make_pool, pack
-from tokenyard.workers.kv import KVPool, LayerShape
+from tokenyard.workers.kernels import FAILURES, choose, compile_failures
+from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.plain import WAYS, PlainModel, Prefill, State, Way, num_bytes
 from tokenyard.workers.quantization import is_quantized
 from tokenyard.workers.scheduler import Scheduler, Sequence
@@ -32,9 +32,6 @@ bits: bfloat16, 11: float16), over many layers; a wrong mask or position moves l
 QUANTIZED_TOLERANCE = 0.1
 """For weights in fewer bits: some ways (LLM.int8) round activations by what else is in the batch, which moved the demo
 model's logits by 0.023."""
-FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
-"""What modeling code raises when it is run in a way that it does not know."""
-
 Found = tuple[int, int, torch.Tensor]
 """Number of a sequence, position, logits [V] there."""
 
@@ -63,9 +60,8 @@ def paged_selftest(model: PreTrainedModel, block_size: int) -> list[LayerShape]:
         ids = _ids(model)
         expected = _expected(model, ids)
         shapes = _probe(model, ids[:1])
-        pool = make_pool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, model.device)
-        error = _error(expected, _paged(model, pool, ids.tolist()))
-    except FAILURES as failure:
+        error = _error(expected, _paged(model, shapes, block_size, ids.tolist()))
+    except compile_failures() as failure:  # FAILURES among them
         raise SetupError(f"{name} cannot run on paged attention: {first_line(failure)}") from failure
     if not error <= tolerance(model):  # NaN fails too
         raise SetupError(f"{name} gives other logits on paged attention (by {error:.2g})")
@@ -75,8 +71,7 @@ def paged_selftest(model: PreTrainedModel, block_size: int) -> list[LayerShape]:
 @torch.inference_mode()
 def paged_logits(model: PreTrainedModel, shapes: list[LayerShape], block_size: int) -> torch.Tensor:
     """Float32 logits [R, V] of the self-test's steps, to be compared after the model has changed."""
-    pool = make_pool(shapes, 2 * -(-NUM_TOKENS // block_size), block_size, model.dtype, model.device)
-    return torch.stack([logits.float() for _, _, logits in _paged(model, pool, _ids(model).tolist())])
+    return torch.stack([logits.float() for _, _, logits in _paged(model, shapes, block_size, _ids(model).tolist())])
 
 
 @torch.inference_mode()
@@ -136,16 +131,18 @@ def _probe(model: PreTrainedModel, ids: torch.Tensor) -> list[LayerShape]:
     return [probe.shapes[layer] for layer in range(num_layers)]
 
 
-def _paged(model: PreTrainedModel, pool: KVPool, ids: list[list[int]]) -> Iterator[Found]:
+def _paged(model: PreTrainedModel, shapes: list[LayerShape], block_size: int, ids: list[list[int]]) -> Iterator[Found]:
     """The logits of each prompt's end and each decode, scheduled as the engine would."""
-    num_blocks = len(ids) * -(-NUM_TOKENS // pool.block_size)
-    scheduler = Scheduler(BlockPool(num_blocks), pool.block_size, len(ids), STEP_TOKENS, b"")
+    num_blocks = len(ids) * -(-NUM_TOKENS // block_size)
+    kernels = choose(shapes, model.dtype, model.device)
+    pool = kernels.make_pool(shapes, num_blocks, block_size, model.dtype, model.device)
+    scheduler = Scheduler(BlockPool(num_blocks), block_size, len(ids), STEP_TOKENS, b"")
     for number, row in enumerate(ids):
         job = WorkerJob(b"", number, 1)
         scheduler.add(Sequence(job, row[: NUM_TOKENS - NUM_DECODES], [], Params(max_tokens=NUM_DECODES + 1)))
     while scheduler.waiting or scheduler.running:
         plan = scheduler.schedule()
-        batch = pack(plan, pool, model.device)
+        batch = kernels.pack(plan, pool, model.device)
         logits = attention.forward(model, batch.input_ids, batch.position_ids, batch.logit_rows, batch.step)
         for sequence, _, end in plan.prefills:
             scheduler.advance(sequence, end)

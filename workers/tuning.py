@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 
 from tokenyard.workers.cpu_linear import LARGE_BYTES, CpuLinear
 from tokenyard.workers.fusion import is_plain, merge
+from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.kv import LayerShape
-from tokenyard.workers.selftest import FAILURES, TOLERANCE, first_line, paged_logits
+from tokenyard.workers.selftest import TOLERANCE, first_line, paged_logits
 
 log = logging.getLogger(__name__)
 
