@@ -7,11 +7,13 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from tokenyard.workers.attention import Attends, Decodes, Span, Step
 from tokenyard.workers.kv import KVPool, Table
 from tokenyard.workers.scheduler import Plan, Sequence
+from tokenyard.workers.stage import to_device
 
 GROUP_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
 """Keys and values that one group of decodes may gather in one layer. CPU: what stays in a core's L2 cache; at 32
@@ -56,7 +58,7 @@ def pack(plan: Plan, pool: KVPool, device: torch.device) -> Batch:
     heights = [end - start for start, end in groups] + [1] * len(plan.prefills)
 
     parts = [ids, positions, slots, rows, *tables]
-    packed = torch.frombuffer(_joined(parts), dtype=torch.int64).to(device, non_blocking=True)
+    packed = to_device(np.frombuffer(_joined(parts), np.int64), torch.int64, device)
     input_ids, position_ids, all_slots, logit_rows, *flat_tables = torch.split(packed, [len(part) for part in parts])
     placed = [_table(*one) for one in zip(tables, flat_tables, heights, strict=True)]
     decode_groups = [

@@ -12,6 +12,7 @@ import torch
 from tokenyard.broker.params import Params
 from tokenyard.workers.noise import log_exponential, row_keys
 from tokenyard.workers.scheduler import Sequence
+from tokenyard.workers.stage import to_device
 
 GREEDY_BELOW = 1e-5
 """Temperatures below are greedy: logits divided by them would overflow float32 (vLLM's bound too)."""
@@ -79,14 +80,14 @@ class Draws:
         self.sequences = [sequences[row] for row in chosen]
         params = [one.params for one in self.sequences]
         self._vocab = vocab
-        self.rows = torch.tensor(chosen, dtype=torch.int64, device=vocab.device)  # [N], into the batch
+        self.rows = to_device(chosen, torch.int64, vocab.device)  # [N], into the batch
 
         def column(values: list[float]) -> torch.Tensor:
-            return torch.tensor(values, device=vocab.device).unsqueeze(1)
+            return to_device(values, torch.float32, vocab.device).unsqueeze(1)
 
         self._odds = Odds(
             temperature=column([one.temperature for one in params]),
-            top_k=column([one.top_k for one in params]),
+            top_k=to_device([[one.top_k] for one in params], torch.int64, vocab.device),
             top_p=column([one.top_p for one in params]),
             log_min_p=column([log_min_p(one) for one in params]),
             num_ranks=max(num_ranks(one, len(vocab)) for one in params),
@@ -95,5 +96,5 @@ class Draws:
 
     def shape(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores whose largest is the drawn token. logits: [N, V]; the result is new."""
-        keys = torch.from_numpy(noise_keys(self.sequences)).to(self._vocab.device, non_blocking=True)
+        keys = to_device(noise_keys(self.sequences), torch.int32, self._vocab.device)
         return self._odds.shape(logits, keys, self._vocab)

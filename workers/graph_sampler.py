@@ -51,8 +51,10 @@ class GraphSampler(Sampler):
 
     def draw(self, logits: torch.Tensor, sequences: list[Sequence], allowed: Allowed | None = None) -> Drawn:
         ranks = self._ranks(sequences)
-        if ranks is None or allowed is not None or logits.data_ptr() != self._logits.data_ptr():
+        if ranks is None or logits.data_ptr() != self._logits.data_ptr():
             return super().draw(logits, sequences, allowed)
+        if allowed is not None:
+            allowed.mask(logits)  # in place: nobody reads the raw ones after this draw
         self._send(sequences)
         self._graphs[self._buckets[bisect_left(self._buckets, len(sequences))], ranks].replay()
         return Drawn(self._tokens[: len(sequences)].clone())

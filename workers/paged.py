@@ -9,6 +9,7 @@ from tokenyard.workers.kernels import choose
 from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.scheduler import Chunk, Guess, Plan, Sequence
+from tokenyard.workers.stage import to_device
 
 
 class PagedLane(Lane):
@@ -63,5 +64,5 @@ def _guessed_rows(last_rows: torch.Tensor, guesses: list[Guess]) -> torch.Tensor
     for index, (_, drafts) in enumerate(guesses, start=num_others):
         indices += [index] * len(drafts)
         offsets += range(1 - len(drafts), 1)
-    placed = torch.tensor([indices, offsets], device=last_rows.device)
+    placed = to_device([indices, offsets], torch.int64, last_rows.device)
     return last_rows[placed[0]] + placed[1]

@@ -8,6 +8,7 @@ import torch
 
 from tokenyard.broker.params import Params
 from tokenyard.workers.scheduler import Sequence
+from tokenyard.workers.stage import to_device
 
 
 def has_penalties(params: Params) -> bool:
@@ -28,7 +29,7 @@ class TokenCounts:
         for sequence in sequences:
             if sequence not in self._row_of:
                 self._begin(sequence)
-        return torch.tensor([self._row_of[one] for one in sequences], dtype=torch.int64, device=self.seen.device)
+        return to_device([self._row_of[one] for one in sequences], torch.int64, self.seen.device)
 
     def forget(self, sequence: Sequence) -> None:
         """Give the sequence's row back."""
@@ -40,10 +41,11 @@ class TokenCounts:
         if not self._free:
             self._grow()
         row = self._row_of[sequence] = self._free.pop()
-        vocab_size = self.seen.shape[1]
-        ids = torch.tensor(sequence.ids.tolist(), dtype=torch.int64, device=self.seen.device)
-        self.seen[row] = torch.bincount(ids, minlength=vocab_size) > 0
-        self.emitted[row] = torch.bincount(ids[sequence.num_prompt :], minlength=vocab_size)
+        ids = to_device(sequence.ids.tolist(), torch.int64, self.seen.device)
+        emitted = ids[sequence.num_prompt :]
+        # bincount would wait for the device
+        self.seen[row].zero_().index_fill_(0, ids, True)
+        self.emitted[row].zero_().index_add_(0, emitted, torch.ones_like(emitted, dtype=torch.float32))
 
     def _grow(self) -> None:
         """Double the tables."""
@@ -62,11 +64,11 @@ class Penalties:
         chosen = [row for row, one in enumerate(sequences) if has_penalties(one.params)]
         params = [sequences[row].params for row in chosen]
         self._counts = counts
-        self.rows = torch.tensor(chosen, dtype=torch.int64, device=device)  # [P], into the batch
+        self.rows = to_device(chosen, torch.int64, device)  # [P], into the batch
         self._table_rows = counts.rows([sequences[row] for row in chosen])
-        self._repetition = torch.tensor([[one.repetition_penalty] for one in params], device=device)
-        self._presence = torch.tensor([[one.presence_penalty] for one in params], device=device)
-        self._frequency = torch.tensor([[one.frequency_penalty] for one in params], device=device)
+        self._repetition = to_device([[one.repetition_penalty] for one in params], torch.float32, device)
+        self._presence = to_device([[one.presence_penalty] for one in params], torch.float32, device)
+        self._frequency = to_device([[one.frequency_penalty] for one in params], torch.float32, device)
 
     def shape(self, logits: torch.Tensor) -> torch.Tensor:
         """Penalised logits; the result is new. logits: [P, V]."""

@@ -11,16 +11,16 @@ A row's result depends on its own logits and parameters only. One transfer from 
 logprobs are asked for. Must not know of blocks, steps or sockets.
 """
 
-import math
-
 import torch
 
+from tokenyard.workers.biases import Biases, has_biases
 from tokenyard.workers.drawn import BROKEN, Drawn, LogprobRows, Sampled
 from tokenyard.workers.draws import Draws, is_greedy
 from tokenyard.workers.grammars import Allowed
 from tokenyard.workers.noise import vocab_words
 from tokenyard.workers.penalties import Penalties, TokenCounts, has_penalties
 from tokenyard.workers.scheduler import Sequence
+from tokenyard.workers.stage import to_device
 
 
 class _Batch:
@@ -30,9 +30,10 @@ class _Batch:
         self.sequences = list(sequences)
         params = [one.params for one in sequences]
         self.penalties = Penalties(sequences, counts) if any(map(has_penalties, params)) else None
-        self.has_biases = any(one.logit_bias or one.min_tokens for one in params)
+        self.biases = Biases(self.sequences) if any(map(has_biases, params)) else None
         self.draws = None if all(map(is_greedy, params)) else Draws(sequences, vocab)
         self.logprob_rows = [row for row, one in enumerate(params) if one.logprobs >= 0]
+        self.logprob_places = to_device(self.logprob_rows, torch.int64, vocab.device)
         self.num_logprobs = min(max((one.logprobs for one in params), default=0), len(vocab))
 
 
@@ -68,14 +69,14 @@ class Sampler:
 
     def _shape(self, raw: torch.Tensor, batch: _Batch, allowed: Allowed | None) -> torch.Tensor:
         """Steps 2 to 4 of the order above: scores [R, V] whose largest is the token. Does not write to `raw`."""
-        if batch.penalties is None and batch.draws is None and not batch.has_biases and allowed is None:
+        if batch.penalties is None and batch.draws is None and batch.biases is None and allowed is None:
             return raw
         scores = raw.clone()
         if batch.penalties is not None:
             rows = batch.penalties.rows
             scores[rows] = batch.penalties.shape(scores[rows])
-        if batch.has_biases:
-            self._add_biases(scores, batch.sequences)
+        if batch.biases is not None:
+            batch.biases.add_to(scores)
         if allowed is not None:
             allowed.mask(scores)
         if batch.draws is not None:
@@ -83,29 +84,10 @@ class Sampler:
             scores[rows] = batch.draws.shape(scores[rows])
         return scores
 
-    def _add_biases(self, scores: torch.Tensor, sequences: list[Sequence]) -> None:
-        """Add logit_bias, and minus infinity for stop tokens below min_tokens, unless a grammar sees to them."""
-        rows: list[int] = []
-        ids: list[int] = []
-        biases: list[float] = []
-        for row, sequence in enumerate(sequences):
-            params = sequence.params
-            ids += params.logit_bias.keys()
-            biases += params.logit_bias.values()
-            if sequence.num_drawn < params.min_tokens and params.grammar is None:
-                ids += params.stop_token_ids
-                biases += [-math.inf] * len(params.stop_token_ids)
-            rows += [row] * (len(ids) - len(rows))
-        if ids:
-            places = torch.tensor([rows, ids], dtype=torch.int64, device=scores.device)
-            values = torch.tensor(biases, dtype=torch.float32, device=scores.device)
-            scores.index_put_((places[0], places[1]), values, accumulate=True)
-
     def _logprobs(self, raw: torch.Tensor, tokens: torch.Tensor, batch: _Batch) -> LogprobRows:
         """Step 1."""
-        rows = batch.logprob_rows
-        logprobs = raw[rows].log_softmax(dim=-1)
-        chosen = logprobs.gather(1, tokens[rows].clamp(min=0).unsqueeze(1))
+        logprobs = raw[batch.logprob_places].log_softmax(dim=-1)
+        chosen = logprobs.gather(1, tokens[batch.logprob_places].clamp(min=0).unsqueeze(1))
         top = logprobs.topk(batch.num_logprobs, dim=-1)
-        counts = [batch.sequences[row].params.logprobs for row in rows]
-        return LogprobRows(rows, counts, torch.cat([chosen, top.values], dim=1), top.indices)
+        counts = [batch.sequences[row].params.logprobs for row in batch.logprob_rows]
+        return LogprobRows(batch.logprob_rows, counts, torch.cat([chosen, top.values], dim=1), top.indices)

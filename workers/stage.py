@@ -1,9 +1,10 @@
-"""Where the host leaves a step's input for the device: rows of int32 words, sent in one copy.
+"""How numbers get from the host to the device without a wait: above all a step's input, rows of int32 words.
 
 Must not know of models, nor what is done with the words.
 """
 
 from array import array
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,16 @@ TOKEN, POSITION, TABLE = 0, 1, 2
 the device may know yet; its position; the block table."""
 NUM_TURNS = 2
 """Host buffers: one is filled while the other may still be being sent."""
+
+
+def to_device(values: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A new tensor there of an array or (nested) list of numbers; a GPU gets it without being waited for.
+
+    That takes pinned memory: a copy from any other, as torch.tensor(values, device=...) makes, first waits until the
+    GPU has done all that it was given.
+    """
+    host = torch.as_tensor(values, dtype=dtype)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 class Pinned:

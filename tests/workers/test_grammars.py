@@ -18,7 +18,7 @@ from tokenyard.broker.params import Grammar, Params
 from tokenyard.broker.wire import Finish, WorkerJob
 from tokenyard.workers import grammar_compiler
 from tokenyard.workers.engine import Engine, Output
-from tokenyard.workers.grammars import Grammars
+from tokenyard.workers.grammars import Grammars, forbid
 from tokenyard.workers.graph_lane import GraphLane
 from tokenyard.workers.model import EngineOptions
 from tokenyard.workers.paged import PagedLane
@@ -335,3 +335,18 @@ def test_bits_stand_for_the_tokens_that_the_matcher_takes() -> None:
     assert scores[[0, 2]].count_nonzero() == 0, "rows without a grammar are not touched"
     found = {decode([token]) for token in scores[1].isfinite().nonzero().flatten().tolist()}
     assert {"a", "b"} <= found <= {"a", "b", "aa", "ab", "ba", "bb"}
+
+
+@pytest.mark.parametrize("vocab_size", [31, 32, 33, 301, 2048])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_gpu_forbids_is_what_xgrammar_would(vocab_size: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(vocab_size)
+    num_words = vocab_size // 32 + 1  # the end's bit included
+    bits = torch.randint(-(2**31), 2**31, (3, num_words), dtype=torch.int32, generator=generator)
+    bits[2] = -1  # all
+    scores = torch.randn(3, vocab_size, generator=generator).to(dtype)
+    wanted, found = scores.float(), scores.clone()
+    xgrammar.apply_token_bitmask_inplace(wanted, bits, vocab_size=vocab_size)
+    forbid(found, bits)
+    assert torch.equal(found.float(), wanted)
+    assert torch.equal(found[2], scores[2])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tape import record
@@ -10,6 +11,7 @@ from tape import record
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.drawn import BROKEN
+from tokenyard.workers.grammars import Allowed
 from tokenyard.workers.graph_sampler import GraphSampler
 from tokenyard.workers.graphs import buckets
 from tokenyard.workers.sampler import Sampler
@@ -52,11 +54,12 @@ class Pair:
         self.graphed.record(record)
         self.eager = Sampler(VOCAB, CPU)
 
-    def check(self, sequences: list[Sequence], seed: int) -> list[int]:
+    def check(self, sequences: list[Sequence], seed: int, allowed: Allowed | None = None) -> list[int]:
         self.logits.copy_(torch.randn(NUM_ROWS, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3)
         rows = self.logits[: len(sequences)]
-        found = [one.token for one in self.graphed.sample(rows, sequences)]
-        assert found == [one.token for one in self.eager.sample(rows, sequences)]
+        wanted = [one.token for one in self.eager.sample(rows, sequences, allowed)]
+        found = [one.token for one in self.graphed.sample(rows, sequences, allowed)]  # last: it may mask in place
+        assert found == wanted
         for one, token in zip(sequences, found, strict=True):
             one.ids.append(token)
             one.num_tokens += 1
@@ -80,6 +83,19 @@ def test_graphs_draw_what_the_eager_sampler_draws() -> None:
         drawn.update(pair.check(sequences[start : start + count], turn))
     assert pair.num_replays() == 40
     assert len(drawn) > 50
+
+
+def test_rows_that_follow_a_grammar_leave_the_batch_on_its_graph() -> None:
+    pair = Pair()
+    sequences = [sequence(number, **GRAPHED[number % len(GRAPHED)]) for number in range(NUM_ROWS)]
+    few = np.zeros((2, VOCAB // 32 + 1), np.int32)
+    few[0, 3], few[1, 0] = 0b1010, 1
+    allowed = Allowed(torch.tensor([1, 6]), torch.from_numpy(few))
+    for turn in range(10):
+        tokens = pair.check(sequences, turn, allowed)
+        assert tokens[1] in (97, 99)
+        assert tokens[6] == 0
+    assert pair.num_replays() == 10
 
 
 @pytest.mark.parametrize("params", EAGER)
