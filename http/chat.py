@@ -17,7 +17,6 @@ from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import DONE, event, openai_failure
 from tokenyard.http.schemas import ChatRequest, parse_chat, parse_json
 from tokenyard.http.service import Service
-from tokenyard.http.toolcalls import ToolCallParser
 from tokenyard.http.turns import Call, CallArguments, CallBegun, CallEnded, Part, Text, Thought, TurnParser, gather
 from tokenyard.http.vocabulary import Vocabulary
 
@@ -44,11 +43,28 @@ class ChatPlan(NamedTuple):
 async def plan_chat(request: ChatRequest, prompter: Prompter) -> ChatPlan:
     """Render and tokenize. Raises TokenyardError naming the field that does not fit."""
     check_tool_choice(request.tool_choice)
-    plans = make_plans(request, prompter, [await prompter.of_chat(request)])
-    if not request.tools or request.tool_choice == "none":
-        return ChatPlan(plans, [])
-    limit = None if request.parallel_tool_calls else 1
-    return ChatPlan(plans, [ToolCallParser(limit) for _ in plans])
+    prompt = await prompter.of_chat(request)
+    calling = request.tools and request.tool_choice != "none"
+    tools = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in request.tools}
+    speech = prompter.loaded.speech
+    parsers = [
+        speech.parser(prompt.text, prompt.begun, tools if calling else None, None if request.parallel_tool_calls else 1)
+        for _ in range(request.n)
+    ]
+    reading = [parser for parser in parsers if parser is not None]
+    plans = make_plans(request, prompter, [prompt], prompter.loaded.hidden if reading else None)
+    for plan in plans if reading else ():
+        plan.choice.num_thought = 0
+    return ChatPlan(plans, reading)
+
+
+def read_piece(parser: TurnParser, choice: Choice, piece: Piece) -> list[Part]:
+    """The parts that a piece of a choice adds; counts the choice's tokens of thoughts."""
+    thought = parser.thinking
+    parts = parser.push(piece.text)
+    if thought or parser.thinking:
+        choice.num_thought = (choice.num_thought or 0) + len(piece.token_ids)
+    return parts + parser.flush() if piece.finish_reason is not None else parts
 
 
 class ChatFormat:
@@ -66,12 +82,9 @@ class ChatFormat:
         self._ending: dict[str, Any] = {"usage": None} if self._options.include_usage else {}
         self._parsers = dict(enumerate(parsers))
         self._plain = (
-            not self._parsers
-            and request.num_logprobs < 0
-            and not request.return_token_ids
-            and not self._options.continuous_usage_stats
+            request.num_logprobs < 0 and not request.return_token_ids and not self._options.continuous_usage_stats
         )
-        """Whether a piece in mid-stream is its text and nothing else, as nearly always."""
+        """Whether a piece in mid-stream that is text is nothing else, as nearly always."""
         self._templates = [self._template(choice.index) for choice in generation.choices] if self._plain else []
 
     def _template(self, index: int) -> tuple[bytes, bytes]:
@@ -83,7 +96,8 @@ class ChatFormat:
         return self._chunk(choice.index, {"role": "assistant", "content": ""})
 
     def chunk(self, choice: Choice, piece: Piece) -> bytes:
-        if self._plain and piece.finish_reason is None:
+        parser = self._parsers.get(choice.index)
+        if self._plain and piece.finish_reason is None and (parser is None or parser.settled):
             if not piece.text:
                 return b""
             before, after = self._templates[choice.index]
@@ -94,7 +108,7 @@ class ChatFormat:
         """All that a piece may hold; its logprobs and ids ride on its first chunk, then the finish chunk follows."""
         logprobs = _logprobs(piece.logprobs, self._vocabulary)
         ids = piece.token_ids if self._request.return_token_ids else None
-        deltas = self._deltas(choice.index, piece)
+        deltas = self._deltas(choice, piece)
         if not deltas and (logprobs or ids):
             deltas = [{"content": ""}]
         for delta in deltas:
@@ -103,13 +117,11 @@ class ChatFormat:
         if piece.finish_reason is not None:
             yield self._chunk(choice.index, {}, finish=self._finish_reason(choice.index, piece.finish_reason))
 
-    def _deltas(self, index: int, piece: Piece) -> list[dict[str, Any]]:
-        parser = self._parsers.get(index)
+    def _deltas(self, choice: Choice, piece: Piece) -> list[dict[str, Any]]:
+        parser = self._parsers.get(choice.index)
         if parser is None:
             return [{"content": piece.text}] if piece.text else []
-        parts = parser.push(piece.text)
-        if piece.finish_reason is not None:
-            parts += parser.flush()
+        parts = read_piece(parser, choice, piece)
         return [_delta(part) for part in parts if not isinstance(part, CallEnded)]
 
     def _finish_reason(self, index: int, reason: str) -> str:
@@ -149,7 +161,7 @@ class ChatFormat:
         assert reason is not None
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if (parser := self._parsers.get(choice.index)) is not None:
-            turn = gather(parser.push(text) + parser.flush())
+            turn = gather(part for piece in pieces for part in read_piece(parser, choice, piece))
             message["content"] = turn.text
             if turn.thought:
                 message["reasoning_content"] = turn.thought

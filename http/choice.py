@@ -49,6 +49,8 @@ class Choice:
         """Tokens generated so far, a final stop token included."""
         self.num_cached = 0
         """Prompt tokens that the worker had in its cache."""
+        self.num_thought: int | None = None
+        """Of `num_tokens`, those of thoughts, as the parts came; None where nobody tells them apart."""
         self.finished = False
         self._detokenizer = detokenizer
         self._stops = stops

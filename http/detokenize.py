@@ -13,12 +13,20 @@ class Detokenizer:
     Bytes that are no text (a model gone astray) never raise; they come out as U+FFFD.
 
     `context` are prompt ids that the text continues: they decide, say, whether a word's leading space is kept.
+    `hidden` ids have no text, special or not.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, context: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special: bool = True,
+        context: list[int] | None = None,
+        hidden: frozenset[int] = frozenset(),
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
-        self._ids = list(context or ())
+        self._hidden = hidden
+        self._ids = [token_id for token_id in context or () if token_id not in hidden]
         self._stream = DecodeStream(ids=self._ids, skip_special_tokens=skip_special)
         self._shown = len(self._decode()) if self._ids else 0
         """Characters of the whole decoding that are context or have come out."""
@@ -27,6 +35,8 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is not whole."""
+        if token_id in self._hidden:
+            return ""
         self._ids.append(token_id)
         try:
             text: str | None = self._stream.step(self._tokenizer, token_id)

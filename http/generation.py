@@ -62,11 +62,14 @@ class Generation:
         counted = [plan for plan in self.plans if plan.counts_prompt]
         num_prompt = sum(len(plan.job.prompt_ids) for plan in counted)
         num_completion = sum(plan.choice.num_tokens for plan in self.plans)
+        thoughts = [plan.choice.num_thought for plan in self.plans if plan.choice.num_thought is not None]
+        details = {"completion_tokens_details": {"reasoning_tokens": sum(thoughts)}} if thoughts else {}
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_completion,
             "total_tokens": num_prompt + num_completion,
             "prompt_tokens_details": {"cached_tokens": sum(plan.choice.num_cached for plan in counted)},
+            **details,
         }
 
     def start(self, listener: Listener) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
+from tokenyard.http.formats.registry import recognise
 from tokenyard.http.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,13 @@ class LoadedTokenizer:
         template = tokenizer.chat_template
         self.template: str = template if isinstance(template, str) else ""
         """Jinja source; empty for a base model."""
+        self.speech = recognise(self.template)
+        self.hidden = frozenset(
+            token_id
+            for token_id, token in self.backend.get_added_tokens_decoder().items()
+            if token.special and not any(token.content in mark for mark in self.speech.marks)
+        )
+        """Special tokens that are no part of a call or a thought: what a parser must not see."""
 
 
 class TokenizerLibrary:

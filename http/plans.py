@@ -27,12 +27,16 @@ CONTEXT_TOKENS = 8
 """Prompt tokens after which a continued text is decoded: more than any character has bytes."""
 
 
-def make_plans(request: Request, prompter: Prompter, prompts: list[Prompt]) -> list[Plan]:
+def make_plans(
+    request: Request, prompter: Prompter, prompts: list[Prompt], hidden: frozenset[int] | None = None
+) -> list[Plan]:
     """One plan for each of `n` choices of each prompt, in the order of OpenAI's choice indices.
 
+    Where special tokens are not shown, these are all of the vocabulary's, or only the `hidden` ones if given.
     Raises TokenyardError naming the field that does not fit the model.
     """
     card, loaded = prompter.card, prompter.loaded
+    skip_special = request.skip_special_tokens
     plans = []
     for number, prompt in enumerate(prompts):
         params, stop = resolve(request, card, len(prompt.ids))
@@ -40,7 +44,12 @@ def make_plans(request: Request, prompter: Prompter, prompts: list[Prompt]) -> l
         for index, seed in enumerate(seeds(request.sampling.get("seed"), request.n)):
             choice = Choice(
                 number * request.n + index,
-                Detokenizer(loaded.backend, request.skip_special_tokens, context),
+                Detokenizer(
+                    loaded.backend,
+                    skip_special and hidden is None,
+                    context,
+                    hidden if skip_special and hidden is not None else frozenset(),
+                ),
                 StopScanner(stop, request.include_stop_str_in_output),
                 show_stop_token=request.include_stop_str_in_output,
                 min_tokens=params.min_tokens,

@@ -14,7 +14,6 @@ from tokenyard.http.errors import invalid
 from tokenyard.http.library import LoadedTokenizer
 from tokenyard.http.messages import read_messages, read_tools
 from tokenyard.http.schemas import ChatRequest, CompletionRequest
-from tokenyard.http.toolcalls import OPEN
 
 LONG_PROMPT_CHARS = 4_000
 """Texts above this go to a thread: at 1 to 2 µs a character (measured), it holds the loop for over 4 ms."""
@@ -26,6 +25,8 @@ class Prompt(NamedTuple):
     """Whether the answer's text goes on in mid-text, so that, say, a first word keeps its leading space."""
     text: str = ""
     """A rendered conversation; it may have begun the answer, with a mark that opens a thought, say."""
+    begun: str = ""
+    """The last message's text, where the answer goes on with it."""
 
 
 class Prompter:
@@ -43,7 +44,7 @@ class Prompter:
         messages = read_messages(request.messages)
         continued = _continues(request, messages)
         text = self._render(request, messages, continued)
-        return Prompt(await self._encode(text, False), continued, text)
+        return Prompt(await self._encode(text, False), continued, text, messages[-1]["content"] if continued else "")
 
     async def of_completion(self, request: CompletionRequest) -> list[Prompt]:
         """Each prompt of a string, a list of strings, a list of ids, or a list of such lists."""
@@ -89,8 +90,8 @@ class Prompter:
 
     def _render(self, request: ChatRequest, messages: list[dict[str, Any]], continued: bool) -> str:
         tools = read_tools(request.tools) if request.tool_choice != "none" else []
-        if tools and OPEN not in self.loaded.template:
-            invalid("tools", f"are not supported with {self.card.names[0]}: its template does not teach {OPEN}")
+        if tools and self.loaded.speech.format is None:
+            invalid("tools", f"are not supported with {self.card.names[0]}: its template teaches no calls that we know")
         generation_prompt = not continued if request.add_generation_prompt is None else request.add_generation_prompt
         kwargs = self._template_kwargs(request)
         try:

@@ -1,5 +1,7 @@
 """Stop strings over a stream of text: what may be shown now, and where it ends. Knows no tokens and no HTTP."""
 
+from collections.abc import Iterable
+
 
 class StopScanner:
     """Passes text through, holding back what may yet become a stop string; the first match to be complete ends it.
@@ -26,7 +28,7 @@ class StopScanner:
         text = self._held + text
         found = self._earliest(text)
         if found is None:
-            keep = self._ambiguous(text)
+            keep = undecided_tail(text, 0, self._stops)
             self._held = text[len(text) - keep :]
             return text[: len(text) - keep]
         start, self.stopped = found
@@ -46,14 +48,15 @@ class StopScanner:
         _, start, stop = min(matches)
         return start, stop
 
-    def _ambiguous(self, text: str) -> int:
-        """Length of the longest tail of `text` that is a proper beginning of a stop string."""
-        longest = 0
-        for stop in self._stops:
-            start = max(0, len(text) - len(stop) + 1)
-            while (start := text.find(stop[0], start)) >= 0:
-                if stop.startswith(text[start:]):
-                    longest = max(longest, len(text) - start)
-                    break
-                start += 1
-        return longest
+
+def undecided_tail(text: str, start: int, strings: Iterable[str]) -> int:
+    """Length of the longest tail of `text[start:]` that is a proper beginning of one of `strings`."""
+    longest = 0
+    for string in strings:
+        at = max(start, len(text) - len(string) + 1)
+        while (at := text.find(string[0], at)) >= 0:
+            if string.startswith(text[at:]):
+                longest = max(longest, len(text) - at)
+                break
+            at += 1
+    return longest

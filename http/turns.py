@@ -50,8 +50,17 @@ Part = Thought | Text | CallBegun | CallArguments | CallEnded
 class TurnParser(Protocol):
     """Reads one turn. How the text is cut into pushes does not change what comes of it; no text raises."""
 
-    num_calls: int
-    """Calls begun so far."""
+    @property
+    def num_calls(self) -> int:
+        """Calls begun so far."""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a thought has begun and not ended."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that comes is text, and nothing is held back: pushes return what they get."""
 
     def push(self, text: str) -> list[Part]:
         """The parts that are certain now, in order."""
@@ -64,6 +73,8 @@ class PlainText:
     """The parser of a model that only talks."""
 
     num_calls = 0
+    thinking = False
+    settled = True
 
     def push(self, text: str) -> list[Part]:
         return [Text(text)] if text else []

@@ -161,7 +161,7 @@ def test_tool_calls_in_one_body() -> None:
     choice = post(CHAT, body, says(f"Sure.\n{CALL}"))[0].json()["choices"][0]
     (call,) = choice["message"]["tool_calls"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("Sure.", "tool_calls")
-    assert (call["type"], call["function"]) == ("function", {"name": "add", "arguments": '{"a":1}'})
+    assert (call["type"], call["function"]) == ("function", {"name": "add", "arguments": '{"a": 1}'})
     assert post(CHAT, body, says(CALL))[0].json()["choices"][0]["message"]["content"] is None
     text = post(CHAT, body, says("No call."))[0].json()["choices"][0]
     assert (text["message"]["content"], text["finish_reason"]) == ("No call.", "stop")
@@ -175,12 +175,43 @@ def test_tool_calls_in_a_stream() -> None:
     deltas = [event["choices"][0]["delta"] for event in events(response)]
     assert "".join(delta.get("content", "") for delta in deltas) == "Sure."
     calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
-    assert [call["index"] for call in calls] == [0, 0, 1, 1]
-    heads, tails = calls[::2], calls[1::2]
-    assert all(call["id"] and call["type"] == "function" and call["function"]["name"] == "add" for call in heads)
+    heads = [call for call in calls if "id" in call]
+    assert [(call["index"], call["type"], call["function"]["name"]) for call in heads] == [
+        (0, "function", "add"),
+        (1, "function", "add"),
+    ]
     assert len({call["id"] for call in heads}) == 2
-    assert [call["function"] for call in tails] == [{"arguments": '{"a":1}'}] * 2
+    for index in range(2):
+        arguments = [call["function"]["arguments"] for call in calls if call["index"] == index]
+        assert "".join(arguments) == '{"a": 1}'
+        assert len(arguments) > 2
     assert events(response)[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("said", ["<think>\nOne, two.\n</think>\n\nThree.", "<think>One, two.</think>Three."])
+def test_a_thought_is_told_apart_and_counted(said: str, stream: bool) -> None:
+    body = {**MESSAGES, "stream": stream} | ({"stream_options": {"include_usage": True}} if stream else {})
+    response, _ = post(CHAT, body, says(said))
+    if stream:
+        *chunks, last = events(response)
+        deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+        message = {key: "".join(one.get(key, "") for one in deltas) for key in ("content", "reasoning_content")}
+        assert len([one for one in deltas if "reasoning_content" in one]) > 1
+    else:
+        last = response.json()
+        message = last["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("One, two.", "Three.")
+    usage = last["usage"]
+    assert 4 <= usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"] - 1
+
+
+def test_a_thought_that_the_prompt_opened() -> None:
+    body = {**MESSAGES, "chat_template_kwargs": {"enable_thinking": True}}
+    message = post(CHAT, body, says("Hm.\n</think>\n\nYes."))[0].json()["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
+    message = post(CHAT, MESSAGES, says("Hm.\n</think>\n\nYes."))[0].json()["choices"][0]["message"]
+    assert message["content"] == "Hm.\n</think>\n\nYes."
 
 
 def test_parallel_calls_can_be_turned_off() -> None:

@@ -1,0 +1,59 @@
+"""The TurnParser of every format of ours: runs a format's steps as text comes. Knows no format."""
+
+from collections.abc import Callable, Mapping
+
+from tokenyard.http.formats.reading import EndOfText, Reading, Schema, Steps
+from tokenyard.http.turns import Part
+
+Read = Callable[[Reading], Steps[None]]
+"""The steps that read a turn."""
+
+
+class FormatParser:
+    """Reads one turn in one format.
+
+    `begun` is what the prompt has written of the turn already, a mark that opens a thought, say.
+    """
+
+    def __init__(
+        self, read: Read, tools: Mapping[str, Schema], *, begun: str = "", max_calls: int | None = None
+    ) -> None:
+        self._reading = Reading(tools, max_calls)
+        self._steps = self._run(read)
+        self._finished = False
+        self.push(begun)
+
+    @property
+    def num_calls(self) -> int:
+        return self._reading.num_calls
+
+    @property
+    def thinking(self) -> bool:
+        return self._reading.thinking
+
+    @property
+    def settled(self) -> bool:
+        return self._reading.settled
+
+    def push(self, text: str) -> list[Part]:
+        if not text or self._finished:
+            return []
+        self._reading.feed(text)
+        return self._step()
+
+    def flush(self) -> list[Part]:
+        if self._finished:
+            return []
+        self._reading.ended = True
+        return self._step()
+
+    def _step(self) -> list[Part]:
+        self._finished = next(self._steps, True) is True
+        parts, self._reading.parts = self._reading.parts, []
+        return parts
+
+    def _run(self, read: Read) -> Steps[None]:
+        try:
+            yield from read(self._reading)
+        except EndOfText:
+            self._reading.close()
