@@ -9,13 +9,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.http.bodies import read_body
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.generation import Generation, Plan
 from tokenyard.http.messages import check_tool_choice
 from tokenyard.http.plans import UNLIKELY, Head, make_plans
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import DONE, event, openai_failure
-from tokenyard.http.schemas import ChatRequest, parse_chat, parse_json
+from tokenyard.http.schemas import ChatRequest, parse_chat
 from tokenyard.http.service import Service
 from tokenyard.http.turns import Call, CallArguments, CallBegun, CallEnded, Part, Text, Thought, TurnParser, gather
 from tokenyard.http.vocabulary import Vocabulary
@@ -24,7 +25,7 @@ from tokenyard.http.vocabulary import Vocabulary
 def add_routes(api: FastAPI, service: Service) -> None:
     @api.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
-        request = parse_chat(parse_json(await http.body()))
+        request = await read_body(http, parse_chat)
         prompter = await service.prompter(request.model)
         plans, parsers = await plan_chat(request, prompter)
         generation = Generation(service.pool, plans)

@@ -6,6 +6,7 @@ coerced: "5" is no number, true is no integer.
 
 import math
 from collections.abc import Callable
+from reprlib import Repr
 from typing import Any
 
 from tokenyard.http.errors import invalid
@@ -20,9 +21,13 @@ MAX_STOP_TOKEN_IDS = 256
 """They are masked one by one until min_tokens is reached."""
 
 
+_short = Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+
 def _shown(value: Any) -> str:
-    """A value in words, short."""
-    text = repr(value)
+    """A value in words, short, however large it is."""
+    text = _short.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

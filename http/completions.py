@@ -8,14 +8,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.http.bodies import read_body
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
-from tokenyard.http.errors import invalid
-from tokenyard.http.fields import MAX_CHOICES
 from tokenyard.http.generation import Generation, Plan
 from tokenyard.http.plans import UNLIKELY, Head, make_plans
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import DONE, event, openai_failure
-from tokenyard.http.schemas import CompletionRequest, parse_completion, parse_json
+from tokenyard.http.schemas import CompletionRequest, parse_completion
 from tokenyard.http.service import Service
 from tokenyard.http.vocabulary import Vocabulary
 
@@ -23,7 +22,7 @@ from tokenyard.http.vocabulary import Vocabulary
 def add_routes(api: FastAPI, service: Service) -> None:
     @api.post("/v1/completions")
     async def completions(http: Request) -> Response:
-        request = parse_completion(parse_json(await http.body()))
+        request = await read_body(http, parse_completion)
         prompter = await service.prompter(request.model)
         generation = Generation(service.pool, await plan_completion(request, prompter))
         return service.reply(generation, CompletionFormat(request, prompter, generation), request.stream)
@@ -31,10 +30,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
 async def plan_completion(request: CompletionRequest, prompter: Prompter) -> list[Plan]:
     """Tokenize; n plans a prompt. Raises TokenyardError naming the field that does not fit."""
-    prompts = await prompter.of_completion(request)
-    if len(prompts) * request.n > MAX_CHOICES:
-        invalid("prompt", f"and n together ask for more than {MAX_CHOICES} choices")
-    return make_plans(request, prompter, prompts)
+    return make_plans(request, prompter, await prompter.of_completion(request))
 
 
 class CompletionFormat:

@@ -27,6 +27,10 @@ from tokenyard.http.grammars import choice, ebnf, json_schema, regex, response_f
 
 MAX_CHOICES = 128
 """OpenAI's limit of `n`."""
+MAX_MESSAGES = 4096
+"""Twice OpenAI's limit."""
+MAX_TOOLS = 512
+"""Four times OpenAI's limit: here the client often is an agent with many servers' tools."""
 MAX_TOP_LOGPROBS = 20
 """OpenAI's limit; the worker's too (broker/params.py)."""
 INT64 = 1 << 63
@@ -136,11 +140,11 @@ COMMON: dict[str, Field] = {
 
 CHAT: dict[str, Field] = {
     **COMMON,
-    "messages": Field(array(anything, 1)),
+    "messages": Field(array(anything, 1, MAX_MESSAGES)),
     "max_completion_tokens": Field(integer(1, INT64)),
     "logprobs": Field(boolean),
     "top_logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
-    "tools": Field(array(anything)),
+    "tools": Field(array(anything, high=MAX_TOOLS)),
     "tool_choice": Field(anything),
     "parallel_tool_calls": Field(boolean),
     "reasoning_effort": Field(string(1, 32)),
@@ -159,9 +163,20 @@ CHAT: dict[str, Field] = {
     "documents": refused_unless([]),
 }
 
+_text_or_list = instance(str, list, words="a string, a list of strings, or a list of token ids or of such lists")
+
+
+def _prompt(value: Any, param: str) -> Any:
+    """Of a list, only how many prompts it can be: what they are is checked where the model is known."""
+    _text_or_list(value, param)
+    if type(value) is list and len(value) > MAX_CHOICES and type(value[0]) is not int:
+        invalid(param, f"must have at most {MAX_CHOICES} prompts, not {len(value)}")
+    return value
+
+
 COMPLETIONS: dict[str, Field] = {
     **COMMON,
-    "prompt": Field(instance(str, list, words="a string, a list of strings, or a list of token ids or of such lists")),
+    "prompt": Field(_prompt),
     "logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
     "best_of": Field(integer(1, MAX_CHOICES)),
     "add_special_tokens": Field(boolean),

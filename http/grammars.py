@@ -46,13 +46,14 @@ def json_schema(value: Any, param: str) -> Grammar:
             invalid(param, "is not valid JSON")
     if type(value) is not dict:
         invalid(param, "must be a JSON Schema: an object")
-    check_schema(value, param)
     try:
         text = orjson.dumps(value).decode()
-    except orjson.JSONEncodeError as error:  # values of an enum, say, may be nested deeper than schemas
-        invalid(param, str(error))
+    except orjson.JSONEncodeError as error:
+        check_schema(value, param)  # names the place where it is too deep
+        invalid(param, str(error))  # values of an enum, say, may be nested deeper than schemas
     if len(text) > MAX_CHARS:
         invalid(param, f"must have at most {MAX_CHARS} characters as JSON, not {len(text)}")
+    check_schema(value, param)
     return Grammar("json_schema", text, param)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http.formats.registry import recognise
+from tokenyard.http.memory import trim
 from tokenyard.http.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -87,4 +88,6 @@ def load_tokenizer(card: Card) -> PreTrainedTokenizerFast:
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
         card.source, revision="main" if local else card.commit, local_files_only=local
     )
+    # A vocabulary of 151,000 tokens is read by way of twice its size.
+    trim()
     return tokenizer

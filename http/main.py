@@ -20,6 +20,7 @@ from tokenyard.broker import logs
 from tokenyard.broker.config import RunDir, default_run_dir
 from tokenyard.broker.errors import SetupError
 from tokenyard.http.app import create_app
+from tokenyard.http.memory import bound_heap
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 
@@ -60,6 +61,7 @@ def open_socket(options: FrontOptions) -> socket.socket:
 
 def run(options: FrontOptions) -> None:
     """Serve until told to stop. Raises SetupError if it cannot start."""
+    bound_heap()
     logs.setup(f"front {options.index}", options.log_level)
     listener = open_socket(options)
     host, port = listener.getsockname()[:2]

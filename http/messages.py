@@ -12,6 +12,9 @@ from tokenyard.http.errors import invalid
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
+MAX_PARTS = 1024
+"""Of one message, and of calls in one: each is a check and a place in the template, and OpenAI's limits are lower."""
+
 _function_name = string(1, 256)
 
 
@@ -56,6 +59,8 @@ def _content(raw: dict[str, Any], role: str, param: str) -> str:
         return content
     if not isinstance(content, list):
         invalid(param, "must be a string or a list of parts")
+    if len(content) > MAX_PARTS:
+        invalid(param, f"must have at most {MAX_PARTS} parts, not {len(content)}")
     return "".join(_part(part, f"{param}.{index}") for index, part in enumerate(content))
 
 
@@ -77,6 +82,8 @@ def _tool_calls(raw: Any, param: str) -> list[dict[str, Any]]:
     """Calls of an earlier turn. Templates want arguments as an object; clients send them as a string of JSON."""
     if type(raw) is not list:
         invalid(param, "must be a list")
+    if len(raw) > MAX_PARTS:
+        invalid(param, f"must have at most {MAX_PARTS} calls, not {len(raw)}")
     calls = []
     for index, call in enumerate(raw):
         at = f"{param}.{index}"

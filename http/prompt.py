@@ -10,13 +10,17 @@ from jinja2.exceptions import TemplateError
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
+from tokenyard.http.encode import encode, is_surely_longer
 from tokenyard.http.errors import invalid
 from tokenyard.http.library import LoadedTokenizer
 from tokenyard.http.messages import read_messages, read_tools
+from tokenyard.http.sampling import too_long, usable_tokens
 from tokenyard.http.schemas import ChatRequest, CompletionRequest
 
 LONG_PROMPT_CHARS = 4_000
 """Texts above this go to a thread: at 1 to 2 µs a character (measured), it holds the loop for over 4 ms."""
+MANY_ITEMS = 64
+"""Conversations of more messages, parts or tools are read and rendered in a thread, at some 30 µs each (measured)."""
 
 
 class Prompt(NamedTuple):
@@ -41,10 +45,17 @@ class Prompter:
         if not self.loaded.template:
             words = f"{self.card.names[0]} is a base model without a chat template; use /v1/completions"
             raise TokenyardError("invalid_value", words, "messages")
+        if _num_items(request) <= MANY_ITEMS:
+            text, begun = self._conversation(request)
+        else:
+            text, begun = await asyncio.to_thread(self._conversation, request)
+        return Prompt(await self._encode(text, "messages", False), bool(begun), text, begun)
+
+    def _conversation(self, request: ChatRequest) -> tuple[str, str]:
+        """As text, and what it says already of the answer, which goes on with its last message."""
         messages = read_messages(request.messages)
         continued = _continues(request, messages)
-        text = self._render(request, messages, continued)
-        return Prompt(await self._encode(text, False), continued, text, messages[-1]["content"] if continued else "")
+        return self._render(request, messages, continued), messages[-1]["content"] if continued else ""
 
     async def of_completion(self, request: CompletionRequest) -> list[Prompt]:
         """Each prompt of a string, a list of strings, a list of ids, or a list of such lists."""
@@ -65,7 +76,7 @@ class Prompter:
     async def _of_text(self, text: Any, param: str, add_special_tokens: bool) -> Prompt:
         if not isinstance(text, str):
             invalid(param, "must be a string or a list of token ids")
-        ids = await self._encode(text, add_special_tokens)
+        ids = await self._encode(text, param, add_special_tokens)
         if not ids:
             invalid(param, "must not be empty")
         return Prompt(ids, continued=True)
@@ -79,14 +90,14 @@ class Prompter:
                 invalid(f"{param}.{index}", f"must be a token id from 0 to {self.card.vocab_size - 1}")
         return Prompt(ids, continued=True)
 
-    async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        def encode() -> list[int]:
-            # Of the library's ways to encode, only batches release the GIL (measured: 1.5 s against 20 ms).
-            (encoding,) = self.loaded.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-            ids: list[int] = encoding.ids
-            return ids
-
-        return encode() if len(text) <= LONG_PROMPT_CHARS else await asyncio.to_thread(encode)
+    async def _encode(self, text: str, param: str, add_special_tokens: bool) -> list[int]:
+        backend = self.loaded.backend
+        if len(text) <= LONG_PROMPT_CHARS:
+            return encode(backend, text, add_special_tokens)
+        usable = usable_tokens(self.card)
+        if await asyncio.to_thread(is_surely_longer, backend, text, usable):
+            raise too_long(self.card, f"more than {usable}", param)
+        return await asyncio.to_thread(encode, backend, text, add_special_tokens)
 
     def _render(self, request: ChatRequest, messages: list[dict[str, Any]], continued: bool) -> str:
         tools = read_tools(request.tools) if request.tool_choice != "none" else []
@@ -141,6 +152,13 @@ _NOT_THE_TEMPLATES = {
     "return_assistant_tokens_mask",
 }  # fmt: skip
 """Arguments of apply_chat_template itself (transformers 5.23)."""
+
+
+def _num_items(request: ChatRequest) -> int:
+    """Messages, parts and tools."""
+    contents = (message.get("content") for message in request.messages if type(message) is dict)
+    num_parts = sum(len(content) for content in contents if type(content) is list)
+    return len(request.messages) + num_parts + len(request.tools)
 
 
 def _continues(request: ChatRequest, messages: list[dict[str, Any]]) -> bool:

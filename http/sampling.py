@@ -153,7 +153,7 @@ def _max_tokens(
             raise TokenyardError(
                 "context_length_exceeded",
                 f"{request.max_tokens_param} is {request.max_tokens}, but after {num_prompt_tokens} prompt tokens "
-                f"only {room} of {_usable(card)} are left",
+                f"only {room} of {usable_tokens(card)} are left",
                 request.max_tokens_param,
             )
         return request.max_tokens
@@ -166,19 +166,25 @@ def _max_tokens(
     return room
 
 
-def _usable(card: Card) -> int:
+def usable_tokens(card: Card) -> int:
     """Tokens that prompt and answer may have together: the model's context, or the worker's whole KV pool if less."""
     return min(card.context_length, card.pool_tokens) if card.pool_tokens > 0 else card.context_length
 
 
 def _room(card: Card, num_prompt_tokens: int, param: str) -> int:
     """Room left for the answer, at least one token. Raises TokenyardError naming `param`."""
-    room = _usable(card) - num_prompt_tokens
+    room = usable_tokens(card) - num_prompt_tokens
     if room < 1:
-        what = "context" if _usable(card) == card.context_length else "KV pool"
-        words = f"{param}: {num_prompt_tokens} tokens and an answer do not fit the model's {what} of {_usable(card)}"
-        raise TokenyardError("context_length_exceeded", words, param)
+        raise too_long(card, str(num_prompt_tokens), param)
     return room
+
+
+def too_long(card: Card, num_prompt_tokens: str, param: str) -> TokenyardError:
+    """Why a prompt of so many tokens, in words, cannot run."""
+    usable = usable_tokens(card)
+    what = "context" if usable == card.context_length else "KV pool"
+    words = f"{param}: {num_prompt_tokens} tokens and an answer do not fit the model's {what} of {usable}"
+    return TokenyardError("context_length_exceeded", words, param)
 
 
 def _stop_ids(asked: dict[str, Any], overlay: dict[str, Any], card: Card) -> list[int]:

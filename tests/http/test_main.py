@@ -1,6 +1,8 @@
 """The front as a process: small, without torch, clear about what hinders it, and gone when told."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from models import DEMO
+from tokenizers import Tokenizer
 from yard import free_port, wait_until
 
 from tokenyard.broker.errors import SetupError
@@ -23,6 +26,8 @@ pytestmark = pytest.mark.slow
 
 MAX_RSS_BYTES = 200 << 20
 """What a front may take, by the project's own promise."""
+NUM_LARGE = 151_000
+"""Tokens of Qwen3's vocabulary."""
 
 
 @contextmanager
@@ -48,14 +53,32 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_the_process_is_small_and_never_imports_torch(tmp_path: Path) -> None:
+def save_large_tokenizer(directory: Path) -> str:
+    """A byte-level BPE of as many tokens as Qwen3's, each a merge of two shorter ones."""
+    tokenizer = json.loads((Path(DEMO) / "tokenizer.json").read_text())
+    letters = list(Tokenizer.from_str(json.dumps(tokenizer)).get_vocab())
+    letters = sorted(letter for letter in letters if len(letter) == 1)
+    pairs = [(first, second) for first in letters for second in letters]
+    triples = [("".join(pair), letter) for letter in letters for pair in pairs]
+    merges = (pairs + triples)[: NUM_LARGE - len(letters)]
+    tokens = [*letters, *map("".join, merges)]
+    tokenizer["model"] |= {"vocab": {token: index for index, token in enumerate(tokens)}, "merges": merges}
+    tokenizer["added_tokens"] = []
+    shutil.copytree(DEMO, directory)
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return str(directory)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["demo vocabulary", "large vocabulary"])
+def test_the_process_is_small_and_never_imports_torch(tmp_path: Path, large: bool) -> None:
+    source = save_large_tokenizer(tmp_path / "large") if large else DEMO
     program = f"""
         import asyncio, sys
         from pathlib import Path
         from tokenyard.http import main
         from tokenyard.broker.config import RunDir
         from tokenyard.broker.wire import Card
-        card = Card(["demo"], {DEMO!r}, "c", 2048, 4096, 16, "paged", "float32", "cpu", 2048, [2039])
+        card = Card(["demo"], {source!r}, "c", 2048, 4096, 16, "paged", "float32", "cpu", 2048, [2039])
 
         async def run():
             pool = main.Pool(RunDir(Path({str(tmp_path)!r})))
@@ -63,6 +86,7 @@ def test_the_process_is_small_and_never_imports_torch(tmp_path: Path) -> None:
             from tokenyard.http.library import TokenizerLibrary
             loaded = await TokenizerLibrary().get(card)
             text = loaded.chat.apply_chat_template([{{"role": "user", "content": "hi"}}], tokenize=False)
+            assert loaded.backend.get_vocab_size() >= {NUM_LARGE if large else 2048}
             assert loaded.backend.decode(loaded.backend.encode(text).ids, skip_special_tokens=False) == text
 
         asyncio.run(run())

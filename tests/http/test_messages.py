@@ -8,6 +8,7 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.messages import check_tool_choice, read_messages, read_tools
 
 USER = {"role": "user", "content": "hi"}
+CALL = {"function": {"name": "f", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
@@ -29,6 +30,8 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages.0.tool_calls.0.function.name"),
         ({"role": "user", "content": "x", "tool_calls": [{}]}, "messages.0.tool_calls"),
         ({"role": "user", "content": "x", "name": 3}, "messages.0.name"),
+        ({"role": "user", "content": [{"type": "text", "text": "x"}] * 1025}, "messages.0.content"),
+        ({"role": "assistant", "tool_calls": [CALL] * 1025}, "messages.0.tool_calls"),
     ],
 )
 def test_what_is_refused_names_its_place(message: Any, param: str) -> None:

@@ -145,3 +145,19 @@ def test_long_texts_are_tokenized_off_the_loop() -> None:
     assert LONG_PROMPT_CHARS < 600_000
     # Were it done on the loop, the one stall would be all of the time.
     assert asyncio.run(longest_stall()) < 0.5
+
+
+def test_a_prompt_far_beyond_the_context_is_refused_by_its_beginning() -> None:
+    error = refused(chat, messages=[{"role": "user", "content": "1 " * 500_000}])
+    assert (error.code, error.param) == ("context_length_exceeded", "messages")
+    assert "more than 2048 tokens" in str(error)
+    assert refused(completion, ["x", "1 " * 500_000]).param == "prompt.1"
+
+
+def test_a_long_conversation_is_rendered_as_a_short_one_is() -> None:
+    turns = [USER, {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]}] * 40
+    expected = demo_tokenizer().chat.apply_chat_template(
+        [USER, {"role": "assistant", "content": "Hello."}] * 40 + [USER], add_generation_prompt=True, tokenize=False
+    )
+    assert chat(messages=[*turns, USER]).text == expected
+    assert refused(chat, messages=[*turns, {"role": "wizard"}]).param == "messages.80.role"

@@ -1,5 +1,6 @@
 """Request bodies: JSON to typed requests, and the rules between fields."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -17,9 +18,24 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         parse_json(body)
 
 
+def test_parsing_leaves_the_collector_on() -> None:
+    parse_json(b'{"a": [[]]}')
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("body", [{**COMPLETION, "prompt": ["a"] * 65, "n": 2}, {**COMPLETION, "prompt": [[1]] * 129}])
+def test_there_are_not_too_many_choices(body: dict[str, Any]) -> None:
+    with pytest.raises(TokenyardError, match="128") as caught:
+        parse_completion(body)
+    assert caught.value.param == "prompt"
+    parse_completion({**body, "prompt": [5] * 1000})
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
+        ({**CHAT, "messages": CHAT["messages"] * 4097}, "messages"),  # type: ignore[operator]
+        ({**CHAT, "tools": [{}] * 513}, "tools"),
         ({"messages": CHAT["messages"]}, "model"),
         ({"model": "m"}, "messages"),
         ({**CHAT, "top_logprobs": 2}, "top_logprobs"),
