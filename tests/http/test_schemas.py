@@ -18,6 +18,24 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         parse_json(body)
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"temperature": NaN}', "temperature"),
+        (b'{"model": "m", "tools": [{}, {"function": {"minimum": -Infinity}}]}', "tools.1.function.minimum"),
+        (b'{"temperature": NaN', None),
+        (b"NaN", None),
+        (b"[" * 100_000, None),
+        (b'{"x": ' + b"9" * 10_000 + b', "y": NaN}', None),
+        (b'{"x": "' + b"x" * 1_000_000 + b'", "y": NaN}', None),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_named(body: bytes, param: str | None) -> None:
+    with pytest.raises(TokenyardError, match="not valid JSON") as caught:
+        parse_json(body)
+    assert caught.value.param == param
+
+
 def test_parsing_leaves_the_collector_on() -> None:
     parse_json(b'{"a": [[]]}')
     assert gc.isenabled()
