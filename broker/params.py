@@ -53,3 +53,8 @@ class Params(NamedTuple):
     """Only tokens that it allows are drawn, and `stop_token_ids` only where it may end: from `min_tokens` on, or where
     nothing else can follow. Where it has ended and no stop token may say so, the stream ends with `stop` and no token.
     """
+    prompt_logprobs: int = -1
+    """-1: none; 0: of each prompt token but the first, given those before it; k: and of the k likeliest there. Told
+    before the first token, once: an attempt that resumes after emitted tokens tells none."""
+    score_ids: list[int] = []
+    """Of a job of kind score: the tokens whose logprobs after the prompt are wanted."""

@@ -56,8 +56,7 @@ class Delta(NamedTuple):
     first_index: int
     token_ids: list[int]
     extra: dict[str, Any] = {}
-    """cached_tokens: int, in the first delta; logprobs: one `[chosen, [top ids], [top values]]` a token; embedding: the
-    vector as packed little-endian float32, with the finish of a job of kind embed."""
+    """What there is beside tokens; docs/protocol.md has the keys."""
     finish: Finish | None = None
 
 
@@ -152,7 +151,7 @@ class Submit(NamedTuple):
     model: str
     """A card's id."""
     kind: str
-    """generate, or embed (no emitted_ids, and of params nothing counts); score comes later."""
+    """generate, score or embed; the last two have no emitted_ids."""
     prompt_ids: bytes
     emitted_ids: bytes
     params: Params

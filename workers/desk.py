@@ -4,9 +4,10 @@ Sans-IO: events and the time (seconds, any origin) in, actions out. Owns the lin
 state; must not know sockets, torch, or how a token is made.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from tokenyard.broker.config import BEAT_S
+from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     PROTOCOL,
@@ -70,6 +71,26 @@ class Exit(NamedTuple):
 Action = ToBroker | ToFront | Add | Drop | Exit
 
 
+def _batches(deltas: list[Delta]) -> Iterator[list[Delta]]:
+    """Cut where more than MAX_FINISH_BYTES come together, as no delta is larger: a batch must be one message."""
+    batch: list[Delta] = []
+    num_bytes = 0
+    for delta in deltas:
+        size = _num_bytes(delta)
+        if num_bytes + size > MAX_FINISH_BYTES and batch:
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(delta)
+        num_bytes += size
+    yield batch
+
+
+def _num_bytes(delta: Delta) -> int:
+    """Of what is packed in a delta's extra: all else is a few hundred bytes."""
+    values = (one for extra in delta.extra.values() for one in (extra if isinstance(extra, list) else (extra,)))
+    return sum(len(one) for one in values if isinstance(one, bytes))
+
+
 class Desk:
     """One worker life: loading → ready → draining → Exit."""
 
@@ -121,7 +142,7 @@ class Desk:
         return [ToBroker(self._hello())]
 
     def stepped(self, outputs: list[tuple[WorkerJob, Delta]], now: float) -> list[Action]:
-        """One step's tokens: one batch a front, and Done for what has finished."""
+        """One step's tokens: one batch a front, or a few where they are many bytes, and Done for what has finished."""
         deltas: dict[bytes, list[Delta]] = {}
         done: list[Action] = []
         for key, delta in outputs:
@@ -132,7 +153,9 @@ class Desk:
                 del self._attempts[key.front, key.job]
                 done.append(ToBroker(Done(key.front, key.job, key.attempt, delta.finish.reason)))
         sent: list[Action] = [
-            ToFront(front, self._link(front, now).push(batch, now)) for front, batch in deltas.items()
+            ToFront(front, self._link(front, now).push(batch, now))
+            for front, told in deltas.items()
+            for batch in _batches(told)
         ]
         return sent + done
 

@@ -5,7 +5,8 @@ launched, so that the device never waits for us; elsewhere it lands at once. Err
 device error leaves step() and ends the process. Called from one thread. Must not know of sockets (main.py) or of time.
 """
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.lanes import make_lane, make_sampler
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
+from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
 
 
@@ -92,6 +94,8 @@ class Engine:
     def add(self, key: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
         """Take a job in; with `emitted_ids` it is resumed after them. Raises TokenyardError if it can never run."""
         assert key not in self._sequences
+        if params.max_tokens < 1:
+            raise TokenyardError("invalid_value", "max_tokens must be at least 1", "max_tokens")
         self._refuse_impossible(prompt_ids, emitted_ids, params)
         room = self._limit - len(prompt_ids)
         sequence = Sequence(key, prompt_ids, emitted_ids, params._replace(max_tokens=min(params.max_tokens, room)))
@@ -104,6 +108,13 @@ class Engine:
             self._scheduler.add(sequence)
         else:
             self._grammars.begin(sequence)
+
+    def score(self, key: WorkerJob, ids: list[int], params: Params) -> None:
+        """Take a job in whose answer is logprobs of given tokens. Raises TokenyardError if it can never run."""
+        params = params._replace(max_tokens=0, grammar=None)
+        self._refuse_impossible(ids, [], params)
+        self._sequences[key] = Sequence(key, ids, [], params)
+        self._scheduler.add(self._sequences[key])
 
     def embed(self, key: WorkerJob, ids: list[int]) -> None:
         """Take a job in whose answer is one vector. Raises TokenyardError if it can never run."""
@@ -167,7 +178,8 @@ class Engine:
 
     def _launch(self, plan: Plan) -> list[Output]:
         """Compute a plan and draw its tokens; the step before it lands meanwhile."""
-        logits = self._lane.run(plan)
+        logits = computed = self._lane.run(plan)
+        logits = logits.take([row for row, one in enumerate(logits.sequences) if one.params.max_tokens])
         outputs = []
         if any(one.params.grammar for one in logits.sequences):  # what they may draw depends on the tokens in flight
             outputs += self._land()
@@ -183,7 +195,7 @@ class Engine:
             self._scheduler.advance(sequence, end)
             if end < len(sequence.ids) and not sequence.announced:
                 outputs.append(_output(sequence, sequence.num_emitted, [], None))
-        outputs += self._land()
+        outputs += self._score(computed) + self._land()
         self._flight = Flight(logits.sequences, drawn, logits.guessed) if drawn is not None else None
         return outputs
 
@@ -229,10 +241,28 @@ class Engine:
 
     def _living_rows(self, logits: Logits) -> Logits:
         """What is left of a step's logits after another step has landed."""
-        rows = [row for row, one in enumerate(logits.sequences) if self._lives(one)]
-        if len(rows) == len(logits.sequences):
-            return logits
-        return Logits([logits.sequences[row] for row in rows], logits.rows[rows])
+        return logits.take([row for row, one in enumerate(logits.sequences) if self._lives(one)])
+
+    def _score(self, logits: Logits) -> list[Output]:
+        """Tell the logprobs of prompts, before any token that follows them, and end what was to emit nothing."""
+        outputs = [_output(one.sequence, 0, [], extra=extra) for one in logits.prompts for extra in one.extras()]
+        for row, sequence in enumerate(logits.sequences):
+            if sequence.params.max_tokens:
+                continue
+            scores = score_end(logits.rows[row], sequence.params.score_ids)
+            if any(map(math.isnan, scores)):
+                outputs.append(self._break(sequence))
+                continue
+            self._forget(sequence)
+            outputs.append(_output(sequence, 0, [], finish=Finish("length"), extra={"scores": scores}))
+        return outputs
+
+    def _break(self, sequence: Sequence) -> Output:
+        """End a sequence of which the model made nothing that could be read, and what it left in blocks."""
+        self._lane.scrub(self._scheduler.disown(sequence))
+        self._forget(sequence)
+        words = "the model gave no finite logits for this sequence"
+        return _output(sequence, sequence.num_emitted, [], finish=Finish("error", "worker_error", words))
 
     def _emit(self, sequence: Sequence, sampled: Sampled) -> Output:
         index = sequence.num_emitted
@@ -240,10 +270,7 @@ class Engine:
             self._forget(sequence)
             return _output(sequence, index, [], None, end)
         if sampled.token == BROKEN:
-            self._lane.scrub(self._scheduler.disown(sequence))
-            self._forget(sequence)
-            words = "the model gave no finite logits for this sequence"
-            return _output(sequence, index, [], None, Finish("error", "worker_error", words))
+            return self._break(sequence)
         self._scheduler.append(sequence, sampled.token)
         finish = self._finish(sequence) or self._grammars.accept(sequence, sampled.token)
         if finish:
@@ -276,13 +303,18 @@ class Engine:
             raise TokenyardError("invalid_value", "the prompt is empty", "prompt")
         if max(prompt_ids) >= vocab_size or (emitted_ids and max(emitted_ids) >= vocab_size):
             raise TokenyardError("invalid_value", f"token ids must be below {vocab_size:,}", "prompt")
-        if params.max_tokens < 1:
-            raise TokenyardError("invalid_value", "max_tokens must be at least 1", "max_tokens")
-        for param, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+        if params.prompt_logprobs >= 0 and not self._lane.scores_prompts():
+            words = "this model's own code gives no logprobs of a prompt"
+            raise TokenyardError("invalid_value", words, "prompt_logprobs")
+        for param in ("logit_bias", "stop_token_ids", "score_ids"):
+            ids: Iterable[int] = getattr(params, param)
             if any(not 0 <= one < vocab_size for one in ids):
                 raise TokenyardError("invalid_value", f"{param}: token ids must be below {vocab_size:,}", param)
-        if len(prompt_ids) + 1 > self._limit:
-            words = f"the prompt has {len(prompt_ids):,} tokens; with one to emit, at most {self._limit:,} fit"
+        most = self._limit - min(params.max_tokens, 1)
+        if len(prompt_ids) > most:
+            words = f"the prompt has {len(prompt_ids):,} tokens; at most {most:,} fit, so that one can be emitted"
+            if not params.max_tokens:
+                words = f"the prompt has {len(prompt_ids):,} tokens; at most {most:,} fit"
             if self._limit < self.model.card.context_length:
                 words += " in this worker's KV memory"
             raise TokenyardError("context_length_exceeded", words, "messages")
@@ -294,10 +326,15 @@ def _was_right(guessed: Guessed, place: int) -> bool:
 
 
 def _output(
-    sequence: Sequence, first_index: int, token_ids: list[int], sampled: Sampled | None, finish: Finish | None = None
+    sequence: Sequence,
+    first_index: int,
+    token_ids: list[int],
+    sampled: Sampled | None = None,
+    finish: Finish | None = None,
+    extra: dict[str, object] | None = None,
 ) -> Output:
     """A delta; the first of a sequence tells how much of the prompt was found cached."""
-    extra: dict[str, object] = {}
+    extra = extra or {}
     if not sequence.announced:
         sequence.announced = True
         extra["cached_tokens"] = min(sequence.hit_tokens, sequence.num_prompt)

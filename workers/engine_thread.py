@@ -90,6 +90,8 @@ class EngineThread(threading.Thread):
         try:
             if job.kind == "generate":
                 engine.add(job.key, unpack_ids(job.prompt_ids), emitted, job.params)
+            elif job.kind == "score":
+                engine.score(job.key, unpack_ids(job.prompt_ids), job.params)
             elif job.kind == "embed":
                 engine.embed(job.key, unpack_ids(job.prompt_ids))
             else:

@@ -87,6 +87,9 @@ class GraphLane(Lane):
     def num_graphs(self) -> int:
         return len(self._graphs)
 
+    def scores_prompts(self) -> bool:
+        return self._paged.scores_prompts()
+
     def runs_ahead(self, plan: Plan) -> bool:
         return self._shape(plan) in self._graphs
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from tokenyard.workers.scheduler import Plan, Sequence
+from tokenyard.workers.scoring import PromptLogprobs
 
 
 class Guessed(NamedTuple):
@@ -26,6 +27,14 @@ class Logits(NamedTuple):
     """R sequences that get a token now: decodes, prompts that end in this step, then guesses, in the plan's order."""
     rows: torch.Tensor  # [R, V], raw
     guessed: list[Guessed] = []
+    prompts: list[PromptLogprobs] = []
+    """Of what this step computed of those prompts whose logprobs are wanted."""
+
+    def take(self, rows: list[int]) -> "Logits":
+        """The same with these rows only."""
+        if len(rows) == len(self.sequences):
+            return self
+        return self._replace(sequences=[self.sequences[row] for row in rows], rows=self.rows[rows])
 
 
 class Lane(Protocol):
@@ -33,6 +42,10 @@ class Lane(Protocol):
 
     guesses: bool = False
     """Whether it runs plans with guesses."""
+
+    def scores_prompts(self) -> bool:
+        """Whether it can tell the logprobs of a prompt's own tokens."""
+        return False
 
     def runs_ahead(self, plan: Plan) -> bool:
         """Whether this plan can run while the ids of the last step's tokens are known to the device only."""

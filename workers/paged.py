@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
+from tokenyard.workers.attention import Probe
 from tokenyard.workers.kernels import choose
 from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.scheduler import Chunk, Guess, Plan, Sequence
+from tokenyard.workers.scoring import Head, PromptLogprobs, score_prompts, unscored
 from tokenyard.workers.stage import to_device
 
 
@@ -23,8 +25,32 @@ class PagedLane(Lane):
         self.pool = self.kernels.make_pool(
             model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device
         )
+        self._head = Head(model.model, step=Probe())
+
+    def scores_prompts(self) -> bool:
+        return self._head.works
 
     def run(self, plan: Plan) -> Logits:
+        if not any(end > start for _, start, end in map(unscored, plan.prefills)):
+            return self._run(plan)
+        with self._head.watching():
+            logits = self._run(plan)
+        return logits._replace(prompts=self._score(plan))
+
+    def _score(self, plan: Plan) -> list[PromptLogprobs]:
+        """Of the forward that has just run: decodes come first, then one chunk after another."""
+        body = self._head.body()
+        wanted, rows = [], []
+        packed = len(plan.decodes)
+        for chunk in plan.prefills:
+            part = unscored(chunk)
+            if part.end > part.start:
+                wanted.append(part)
+                rows.append(body.hidden[packed + part.start - chunk.start : packed + part.end - chunk.start])
+            packed += chunk.end - chunk.start
+        return score_prompts(self._head, wanted, rows, body)
+
+    def _run(self, plan: Plan) -> Logits:
         with _drafted(plan.guesses) as chunks:
             batch = self.kernels.pack(Plan(plan.decodes, [*plan.prefills, *chunks]), self.pool, self._model.device)
         logit_rows = _guessed_rows(batch.logit_rows, plan.guesses) if chunks else batch.logit_rows

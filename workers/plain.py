@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.scheduler import Plan, Sequence
+from tokenyard.workers.scoring import Head, PromptLogprobs, Unscored, score_prompts, unscored
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems")
 """Under these names models take and return what they keep (transformers' generation has the same list). The first is
@@ -63,6 +64,7 @@ class PlainModel:
     def __init__(self, model: PreTrainedModel, way: Way) -> None:
         self.way = way
         self._model = model
+        self.head = Head(model)
         self._parameters = inspect.signature(model.forward).parameters
         self._use_cache = way.prefill is not Prefill.ANEW
 
@@ -111,18 +113,36 @@ class PlainLane(Lane):
             del self._states[sequence]  # it was preempted
         sampled = plan.decodes.copy()
         rows = [self._advance(one, one.num_computed, len(one.ids)) for one in plan.decodes]
-        for sequence, start, end in plan.prefills:
-            row = self._advance(sequence, start, end)
+        prompts: list[PromptLogprobs] = []
+        for chunk in plan.prefills:
+            sequence, start, end = chunk
+            wanted = unscored(chunk)
+            if wanted.end > wanted.start:
+                with self._model.head.watching():
+                    row = self._advance(sequence, start, end)
+                prompts += self._score(wanted, end)
+            else:
+                row = self._advance(sequence, start, end)
             if end == len(sequence.ids):
                 sampled.append(sequence)
                 rows.append(row)
-        return Logits(sampled, torch.stack(rows) if rows else torch.empty(0, 0))
+        return Logits(sampled, torch.stack(rows) if rows else torch.empty(0, 0), prompts=prompts)
+
+    def scores_prompts(self) -> bool:
+        return self._model.head.works
 
     def forget(self, sequence: Sequence) -> None:
         self._states.pop(sequence, None)
 
     def scrub(self, blocks: Iterable[int]) -> None:
         """Nothing lies in blocks."""
+
+    def _score(self, wanted: Unscored, end: int) -> list[PromptLogprobs]:
+        """Of the forward that has just run, up to position `end`."""
+        body = self._model.head.body()
+        first = end - len(body.hidden)
+        rows = body.hidden[wanted.start - first : wanted.end - first]
+        return score_prompts(self._model.head, [wanted], [rows], body)
 
     def _advance(self, sequence: Sequence, start: int, end: int) -> torch.Tensor:
         """Compute positions [start, end); logits [V] after them."""

@@ -42,6 +42,7 @@ class Sequence:
         "keys",
         "num_computed",
         "num_prompt",
+        "num_scored",
         "num_tokens",
         "params",
     )
@@ -67,6 +68,8 @@ class Sequence:
         """Whether an output has told that it is running."""
         self.arrival = 0
         """Order of arrival, given by the scheduler."""
+        self.num_scored = self.num_prompt - 1 if params.prompt_logprobs < 0 or emitted_ids else 0
+        """At positions [0, num_scored) no logits are wanted any more for the prompt tokens that follow them."""
 
     @property
     def num_emitted(self) -> int:
@@ -81,6 +84,11 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens not computed yet; 1 is a decode."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def num_reusable(self) -> int:
+        """Positions [0, num_reusable) give no logits that are wanted, so that others may have computed them."""
+        return self.num_scored if self.num_scored < self.num_prompt - 1 else len(self.ids) - 1
 
     @property
     def num_settled(self) -> int:
@@ -201,6 +209,7 @@ class Scheduler:
         """Positions up to `end` are computed, or launched; if that is all of them, the next token is being drawn."""
         before = sequence.num_settled
         sequence.num_computed = end
+        sequence.num_scored = max(sequence.num_scored, min(end, sequence.num_prompt - 1))
         if end == sequence.num_tokens:
             sequence.num_tokens += 1
         self._publish(sequence, before)
@@ -217,8 +226,11 @@ class Scheduler:
         return self.pool.unpublish(sequence.blocks)
 
     def _may_decode(self, sequence: Sequence, held: Collection[bytes]) -> bool:
-        """Whether one token is left to compute, and to emit after it: the last one may be being drawn already."""
-        unfinished = sequence.num_drawn < sequence.params.max_tokens
+        """Whether one token is left to compute, and to emit after it: the last one may be being drawn already.
+
+        A sequence that emits none needs the logits after its prompt all the same.
+        """
+        unfinished = sequence.num_drawn < max(1, sequence.params.max_tokens)
         return sequence.num_pending == 1 and unfinished and sequence.job.front not in held
 
     def _publish(self, sequence: Sequence, before: int) -> None:
@@ -242,8 +254,7 @@ class Scheduler:
                 continue
             if len(self.running) == self.max_num_seqs or len(sequence.ids) < sequence.num_tokens:
                 return
-            # the last token is always computed, as its logits are needed
-            num_reusable = (len(sequence.ids) - 1) // self.block_size if self.reuse_prefixes else 0
+            num_reusable = sequence.num_reusable // self.block_size if self.reuse_prefixes else 0
             hits = self.pool.match(self._key(sequence, index) for index in range(num_reusable))
             if len(hits) < num_reusable and self._key(sequence, len(hits)) in coming:
                 continue
@@ -291,7 +302,7 @@ class Scheduler:
     def _room_for_drafts(self, sequence: Sequence) -> int:
         """How many more tokens it could compute now and still emit one after them, taking blocks from nobody."""
         num_slots = (len(sequence.blocks) + self.pool.num_free) * self.block_size
-        return min(num_slots - sequence.num_tokens, sequence.params.max_tokens - sequence.num_drawn - 1)
+        return max(0, min(num_slots - sequence.num_tokens, sequence.params.max_tokens - sequence.num_drawn - 1))
 
     def _extend(self, sequence: Sequence, num_tokens: int) -> None:
         """Give it free blocks for so many tokens."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from tokenyard.broker.codec import decode
-from tokenyard.broker.config import BEAT_S, UNSUBSCRIBED_S
+from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES, UNSUBSCRIBED_S
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     Abort,
@@ -168,3 +168,12 @@ def test_a_refused_worker_ends_with_the_brokers_words(desk: Desk) -> None:
     assert isinstance(action, Exit)
     assert action.code == 2
     assert "protocol 9" in action.words
+
+
+def test_what_is_too_large_for_one_message_goes_in_several(desk: Desk) -> None:
+    desk.from_broker(start(), 0.0)
+    part = {"prompt_logprobs": [1, bytes(MAX_FINISH_BYTES // 2), bytes(MAX_FINISH_BYTES // 2)]}
+    deltas = [Delta(1, 1, 0, [], part) for _ in range(9)] + [Delta(1, 1, 0, [5], {}), Delta(1, 1, 1, [6], {})]
+    batches = frames(desk.stepped([(WorkerJob(FRONT, 1, 1), delta) for delta in deltas], 0.0))
+    assert [batch.seq for batch in batches if isinstance(batch, Tokens)] == list(range(9))
+    assert [delta for batch in batches if isinstance(batch, Tokens) for delta in batch.deltas] == deltas

@@ -187,16 +187,17 @@ def test_texts_can_be_aborted_and_held(llama: Bench) -> None:
 def test_the_engine_thread_knows_the_kinds(llama: Bench) -> None:
     thread = EngineThread(lambda _: (llama.engine(), llama.loaded.card))
     thread.start()
-    for number, kind in enumerate(("embed", "score", "generate")):
+    for number, kind in enumerate(("embed", "score", "generate", "dream")):
         thread.put(Add(job_of(number), pack_ids(prompt_of(9)), b"", Params(max_tokens=1), kind))
     found = {}
     until = time.monotonic() + 60
-    while len(found) < 3 and time.monotonic() < until:
+    while len(found) < 4 and time.monotonic() < until:
         if thread.results:
             found |= {key: delta for key, delta in thread.results.popleft() if delta.finish}
         time.sleep(0.001)
     assert len(found[job_of(0)].extra["embedding"]) == 32 * 4
-    refused = found[job_of(1)].finish
+    assert found[job_of(1)].finish == Finish("length")
+    refused = found[job_of(3)].finish
     assert refused is not None
     assert (refused.reason, refused.code) == ("error", "invalid_value")
     assert len(found[job_of(2)].token_ids) == 1

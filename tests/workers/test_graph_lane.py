@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engines import BLOCK, CONTEXT, Bench, Streams, greedy, job_of, prompt_of, run, step
+from engines import BLOCK, CONTEXT, Bench, Stream, Streams, greedy, job_of, prompt_of, run, step
 from tape import record
 
 from tokenyard.broker.params import Params
@@ -195,3 +195,27 @@ def test_the_tape_tells_a_number_that_was_baked_in(number: int) -> None:
     assert (result == buffer[:length].sum()) == (number == 3)
     with pytest.raises(RuntimeError, match="cannot record"):
         record(lambda: void(buffer.sum().item()))
+
+
+def test_scores_beside_decodes_that_run_ahead(llama: Bench) -> None:
+    """A cached prompt's last token is replayed like a decode, but nothing is drawn after it."""
+    graphed = Graphed(llama)
+    graphed.engine.add(job_of(0), prompt_of(20), [], drawn(1, 60))
+    streams: Streams = {}
+    prompt = prompt_of(2 * BLOCK + 1)
+    found: list[dict[str, object]] = []
+    for number in range(1, 4):
+        graphed.engine.score(job_of(number), prompt, Params(max_tokens=0, score_ids=[7, 9]))
+        for _ in range(5):
+            for key, delta in graphed.engine.step():
+                if key == job_of(0):
+                    streams.setdefault(key, Stream()).ids += delta.token_ids
+                else:
+                    assert delta.finish == Finish("length")
+                    found.append(delta.extra)
+            graphed.engine.check()
+    with torch.inference_mode():
+        row = llama.reference.model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+    assert [one.get("cached_tokens") for one in found] == [0, 2 * BLOCK, 2 * BLOCK]
+    assert all(one["scores"] == pytest.approx(row[[7, 9]].tolist(), abs=1e-3) for one in found)
+    llama.reference.check(prompt_of(20), streams[job_of(0)].ids, drawn(1, 60))
