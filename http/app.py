@@ -21,6 +21,7 @@ from tokenyard.http.errors import HttpError
 from tokenyard.http.middleware import ApiKeys, BodyLimit, LastResort, RequestIds, error_response
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
+from tokenyard.http.responses import routes as responses
 from tokenyard.http.sampling import unsupported_defaults
 from tokenyard.http.service import Service
 
@@ -32,7 +33,11 @@ WELCOME_WAIT_S = 1.0
 """A broker that lives answers within milliseconds; without one, /health must answer all the same."""
 
 
-ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (chat.add_routes, completions.add_routes)
+ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
+    chat.add_routes,
+    completions.add_routes,
+    responses.add_routes,
+)
 """Each adds the routes of one API."""
 
 
@@ -48,10 +53,12 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool.on_card = on_card
+        await service.start()
         await pool.start()
         # The socket listens already: a front that was restarted answers its first client late rather than with a 503.
         await pool.wait_welcomed(WELCOME_WAIT_S)
         yield
+        await service.close()
         await pool.close()
 
     api = FastAPI(

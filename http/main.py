@@ -92,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--api-key", action="append", default=[], dest="api_keys")
     parser.add_argument("--cors-origin", action="append", default=[], dest="cors_origins")
     parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--store", default="")
     parser.add_argument("--drain-s", type=float, default=30.0)
     parser.add_argument("--access-log", action="store_true")
     given = vars(parser.parse_args(arguments))

@@ -24,6 +24,8 @@ class FrontOptions:
     access_log: bool = False
     max_body_bytes: int = 8 << 20
     """A 131,072-token prompt is under 1 MB of text; ids as JSON take 8 bytes a token."""
+    store: str = ""
+    """The file that keeps responses; `off` for none; empty: one in the run directory, shared by all fronts."""
     drain_s: float = 30.0
     """After SIGTERM, streams may go on for so long."""
     header_wait_s: float = 1.0
@@ -32,3 +34,10 @@ class FrontOptions:
     """A stream is looked at so often; one that was silent since gets an SSE comment. Common proxies cut after 60 s."""
     stall_s: float = 30.0
     """A client that reads nothing for so long while we have more for it is cut."""
+
+    @property
+    def store_path(self) -> Path | None:
+        """Where responses are kept; None: nowhere."""
+        if self.store == "off":
+            return None
+        return Path(self.store) if self.store else self.run_dir / "responses.db"

@@ -23,6 +23,12 @@ MAX_LAG_BYTES = 4 << 20
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    # nginx would gather events into blocks.
+    "x-accel-buffering": "no",
+}
 
 
 class Format(Protocol):
@@ -174,12 +180,7 @@ class EventStream(Response):
             self._generation.cancel()
 
     async def _open(self, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            # nginx would gather events into blocks.
-            (b"x-accel-buffering", b"no"),
-        ]
+        headers = [(name.encode(), value.encode()) for name, value in STREAM_HEADERS.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._send = send
         kept, self._kept = self._kept or [KEEP_ALIVE], []

@@ -1,5 +1,7 @@
 """What all endpoints share: the pool, the tokenizers of its models, and how this front is set up."""
 
+from collections.abc import Awaitable, Callable
+
 from fastapi.responses import Response
 
 from tokenyard.broker.errors import TokenyardError
@@ -10,6 +12,8 @@ from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import EventStream, Format, WholeReply
+
+Hook = Callable[[], Awaitable[None]]
 
 STARTING_RETRY_MS = 1000
 """A worker takes seconds to load; asking once a second costs nobody anything."""
@@ -22,6 +26,24 @@ class Service:
         self.pool = pool
         self.options = options
         self.library = TokenizerLibrary()
+        self._at_start: list[Hook] = []
+        self._at_close: list[Hook] = []
+
+    def on_start(self, hook: Hook) -> None:
+        """Run this before the first request is served."""
+        self._at_start.append(hook)
+
+    def on_close(self, hook: Hook) -> None:
+        """Run this after the last request, in the order of registration."""
+        self._at_close.append(hook)
+
+    async def start(self) -> None:
+        for hook in self._at_start:
+            await hook()
+
+    async def close(self) -> None:
+        for hook in self._at_close:
+            await hook()
 
     def card(self, model: str) -> Card:
         """Raises TokenyardError: the model is unknown, or none is known yet."""

@@ -82,6 +82,12 @@ Speculate = Annotated[
 Quantization = Annotated[
     str | None, typer.Option(help="Weights in fewer bits: int8, int4, fp8, bnb-8bit or bnb-4bit.", show_default="off")
 ]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|off", help="File that keeps responses.", show_default="responses.db in the run directory"
+    ),
+]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 
@@ -111,6 +117,7 @@ def serve(
     api_key: ApiKeys = None,
     config: ConfigFile = None,
     run_dir: FreshDir = None,
+    store: Store = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
 ) -> None:
@@ -140,6 +147,7 @@ def serve(
         port=port,
         num_fronts=fronts,
         api_keys=api_key or [],
+        store=store,
         drain_timeout_s=drain_timeout,
         log_level=log_level,
     )
@@ -207,6 +215,7 @@ def front(
     config: ConfigFile = None,
     fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
     index: Annotated[int, typer.Option(hidden=True, help="Which of several, for the log.")] = 0,
+    store: Store = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
 ) -> None:
@@ -214,7 +223,7 @@ def front(
     from tokenyard.http.main import FrontOptions, run
     from tokenyard.scripts import plan
 
-    wishes = plan.make_plan(plan.Wishes(host=host, port=port, api_keys=api_key or []), config)
+    wishes = plan.make_plan(plan.Wishes(host=host, port=port, api_keys=api_key or [], store=store), config)
     run(
         FrontOptions(
             run_dir=run_dir or default_run_dir(),
@@ -223,6 +232,7 @@ def front(
             fd=fd,
             index=index,
             api_keys=tuple(wishes.api_keys),
+            store=wishes.store,
             drain_s=drain_timeout,
             log_level=log_level.upper(),
         )

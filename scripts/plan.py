@@ -30,6 +30,8 @@ class Wishes:
     port: int | None = None
     num_fronts: int | None = None
     api_keys: Sequence[str] = ()
+    store: str | None = None
+    """Where fronts keep responses: a file, or `off`."""
     drain_timeout_s: float = 30.0
     log_level: str = "info"
 
@@ -47,6 +49,8 @@ class Plan:
     port: int
     num_fronts: int
     api_keys: list[str]
+    store: str
+    """As FrontOptions.store."""
     drain_timeout_s: float
     """How long running streams may go on after SIGTERM."""
     log_level: str
@@ -75,7 +79,8 @@ class Plan:
 
     def front_arguments(self, run_dir: Path, fd: int, index: int) -> list[str]:
         drain = ["--drain-timeout", str(self.drain_timeout_s)]
-        return ["front", "--fd", str(fd), "--index", str(index), *drain, *self._common(run_dir)]
+        store = ["--store", self.store] if self.store else []
+        return ["front", "--fd", str(fd), "--index", str(index), *store, *drain, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
         return [*row.arguments(), "--inc", inc.hex(), *self._common(run_dir)]
@@ -104,9 +109,15 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         port=front.get("port", DEFAULT_PORT) if wishes.port is None else wishes.port,
         num_fronts=wishes.num_fronts or front.get("count", 1),
         api_keys=api_keys,
+        store=_store(wishes.store or front.get("store", "")),
         drain_timeout_s=wishes.drain_timeout_s,
         log_level=wishes.log_level,
     )
+
+
+def _store(given: str) -> str:
+    """Absolute: a front may run elsewhere."""
+    return given if given in ("", "off") else str(Path(given).absolute())
 
 
 def _plan_workers(wishes: Wishes, config: ConfigFile, devices: Sequence[int | None]) -> list[WorkerRow]:

@@ -1,0 +1,237 @@
+"""The store's tables, in SQLite: responses with their inputs, and the events of those that run in the background.
+
+Plain, blocking calls, for one thread; several processes share one file. Knows nothing of models and HTTP.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import psutil
+
+BUSY_S = 5.0
+"""How long a write waits for another front's, which takes well under a millisecond."""
+
+MAX_RESPONSES = 10_000
+MAX_BYTES = 256 << 20
+"""Of all responses together; the oldest go first. 10,000 chats of 25 KB: some days of one busy client."""
+
+RUNNING = ("queued", "in_progress")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS responses (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT UNIQUE NOT NULL,
+    status TEXT NOT NULL,
+    streams INTEGER NOT NULL,      -- whether its events are kept
+    owner TEXT NOT NULL,           -- the process that makes it
+    previous TEXT,
+    body BLOB NOT NULL,            -- the response object
+    items BLOB NOT NULL,           -- its own input
+    num_bytes INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS items (
+    id TEXT PRIMARY KEY,
+    response TEXT NOT NULL REFERENCES responses(id) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS items_of ON items(response);
+CREATE TABLE IF NOT EXISTS events (
+    response TEXT NOT NULL REFERENCES responses(id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (response, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS totals (num_responses INTEGER NOT NULL, num_bytes INTEGER NOT NULL);
+INSERT INTO totals SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM totals);
+CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON responses BEGIN
+    UPDATE totals SET num_responses = num_responses + 1, num_bytes = num_bytes + new.num_bytes;
+END;
+CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE OF num_bytes ON responses BEGIN
+    UPDATE totals SET num_bytes = num_bytes + new.num_bytes - old.num_bytes;
+END;
+CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON responses BEGIN
+    UPDATE totals SET num_responses = num_responses - 1, num_bytes = num_bytes - old.num_bytes;
+END;
+"""
+
+
+class Row(NamedTuple):
+    """One kept response."""
+
+    id: str
+    status: str
+    streams: bool
+    owner: str
+    previous: str | None
+    body: dict[str, Any]
+    items: list[dict[str, Any]]
+
+    @property
+    def running(self) -> bool:
+        return self.status in RUNNING
+
+
+def this_process() -> str:
+    """Names this process as an owner; pids come round again, so its start is part of the name."""
+    process = psutil.Process()
+    return f"{process.pid}:{process.create_time()}"
+
+
+def _lives(owner: str) -> bool:
+    pid, _, began = owner.partition(":")
+    try:
+        return str(psutil.Process(int(pid)).create_time()) == began
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Database:
+    """One process's connection."""
+
+    def __init__(self, path: Path, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_responses = max_responses
+        self._max_bytes = max_bytes
+        self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        path.chmod(0o600)
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.executescript(_SCHEMA)
+        self.owner = this_process()
+        self._bury_orphans()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    # Responses.
+
+    def begin(self, body: dict[str, Any], items: list[dict[str, Any]], streams: bool) -> None:
+        """Keep a response that is about to be made."""
+        body_data, items_data = orjson.dumps(body), orjson.dumps(items)
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO responses (id, status, streams, owner, previous, body, items, num_bytes) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(body["id"], body["status"], streams, self.owner, body["previous_response_id"]),
+                    *(body_data, items_data, len(body_data) + len(items_data)),
+                ),
+            )
+            self._name_items(db, body["id"], items)
+            self._evict(db)
+
+    def update(self, body: dict[str, Any]) -> bool:
+        """Keep how a response is now, unless it has ended already; whether it had not."""
+        data = orjson.dumps(body)
+        with self._writing() as db:
+            changed = db.execute(
+                "UPDATE responses SET status = ?, body = ?, num_bytes = num_bytes - length(body) + ? "
+                "WHERE id = ? AND status IN ('queued', 'in_progress')",
+                (body["status"], data, len(data), body["id"]),
+            )
+            if changed.rowcount:
+                self._name_items(db, body["id"], body["output"])
+                self._evict(db)
+        return changed.rowcount > 0
+
+    def get(self, response_id: str) -> Row | None:
+        """A response; one whose process has died is found failed."""
+        found = self._connection.execute(
+            "SELECT id, status, streams, owner, previous, body, items FROM responses WHERE id = ?", (response_id,)
+        ).fetchone()
+        if found is None:
+            return None
+        response_id, status, streams, owner, previous, body, items = found
+        row = Row(response_id, status, bool(streams), owner, previous, orjson.loads(body), orjson.loads(items))
+        if not row.running or row.owner == self.owner or _lives(row.owner):
+            return row
+        self._bury(row.body)
+        return self.get(response_id)
+
+    def cancel(self, response_id: str) -> Row | None:
+        """End a response that is being made; how it is then."""
+        if (row := self.get(response_id)) is None:
+            return None
+        self.update({**row.body, "status": "cancelled"})
+        return self.get(response_id)
+
+    def delete(self, response_id: str) -> bool:
+        """Forget a response with all that belongs to it; whether it was there."""
+        return self._connection.execute("DELETE FROM responses WHERE id = ?", (response_id,)).rowcount > 0
+
+    def ended(self, ids: list[str]) -> list[str]:
+        """Which of these are no longer to be made: cancelled by another process, or deleted."""
+        marks = ", ".join("?" * len(ids))
+        query = f"SELECT id FROM responses WHERE status IN ('queued', 'in_progress') AND id IN ({marks})"
+        running = {row[0] for row in self._connection.execute(query, ids)}
+        return [one for one in ids if one not in running]
+
+    def totals(self) -> tuple[int, int]:
+        """Number of responses, and their bytes."""
+        num_responses, num_bytes = self._connection.execute("SELECT num_responses, num_bytes FROM totals").fetchone()
+        return num_responses, num_bytes
+
+    def item(self, item_id: str) -> dict[str, Any] | None:
+        """An item of a kept response's input or output."""
+        found = self._connection.execute("SELECT response FROM items WHERE id = ?", (item_id,)).fetchone()
+        row = self.get(found[0]) if found else None
+        return (
+            next((item for item in [*row.items, *row.body["output"]] if item["id"] == item_id), None) if row else None
+        )
+
+    # Events.
+
+    def add_events(self, response_id: str, events: list[tuple[int, bytes]]) -> None:
+        """Keep more events of a response that streams, each with its sequence_number."""
+        size = sum(len(data) for _, data in events)
+        with self._writing() as db:
+            there = db.execute("UPDATE responses SET num_bytes = num_bytes + ? WHERE id = ?", (size, response_id))
+            if there.rowcount:
+                rows = [(response_id, number, data) for number, data in events]
+                db.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
+
+    def events(self, response_id: str, after: int) -> list[tuple[int, bytes]]:
+        """The events that follow the one of this number."""
+        query = "SELECT number, data FROM events WHERE response = ? AND number > ? ORDER BY number"
+        return self._connection.execute(query, (response_id, after)).fetchall()
+
+    # Inside.
+
+    def _name_items(self, db: sqlite3.Connection, response_id: str, items: list[dict[str, Any]]) -> None:
+        db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", [(item["id"], response_id) for item in items])
+
+    def _evict(self, db: sqlite3.Connection) -> None:
+        """Forget the oldest until all is within bounds; what runs stays."""
+        while True:
+            num_responses, num_bytes = self.totals()
+            if num_responses <= self._max_responses and num_bytes <= self._max_bytes:
+                return
+            oldest = (
+                "DELETE FROM responses WHERE number = (SELECT number FROM responses "
+                "WHERE status NOT IN ('queued', 'in_progress') ORDER BY number LIMIT 1)"
+            )
+            if not db.execute(oldest).rowcount:
+                return
+
+    def _bury_orphans(self) -> None:
+        """Responses whose process died while it made them have failed."""
+        query = "SELECT owner, body FROM responses WHERE status IN ('queued', 'in_progress')"
+        for owner, body in self._connection.execute(query).fetchall():
+            if not _lives(owner):
+                self._bury(orjson.loads(body))
+
+    def _bury(self, body: dict[str, Any]) -> None:
+        error = {"code": "server_error", "message": "the server process that made this response has ended"}
+        self.update({**body, "status": "failed", "error": error})

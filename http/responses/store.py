@@ -1,0 +1,136 @@
+"""The store as the front uses it: every call to the database goes to one thread, so that the event loop never waits.
+
+Knows items and responses, not HTTP.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from tokenyard.broker.errors import TokenyardError
+from tokenyard.http.errors import invalid
+from tokenyard.http.responses.database import Database, Row
+from tokenyard.http.responses.items import Item
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SETTLE_S = 2.0
+"""A previous response that is still being made may take so long to end: its client has seen the end already, and what
+is missing is one write, perhaps in another front."""
+SETTLE_POLL_S = 0.01
+
+MAX_CHAIN = 1000
+"""Responses that one may go on from: each has its own prompt tokens, and no context holds so many turns."""
+
+
+class Store:
+    """Opened at the first use. `path` None: nothing is kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, "store")
+        self._database: Database | None = None
+
+    @property
+    def on(self) -> bool:
+        return self._path is not None
+
+    async def open(self) -> None:
+        """Mark what an earlier process left unfinished."""
+        if self.on:
+            await self.run(Database.totals)
+
+    async def close(self) -> None:
+        if self._database is not None:
+            await self.run(Database.close)
+        self._thread.shutdown()
+
+    def post(self, ask: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Ask the database, in turn, without waiting for it."""
+
+        def call() -> T:
+            if self._database is None:
+                assert self._path is not None
+                self._database = Database(self._path)
+            return ask(self._database, *args, **kwargs)
+
+        return self._thread.submit(call)
+
+    async def run(self, ask: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask the database."""
+        return await asyncio.wrap_future(self.post(ask, *args, **kwargs))
+
+    async def history(self, response_id: str) -> list[Item]:
+        """The conversation that ends with this response. Raises TokenyardError where any of it is not there."""
+        rows: list[Row] = []
+        previous: str | None = response_id
+        while previous is not None:
+            if len(rows) == MAX_CHAIN:
+                invalid("previous_response_id", f"has more than {MAX_CHAIN} responses before it")
+            row = await self._settled(previous)
+            if row is None:
+                where = "is not known" if previous == response_id else f"goes back to {previous!r}, which is gone"
+                invalid(
+                    "previous_response_id", f"{where}: it was never stored, was deleted, or made room for newer ones"
+                )
+            if row.running:
+                invalid("previous_response_id", "names a response that is still being made")
+            rows.append(row)
+            previous = row.previous
+        return [item for row in reversed(rows) for item in (*row.items, *row.body["output"])]
+
+    async def _settled(self, response_id: str) -> Row | None:
+        """A response, after it has ended where it is about to."""
+        row = await self.run(Database.get, response_id)
+        end = asyncio.get_running_loop().time() + SETTLE_S
+        while row is not None and row.running and not row.body["background"]:
+            if asyncio.get_running_loop().time() > end:
+                break
+            await asyncio.sleep(SETTLE_POLL_S)
+            row = await self.run(Database.get, response_id)
+        return row
+
+    async def resolve(self, items: list[Item]) -> list[Item]:
+        """The items with what they refer to in the place of references."""
+        return [await self._referred(item) if item["type"] == "item_reference" else item for item in items]
+
+    async def _referred(self, reference: Item) -> Item:
+        found = await self.run(Database.item, reference["id"]) if self.on else None
+        if found is None:
+            invalid(reference["param"], f"names {reference['id']!r}, which is not among the stored items")
+        return found
+
+
+class Record:
+    """One response on its way into the store."""
+
+    def __init__(self, store: Store, response_id: str) -> None:
+        self._store = store
+        self._id = response_id
+
+    def end(self, response: dict[str, Any]) -> None:
+        """It has ended as it is now."""
+        self._watch(self._store.post(Database.update, response))
+
+    def drop(self) -> None:
+        """Its client got an error instead."""
+        self._watch(self._store.post(Database.delete, self._id))
+
+    def _watch(self, writing: "Future[bool]") -> None:
+        writing.add_done_callback(_log_failure)
+
+
+def _log_failure(writing: "Future[Any]") -> None:
+    if (error := writing.exception()) is not None:
+        log.error("the store of responses cannot be written: %s", error)
+
+
+def unstored(words: str) -> TokenyardError:
+    """Why something needs a store that is off."""
+    return TokenyardError("invalid_value", f"{words}: this server keeps no responses (--store off)", words.split()[0])
