@@ -1,12 +1,32 @@
 """Which format of tool calls and of reasoning a model speaks: read off its chat template's text, or told by name."""
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from tokenyard.http.formats.marked import read_hermes, read_text
+from tokenyard.http.formats import harmony
+from tokenyard.http.formats.literals import GEMMA, PYTHON, read_gemma, read_pythonic
+from tokenyard.http.formats.marked import (
+    DEEPSEEK,
+    DEEPSEEK_SEPARATOR,
+    HERMES,
+    KIMI,
+    KIMI_ARGUMENTS,
+    MISTRAL,
+    PYTHON_TAG,
+    read_deepseek,
+    read_hermes,
+    read_kimi,
+    read_llama_json,
+    read_mistral,
+    read_text,
+)
 from tokenyard.http.formats.parser import FormatParser, Read
-from tokenyard.http.formats.reading import Reading, Schema, Steps
+from tokenyard.http.formats.reading import Reading
+from tokenyard.http.formats.source import Steps
+from tokenyard.http.formats.tagged import GLM, QWEN_CODER, read_glm, read_qwen_coder
 from tokenyard.http.formats.thoughts import Marks, read_thought, thought_marks, unfinished
+from tokenyard.http.formats.values import Schema
 from tokenyard.http.turns import TurnParser
 
 
@@ -19,10 +39,30 @@ class Format(NamedTuple):
     """What it is made of; where these are special tokens, they must come through as text."""
     signs: tuple[str, ...]
     """A chat template that holds all of these teaches this format."""
+    turn: str = ""
+    """What a prompt ends with, for a format that says by itself what is thought and what is text."""
+    new_id: Callable[[], str] | None = None
+    """Makes ids of calls where the template insists on how they look."""
+
+
+def _mistral_id() -> str:
+    """Nine letters and digits, or Mistral's templates refuse the next turn."""
+    return secrets.token_hex(5)[:9]
 
 
 FORMATS: dict[str, Format] = {
-    "hermes": Format(read_hermes, ("<tool_call>", "</tool_call>"), ("<tool_call>",)),
+    "harmony": Format(harmony.read_harmony, harmony.MARKS, ("<|channel|>", "<|message|>"), harmony.TURN),
+    "gemma4": Format(read_gemma, GEMMA, GEMMA[:1]),
+    "kimi": Format(read_kimi, (*KIMI, KIMI_ARGUMENTS), KIMI[:1]),
+    "deepseek-v3": Format(read_deepseek, (*DEEPSEEK, DEEPSEEK_SEPARATOR), (DEEPSEEK.begin, "```json")),
+    "deepseek-v3.1": Format(read_deepseek, (*DEEPSEEK, DEEPSEEK_SEPARATOR), (DEEPSEEK.begin,)),
+    "mistral-v11": Format(read_mistral, MISTRAL, ("[TOOL_CALLS]", "[ARGS]"), new_id=_mistral_id),
+    "mistral-v3": Format(read_mistral, MISTRAL, ("[TOOL_CALLS]",), new_id=_mistral_id),
+    "glm": Format(read_glm, GLM.marks, ("<tool_call>", "<arg_key>")),
+    "qwen-coder": Format(read_qwen_coder, QWEN_CODER.marks, ("<tool_call>", "<function=")),
+    "hermes": Format(read_hermes, HERMES, ("<tool_call>",)),
+    "pythonic": Format(read_pythonic, PYTHON, ("func_name1(",)),
+    "llama-json": Format(read_llama_json, (PYTHON_TAG,), ('"parameters": dictionary of argument name',)),
 }
 """By the name that --tool-format takes. The first whose signs a template holds is the model's: the rarer come first."""
 
@@ -33,7 +73,7 @@ class Speech(NamedTuple):
     format: Format | None
     """Of its tool calls, if it knows any."""
     thought: Marks | None
-    """Around its reasoning, if it may reason."""
+    """Around its reasoning, if it may reason so."""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -47,16 +87,22 @@ class Speech(NamedTuple):
 
         Without tools, calls are text. None if all is text.
         """
-        read = read_text if tools is None or self.format is None else self.format.read
-        if (marks := self.thought) is None:
-            return None if read is read_text else FormatParser(read, tools or {}, max_calls=max_calls)
+        form, marks = self.format, self.thought
+        if form is not None and form.turn:
+            _, found, begun = prompt.rpartition(form.turn)
+            limit = max_calls if tools is not None else 0
+            return FormatParser(form.read, tools or {}, begun=begun if found else "", max_calls=limit)
+        read = read_text if tools is None or form is None else form.read
+        new_id = form.new_id if form else None
+        if marks is None:
+            return None if read is read_text else FormatParser(read, tools or {}, max_calls=max_calls, new_id=new_id)
 
         def read_both(reading: Reading) -> Steps[None]:
             yield from read_thought(reading, marks)
             yield from read(reading)
 
         begun = unfinished(prompt, continued, marks)
-        return FormatParser(read_both, tools or {}, begun=begun, max_calls=max_calls)
+        return FormatParser(read_both, tools or {}, begun=begun, max_calls=max_calls, new_id=new_id)
 
 
 def recognise(template: str, name: str | None = None) -> Speech:

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from tokenyard.http.formats.reading import Reading, Steps, Trimmed
+from tokenyard.http.formats.reading import Reading
+from tokenyard.http.formats.source import Steps, Trimmed
 
 
 class Marks(NamedTuple):
