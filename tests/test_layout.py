@@ -17,7 +17,7 @@ CONTRACT = {"wire", "codec", "params", "prefix", "errors", "config", "logs", "sp
 
 SANS_IO = {
     "broker": {"wire", "codec", "params", "prefix", "spec", "dispatch", "jobs", "records", "core", "control"},
-    "workers": {"link", "desk", "scheduler", "blocks"},
+    "workers": {"link", "desk", "scheduler", "blocks", "pace"},
     "http": {"inbox", "stops"},
     "scripts": {"watch", "agency"},
 }

@@ -2,7 +2,8 @@
 
 `step()` is three verbs: schedule, launch, land. Where the lane can run ahead, a step lands only after the next one was
 launched, so that the device never waits for us; elsewhere it lands at once. Errors of one sequence end that sequence; a
-device error leaves step() and ends the process. Called from one thread. Must not know of sockets (main.py) or of time.
+device error leaves step() and ends the process. Called from one thread. Must not know of sockets (main.py) nor read a
+clock: who calls step() may say how long it took (took()).
 """
 
 import math
@@ -22,6 +23,7 @@ from tokenyard.workers.grammars import Grammars
 from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.lanes import make_lane, make_sampler
 from tokenyard.workers.model import EngineOptions, LoadedModel
+from tokenyard.workers.pace import Pace, Work
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
@@ -67,6 +69,9 @@ class Engine:
         self._grammars = Grammars(card, model.device)
         self._speculation = Speculation(options.num_drafts if self._lane.guesses else 0)
         self._embedder = Embedder(model, options.max_batch_tokens)
+        self._pace = Pace(options.max_batch_tokens, min(card.block_size, options.max_batch_tokens))
+        self._work: Work | None = None
+        """What the last step computed, if it can be held against its time."""
         self._sequences: dict[WorkerJob, Sequence] = {}
         self._flight: Flight | None = None
         self._ready: list[Output] = []
@@ -128,13 +133,24 @@ class Engine:
         if sequence is not None:
             self._forget(sequence)
 
+    def took(self, seconds: float) -> None:
+        """The last step lasted so long. Told this after each step, prompts leave running streams their pace.
+
+        On CPU only: on CUDA steps run ahead, so that step() does not last as long as its work, and are short.
+        """
+        if self._work is not None and self.model.device.type == "cpu":
+            self._pace.learn(self._work, seconds)
+
     @torch.inference_mode()
     def step(self, held: Collection[bytes] = ()) -> list[Output]:
         """Run one step for all sequences but those of the fronts in `held`."""
-        outputs, self._ready = self._ready + self._admit_compiled() + self._embed(held), []
+        self._work = None
+        embedded = self._embed(held)
+        outputs, self._ready = self._ready + self._admit_compiled() + embedded, []
         if self._speculation.num_drafts:
             outputs += self._land()  # what to guess depends on the tokens in flight
-        plan = self._scheduler.schedule(held, self._speculation.drafts(self._scheduler.running))
+        drafts = self._speculation.drafts(self._scheduler.running)
+        plan = self._scheduler.schedule(held, drafts, self._pace.budget)
         ahead = self._lane.runs_ahead(plan)
         if not ahead:
             outputs += self._land()
@@ -144,6 +160,7 @@ class Engine:
         outputs += self._launch(plan)
         if not ahead:
             outputs += self._land()
+        self._work = None if embedded else _work_of(plan)
         return outputs
 
     def check(self) -> None:
@@ -323,6 +340,11 @@ class Engine:
 def _was_right(guessed: Guessed, place: int) -> bool:
     """Whether the last token is the draft at this place, so that the logits after it count."""
     return place < len(guessed.drafts) and guessed.sequence.ids[-1] == guessed.drafts[place]
+
+
+def _work_of(plan: Plan) -> Work:
+    """A guess counts as a decode: it is how its stream decodes."""
+    return Work(len(plan.decodes) + len(plan.guesses), sum(end - start for _, start, end in plan.prefills))
 
 
 def _output(

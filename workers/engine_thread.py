@@ -5,6 +5,7 @@ The only thread that touches torch, so that a long prefill or compile never dela
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -59,7 +60,9 @@ class EngineThread(threading.Thread):
             self._signal()
             while True:
                 self._take_commands(engine, wait=not engine.has_work)
+                began_s = time.perf_counter()
                 outputs = engine.step(self.held)
+                engine.took(time.perf_counter() - began_s)
                 idle = engine.num_steps == self.num_steps
                 self.num_steps, self.load_figures = engine.num_steps, engine.load()
                 if outputs:

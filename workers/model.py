@@ -59,7 +59,7 @@ class EngineOptions(NamedTuple):
     max_num_seqs: int = 64
     """Sequences that run at once."""
     max_batch_tokens: int = 512
-    """Tokens computed in one step, decodes and prefill chunks together: it bounds how long a step can take."""
+    """Tokens computed in one step at the most, decodes and prefill chunks together: it bounds how long a step takes."""
     kv_memory: str = ""
     """`1GiB` or `40%` of what is free; empty: the default of memory.py."""
     max_model_len: int | None = None

@@ -22,7 +22,7 @@ class WorkerOptions:
     max_num_seqs: int = 64
     """Sequences that run at once: the worker's credit."""
     max_num_batched_tokens: int = 512
-    """Tokens in one step: bounds how long a prefill can delay running streams."""
+    """Tokens in one step at the most; on a CPU, prompts get as many as running streams can bear (pace.py)."""
     threads: int | None = None
     """CPU threads for torch."""
     eager: bool = False

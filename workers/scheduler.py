@@ -6,7 +6,7 @@ step, the engine runs it, and `advance()` and `append()` tell what came of it.
 Rules, in order:
   1. Every running sequence with one token left to compute (a decode) runs in every step: nothing stalls a stream.
   2. What the token budget leaves goes to prompts, oldest first: those begun, then waiting ones; several share a step,
-     and a long one takes several steps.
+     and a long one takes several steps. The caller may allow them less beside so many decodes (pace.py).
   3. A waiting sequence is admitted when all its tokens fit in free blocks, with one spare for each running sequence.
      One whose next prefix block is just being computed by another waits for it: n choices of a prompt cost one prefill.
   4. A decode that finds no free block takes it from the running sequence that arrived last, which waits again with its
@@ -19,7 +19,7 @@ Rules, in order:
 
 from array import array
 from bisect import insort
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -175,8 +175,16 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def schedule(self, held: Collection[bytes] = (), drafts: Mapping[Sequence, list[int]] = NO_DRAFTS) -> Plan:
-        """Plan one step; sequences of the fronts in `held` keep their blocks but do not run."""
+    def schedule(
+        self,
+        held: Collection[bytes] = (),
+        drafts: Mapping[Sequence, list[int]] = NO_DRAFTS,
+        prompt_budget: Callable[[int], int] | None = None,
+    ) -> Plan:
+        """Plan one step; sequences of the fronts in `held` keep their blocks but do not run.
+
+        `prompt_budget`: how many prompt tokens, at least one, may go with so many decodes; None: all that fit.
+        """
         decodes: list[Sequence] = []
         place = 0
         while place < len(self.running):  # _grow takes victims from the end
@@ -185,16 +193,18 @@ class Scheduler:
             if self._may_decode(sequence, held) and self._grow(sequence):
                 decodes.append(sequence)
         budget = self.max_batch_tokens - len(decodes)
+        allowed = budget if prompt_budget is None else min(budget, prompt_budget(len(decodes)))
         begun = [one for one in self.running if one.num_pending > 1 and one.job.front not in held]
         prefills: list[Chunk] = []
         for sequence in self._prompts(begun, held):
-            count = sequence.num_pending if self.whole_prompts else min(sequence.num_pending, budget)
+            count = sequence.num_pending if self.whole_prompts else min(sequence.num_pending, allowed)
             if sequence.num_pending == 1:
                 decodes.append(sequence)
             else:
                 prefills.append(Chunk(sequence, sequence.num_computed, sequence.num_computed + count))
             budget -= count
-            if budget <= 0:
+            allowed -= count
+            if allowed <= 0:
                 break
         guesses = []
         for sequence in decodes if drafts else ():

@@ -1,6 +1,7 @@
 """The engine on tiny random models: its streams are those of transformers, whatever runs beside them."""
 
 import math
+from random import Random
 
 import pytest
 import torch
@@ -75,6 +76,42 @@ def test_chunked_prefill(bench: Bench) -> None:
     assert engine.num_steps > COUNT + 263 // 24
     for number, prompt in prompts.items():
         bench.reference.check_greedy(prompt, streams[job_of(number)].ids)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tokens_do_not_depend_on_the_pace(llama: Bench, seed: int) -> None:
+    random = Random(seed)
+    engine = llama.engine(max_num_seqs=8, max_batch_tokens=64)
+    prompts = {number: prompt_of(length) for number, length in enumerate((100, 70, 3, 90, 150, 41))}
+    streams: Streams = {}
+    for number, prompt in prompts.items():
+        engine.add(job_of(number), prompt, [], greedy(COUNT))
+        for _ in range(random.randint(0, 9)):
+            step(engine, streams)
+            engine.took(random.choice((0.01, 0.02, 0.5)))
+    run(engine, streams)
+    for number, prompt in prompts.items():
+        llama.reference.check_greedy(prompt, streams[job_of(number)].ids)
+
+
+def test_a_long_prompt_comes_in_pieces_that_a_stream_can_bear(llama: Bench) -> None:
+    engine = llama.engine(max_num_seqs=8, max_batch_tokens=64)
+    streams: Streams = {}
+    for number in range(3):  # a token costs as much as a step that only decodes
+        engine.add(job_of(number), prompt_of(64, salt=number), [], greedy(64))
+        step(engine, streams)
+        engine.took(0.64)
+        for _ in range(3):
+            step(engine, streams)
+            engine.took(0.01)
+    engine.add(job_of(9), prompt_of(100), [], greedy(2))
+    before = engine.num_steps
+    while job_of(9) not in streams or not streams[job_of(9)].ids:
+        step(engine, streams)
+        engine.took(0.01 + BLOCK * 0.01)
+    assert streams[job_of(9)].steps == [before + -(-100 // BLOCK)]
+    for number in range(3):
+        assert streams[job_of(number)].steps[-1] == engine.num_steps, "it had a token in each of them"
 
 
 def test_preemption(bench: Bench) -> None:
