@@ -39,7 +39,7 @@ class Pace:
         """What each prompt token added, in steps with at least `min_tokens` of them: fewer tell only of the step."""
 
     def learn(self, work: Work, seconds: float) -> None:
-        """A step has done this work in this time. Where nothing decoded, prompts are charged with the step's own cost."""
+        """A step has done this work in this time. Where nothing decoded, prompts bear the step's own cost."""
         if work.num_prompt_tokens == 0:
             self._decode_s.setdefault(work.num_decodes.bit_length(), deque(maxlen=WINDOW)).append(seconds)
         elif work.num_prompt_tokens >= self._min_tokens:
