@@ -2,7 +2,8 @@
 
 `handle(peer, message, now)`, `gone(peer, now)` and `tick(now)` return the messages to send; `next_tick_s` says when to
 call `tick` again at the latest. A peer is an opaque name of a connection. This file must not know of sockets, clocks or
-randomness; jobs.py has the life of a job, dispatch.py the choice of a worker, control.py the operator's requests.
+randomness; jobs.py has the life of a job, dispatch.py the choice of a worker, membership.py who serves
+a model together, control.py the operator's requests.
 """
 
 import logging
@@ -13,9 +14,9 @@ from typing import Any
 from tokenyard.broker import wire
 from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S, SILENCE_S
 from tokenyard.broker.control import Control
-from tokenyard.broker.dispatch import Model
 from tokenyard.broker.invariants import check_state
 from tokenyard.broker.jobs import Jobs
+from tokenyard.broker.membership import Membership
 from tokenyard.broker.records import Agent, Death, Front, Peer, State, Worker
 from tokenyard.broker.wire import Message
 
@@ -54,6 +55,7 @@ class Core:
     ) -> None:
         self._state = state = State(epoch, queue_limit, load_timeout_s, now, grace_until_s=now + GRACE_S)
         self._jobs = Jobs(state)
+        self._membership = Membership(state, self._jobs)
         self._control = Control(state, pid, now)
         self._awaited = set(awaited)
         self._deaths: dict[bytes, Death] = {}
@@ -191,13 +193,7 @@ class Core:
         worker.capacity, worker.endpoint, worker.name = hello.capacity, hello.endpoint, hello.name
         worker.state = hello.state
         if hello.card is not None and worker.card is None:
-            worker.card = hello.card
-            name = hello.card.names[0]
-            if name not in state.models:
-                state.models[name] = Model(name, inf)
-            state.models[name].join(worker)
-            log.info("worker %s serves %s", hello.inc.hex(), name)
-            state.tell_fronts(wire.WorkerUp(worker.info))
+            self._membership.offer(worker, hello.card)
         self._jobs.reconcile(worker, hello.jobs)
         self._awaited.discard(hello.inc)
         self._settle_if_complete()
@@ -280,6 +276,7 @@ class Core:
         self._deaths[worker.inc] = self._unannounced[worker.inc] = death
         if not any(worker.inc in agent.workers for agent in state.agents.values()):
             self._announce(worker.inc)
+        self._membership.reconsider()
         self._settle_if_complete()
         if model:
             self._jobs.dispatch(model)

@@ -133,6 +133,8 @@ class Model:
         self.name = name
         self.served = False
         """Whether a worker was ever seen with it."""
+        self.identity: tuple[str, str] | None = None
+        """Of its workers' cards, now or lately (membership.py)."""
         self.known_until_s = known_until_s
         """Without a worker, its jobs wait so long; inf while it has one."""
         self.workers: dict[bytes, Worker] = {}
@@ -152,9 +154,8 @@ class Model:
         self.update(worker)
 
     def leave(self, worker: Worker, known_until_s: float) -> None:
-        worker.state = "gone"
-        self.update(worker)
         worker.model = None
+        self.update(worker)
         del self.workers[worker.inc]
         self._suspect_workers.discard(worker.inc)
         self.num_placed -= len(worker.placements)
@@ -194,7 +195,7 @@ class Model:
             }
 
     def _position(self, worker: Worker) -> tuple[Lane, int] | None:
-        if worker.state != "ready" or not worker.credit:
+        if worker.model is not self or worker.state != "ready" or not worker.credit:
             return None
         if worker.placements and (worker.lane is Lane.ALONE or worker is self._reserved):
             return None

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from tokenyard.broker.membership import clash
 from tokenyard.broker.records import Peer, Phase, State
 
 
@@ -9,6 +10,7 @@ def check_state(state: State) -> None:
     """Assert that peers, jobs, placements, queues and sums tell one story."""
     _check_peers(state)
     _check_jobs(state)
+    _check_names(state)
     for model in state.models.values():
         model.check()
     assert not state.out, "an action was left behind"
@@ -21,9 +23,18 @@ def _check_peers(state: State) -> None:
         assert worker.peer
         assert (worker.model is None) == (worker.card is None)
         assert worker.model or not worker.placements
+        assert (worker.offer is not None) == bool(worker.kept_out)
+        assert worker.card is None or worker.offer is None
     for front in state.fronts.values():
         assert front.peer or state.now <= state.grace_until_s
         assert not (state.settled and front.claims), "a claim was never decided"
+
+
+def _check_names(state: State) -> None:
+    cards = [worker.card for worker in state.workers.values() if worker.card is not None]
+    assert not any(clash(one, other) for one in cards for other in cards), "one name for two models"
+    for worker in state.workers.values():
+        assert worker.offer is None or any(clash(card, worker.offer) for card in cards), "kept out for nothing"
 
 
 def _check_jobs(state: State) -> None:

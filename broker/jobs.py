@@ -11,7 +11,7 @@ from math import inf
 from tokenyard.broker.config import BEAT_S, SILENCE_S
 from tokenyard.broker.dispatch import Model
 from tokenyard.broker.records import MAX_CRASHES, Death, Front, Job, Lane, Phase, Placement, State, Worker
-from tokenyard.broker.wire import Accepted, Done, Lost, Placed, Reject, Start, Submit, WorkerJob
+from tokenyard.broker.wire import Abort, Accepted, Done, Lost, Placed, Reject, Start, Submit, WorkerJob
 
 LINGER_S = 2 * SILENCE_S
 """An ended job is remembered so long: a front that was silent for half of it is dead, and its repeats with it."""
@@ -193,7 +193,7 @@ class Jobs:
                 del job.front.jobs[job.number]
 
     def reject_queued(self, model: Model, code: str, words: str) -> None:
-        """No worker came in time."""
+        """None of them can run any more."""
         for job in [job for queue in model.queues.values() for job in queue.all()]:
             self._dequeue(job)
             self._reject(job, code, words)
@@ -275,6 +275,8 @@ class Jobs:
         """The worker runs an attempt that is not placed on it: take it over if it is the newest, else drop it."""
         state = self._state
         if worker.model is None:
+            if worker.kept_out:
+                state.send(worker.peer, Abort(*key))
             return
         worker.placements[key] = Placement(state.now)
         worker.model.num_placed += 1

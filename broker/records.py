@@ -104,7 +104,7 @@ class Worker:
     endpoint: str
     capacity: int
     state: str
-    """loading, ready or draining, as the worker says; gone once it is no longer here."""
+    """loading, ready or draining, as the worker says."""
     card: Card | None
     heard_s: float
     patience_s: float = 0.0
@@ -112,6 +112,10 @@ class Worker:
     step: int = 0
     load: dict[str, int] = field(default_factory=dict)
     placements: dict[WorkerJob, Placement] = field(default_factory=dict)
+    offer: Card | None = None
+    """The card of a worker that is kept out (membership.py): it has loaded, and serves nobody yet."""
+    kept_out: str = ""
+    """Why."""
     model: "Model | None" = None
     """Set when it has a card."""
     lane: Lane = Lane.CLEAN

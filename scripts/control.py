@@ -122,4 +122,5 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
             f"{row['silent_s']:.1f} s",
         )
     counts = f"{len(body['workers'])} workers, {len(body['fronts'])} fronts, {len(body['agents'])} agents"
-    return Group(f"{counts} in {run_dir.path}", table)
+    notes = [f"{row['inc'][:SHORT]} is kept out: {row['words']}" for row in body["workers"] if row.get("words")]
+    return Group(f"{counts} in {run_dir.path}", table, *notes)

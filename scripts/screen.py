@@ -62,7 +62,9 @@ class Screen:
 def describe_worker(row: Mapping[str, Any]) -> str:
     """A worker's state, from its row of the broker's Status answer."""
     percent = row["load"].get("loading_percent")
-    return f"loading {percent} %" if row["state"] == "loading" and percent is not None else str(row["state"])
+    if row["state"] == "loading" and percent is not None:
+        return f"loading {percent} %"
+    return f"{row['state']}: {row['words']}" if row.get("words") else str(row["state"])
 
 
 def pool_facts(plan: Plan, run_dir: RunDir, port: int, body: Mapping[str, Any]) -> tuple[str, dict[str, str], str]:

@@ -16,9 +16,12 @@ CONTRACT = {"wire", "codec", "params", "prefix", "errors", "config", "logs", "sp
 """The broker's modules that workers and fronts may use."""
 
 SANS_IO = {
-    "broker": {"wire", "codec", "params", "prefix", "spec", "dispatch", "jobs", "records", "core", "control"},
+    "broker": {
+        *("wire", "codec", "params", "prefix", "spec"),
+        *("dispatch", "jobs", "records", "core", "control", "membership"),
+    },
     "workers": {"link", "desk", "scheduler", "blocks", "pace"},
-    "http": {"inbox", "stops"},
+    "http": {"inbox", "stops", "streams"},
     "scripts": {"watch", "agency"},
 }
 """Decisions: an event and the time go in, actions come out."""

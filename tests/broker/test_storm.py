@@ -23,6 +23,7 @@ from tokenyard.broker.wire import (
     AgentHello,
     Beat,
     Cancel,
+    Card,
     Done,
     Exited,
     FrontHello,
@@ -65,6 +66,7 @@ class SimFront:
 class SimWorker:
     inc: bytes
     capacity: int
+    card: Card
     running: dict[tuple[bytes, int], int] = field(default_factory=dict)
     stopped: bool = False
 
@@ -117,7 +119,7 @@ class Storm(RuleBasedStateMachine):
     def worker_hello(self, worker: SimWorker) -> None:
         if not worker.stopped:
             hello = WorkerHello(
-                PROTOCOL, worker.inc, 1, "ready", "ipc://w", worker.capacity, card(), worker.claims, "w"
+                PROTOCOL, worker.inc, 1, "ready", "ipc://w", worker.capacity, worker.card, worker.claims, "w"
             )
             self.send(worker.inc, hello)
 
@@ -146,6 +148,7 @@ class Storm(RuleBasedStateMachine):
             self.from_broker[peer].append((self.now, message))
             if isinstance(message, Start):
                 self.check_start(peer, message)
+                assert peer not in self.workers or not self.core._state.workers[peer].kept_out
         self.core.check()
 
     def check_start(self, peer: bytes, start: Start) -> None:
@@ -242,10 +245,10 @@ class Storm(RuleBasedStateMachine):
         self.deliver_late(0)
 
     @precondition(lambda self: len(self.workers) < 4)
-    @rule(capacity=st.integers(1, 3))
-    def add_worker(self, capacity: int) -> None:
+    @rule(capacity=st.integers(1, 3), commit=st.sampled_from(["commit", "commit", "other"]))
+    def add_worker(self, capacity: int, commit: str = "commit") -> None:
         inc = self.new_inc("w")
-        self.workers[inc] = SimWorker(inc, capacity)
+        self.workers[inc] = SimWorker(inc, capacity, card(commit=commit, created=self.num_incs))
         self.agent_hello()
         self.worker_hello(self.workers[inc])
 

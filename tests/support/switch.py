@@ -25,8 +25,9 @@ EPOCH = b"epoch..."
 MODEL = "a-model"
 
 
-def card(model: str = MODEL) -> Card:
-    return Card([model], "source", "commit", 4096, 4096, 16, "paged", "float32", "cpu", 512, [1])
+def card(model: str = MODEL, **fields: Any) -> Card:
+    known = Card([model], "source", "commit", 4096, 4096, 16, "paged", "float32", "cpu", 512, [1])
+    return known._replace(**fields)
 
 
 def inc(name: str) -> bytes:
@@ -93,9 +94,10 @@ class Switch:
 
     def worker(
         self, name: str = "worker", *jobs: WorkerJob, capacity: int = 4, state: str = "ready", model: str = MODEL,
-        peer: str = "",
+        peer: str = "", **fields: Any,
     ) -> list[Message]:  # fmt: skip
-        known = None if state == "loading" else card(model)
+        """`fields` are of its card."""
+        known = None if state == "loading" else card(model, **fields)
         hello = WorkerHello(PROTOCOL, inc(name), 2, state, f"ipc://{name}", capacity, known, list(jobs), name)
         return self.say(peer or name, hello)
 
