@@ -1,15 +1,19 @@
 """MODEL_SPEC, as the command line and tokenyard.toml spell what a worker is to serve: part of the contract.
 
-Front, supervisor and worker read the same words, so they are parsed here once. Nothing here touches a disk or a
-network: whether the model exists is found out by whoever loads it.
+Front, supervisor and worker read the same words, so they are parsed here once. Of the disk only one thing is asked,
+whether something is a directory, for its name may hold `@` and commas. Whether the model exists is found out by whoever
+loads it.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 from tokenyard.broker.errors import SetupError
 
 DEMO = "demo"
 """The source that stands for the bundled model."""
+DEMO_ID = "tokenyard-demo"
+"""What that is called by default."""
 LATER = ("quantization", "file", "pin")
 """Keys that are part of the notation but not served yet: refused by name, never ignored."""
 
@@ -26,15 +30,34 @@ class ModelSpec(NamedTuple):
     replicas: int = 1
     """Workers that load it."""
 
+    @property
+    def called(self) -> list[str]:
+        """What requests may call it: the names given, else its Hub name or its directory's."""
+        if self.source == DEMO:
+            return self.names or [DEMO_ID]
+        directory = local_directory(self.source)
+        return self.names or [directory.name if directory else self.source]
+
+
+def local_directory(source: str) -> Path | None:
+    """The directory that this source is, absolute; None for what must be a name on the Hub."""
+    path = Path(source).expanduser()
+    return path.resolve() if path.is_dir() else None
+
 
 def parse_spec(text: str) -> ModelSpec:
     """Read one MODEL_SPEC. Raises SetupError naming the key at fault."""
-    model, *options = text.split(",")
-    source, _, revision = model.partition("@")
+    model, options = _split(text)
+    source, revision = model, ""
+    if not local_directory(model):
+        source, at, revision = model.partition("@")
+        if at and not revision:
+            raise SetupError(f"model {text!r}: the revision after @ is missing")
     if not source:
         raise SetupError(f"model {text!r}: the model's name is missing")
-    if model.endswith("@"):
-        raise SetupError(f"model {text!r}: the revision after @ is missing")
+    if revision and (source == DEMO or local_directory(source)):
+        what = "the bundled model" if source == DEMO else f"{source}, a directory,"
+        raise SetupError(f"model {text!r}: {what} has no revisions; leave out @{revision}")
     names: list[str] = []
     replicas = 1
     for option in options:
@@ -52,3 +75,12 @@ def parse_spec(text: str) -> ModelSpec:
             raise SetupError(f"model {text!r}: replicas must be a whole number above 0")
         replicas = int(value)
     return ModelSpec(source, revision or None, names, replicas)
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    """The model and its options: up to the last comma that leaves a directory, else up to the first."""
+    parts = text.split(",")
+    for count in range(len(parts), 0, -1):
+        if local_directory(model := ",".join(parts[:count])):
+            return model, parts[count:]
+    return parts[0], parts[1:]

@@ -21,9 +21,9 @@ class Card(NamedTuple):
     names: list[str]
     """What requests may call it; the first is its id."""
     source: str
-    """Local directory or Hub name."""
+    """Directory or Hub name."""
     commit: str
-    """Commit sha on the Hub, or a digest of a local directory's files."""
+    """Of the Hub, or a digest of a directory's files."""
     context_length: int
     pool_tokens: int
     """KV slots of one worker: a prompt that is longer can never run."""
@@ -36,6 +36,8 @@ class Card(NamedTuple):
     generation_config: dict[str, Any] = {}
     created: int = 0
     """Unix seconds."""
+    revision: str = ""
+    """Branch, tag or commit as it was asked for, if it was."""
 
 
 class Finish(NamedTuple):
@@ -382,10 +384,9 @@ BrokerToAgent = Spawn | Kill | Who | Refused
 BrokerToControl = Answer | Refused
 TokensDown = LinkUp | Tokens | Idle
 TokensUp = Resume | Ack | Stop
-Message = (
-    FrontToBroker | WorkerToBroker | AgentToBroker | ControlToBroker | BrokerToFront
-    | BrokerToWorker | BrokerToAgent | BrokerToControl | TokensDown | TokensUp
-)  # fmt: skip
+ToBroker = FrontToBroker | WorkerToBroker | AgentToBroker | ControlToBroker
+FromBroker = BrokerToFront | BrokerToWorker | BrokerToAgent | BrokerToControl
+Message = ToBroker | FromBroker | TokensDown | TokensUp
 
 # First byte of an upstream frame must be >= 2 (0 and 1 are XSUB's own); a msgpack array starts at 0x90.
 TAGS: dict[int, type[Any]] = {

@@ -127,6 +127,7 @@ def _model(card: Card) -> dict[str, Any]:
         "names": card.names,
         "source": card.source,
         "commit": card.commit,
+        "revision": card.revision or None,
         "context_length": card.context_length,
         "max_model_len": card.context_length,
         "lane": card.lane,

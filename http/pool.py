@@ -153,10 +153,10 @@ class Pool:
         return list(self._cards.values())
 
     def find(self, name: str) -> Card | None:
-        """By id, name, or either with `@commit`."""
-        name, _, commit = name.partition("@")
+        """By id, name, or either with `@` and the commit, or the revision that the model was asked for by."""
         for card in self._cards.values():
-            if name in card.names and commit in ("", card.commit):
+            revisions = [one for one in (card.commit, card.revision) if one]
+            if name in card.names or name in (f"{one}@{revision}" for one in card.names for revision in revisions):
                 return card
         return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import ModelSpec
+from tokenyard.broker.spec import ModelSpec, local_directory
 from tokenyard.scripts.placement import Model, WorkerRow, parse_model, write_spec
 
 ENGINE_KEYS: Mapping[str, type] = {
@@ -75,8 +75,16 @@ def _read_model(path: Path, name: str, table: Any) -> Model:
         raise SetupError(f"{path}: {where} lacks the key source")
     if table.get("replicas", 1) < 1:
         raise SetupError(f"{path}: {where} replicas: must be at least 1")
-    spec = write_spec(ModelSpec(table["source"], table.get("revision"), [name]))
-    return Model(spec, table.get("replicas"), _engine(table))
+    source, revision = table["source"], table.get("revision")
+    if not local_directory(source) and any(mark in source for mark in "@,"):
+        raise SetupError(f"{path}: {where} source: {source!r} is no directory; a revision is a key of its own")
+    if any(mark in name for mark in ",="):
+        raise SetupError(f"{path}: {where}: a name cannot hold commas or equals signs")
+    spec = write_spec(ModelSpec(source, revision, [name]))
+    try:
+        return Model(parse_model(spec).spec, table.get("replicas"), _engine(table))
+    except SetupError as error:
+        raise SetupError(f"{path}: {where}: {error}") from error
 
 
 def _read_worker(path: Path, where: str, table: Any, models: dict[str, Model]) -> WorkerRow:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import ModelSpec, parse_spec
+from tokenyard.broker.spec import ModelSpec, local_directory, parse_spec
 
 GPU_FILES = re.compile(r"nvidia(\d+)")
 """/dev/nvidia0 and so on: one file for each GPU that this machine, or this container, may use."""
@@ -113,6 +113,20 @@ def place(models: Sequence[Model], devices: Sequence[int | None], num_workers: i
         gpu = devices[index % len(devices)]
         rows.append(WorkerRow(model.spec, "cpu" if gpu is None else "cuda", gpu, model.engine))
     return rows
+
+
+def refuse_clashes(rows: Sequence[WorkerRow]) -> None:
+    """Raise SetupError where one name would stand for two models; the broker keeps out what shows only later."""
+    owners: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        spec = parse_spec(row.spec)
+        source = str(local_directory(spec.source) or spec.source)
+        weights = [str(row.engine[key]) for key in ("dtype", "quantization") if key in row.engine]
+        what = " in ".join(["@".join(filter(None, [source, spec.revision])), *weights])
+        for name in spec.called:
+            owner_id, owner = owners.setdefault(name, (spec.called[0], what))
+            if (owner_id, owner) != (spec.called[0], what):
+                raise SetupError(f"the name {name!r} would stand for {owner} and for {what}; give one `,name=ANOTHER`")
 
 
 def share_cores(rows: Sequence[WorkerRow]) -> list[WorkerRow]:

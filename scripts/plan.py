@@ -9,7 +9,15 @@ from typing import Any
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO
 from tokenyard.scripts.config_file import ConfigFile, read_config
-from tokenyard.scripts.placement import Model, WorkerRow, choose_devices, parse_model, place, share_cores
+from tokenyard.scripts.placement import (
+    Model,
+    WorkerRow,
+    choose_devices,
+    parse_model,
+    place,
+    refuse_clashes,
+    share_cores,
+)
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -72,6 +80,7 @@ class Plan:
             raise SetupError(f"there is no device {device!r} here; there are {', '.join(self.places)}")
         found = self.models.get(model) or parse_model(model)
         (row,) = place([found], [self.devices[self.places.index(device)]], 1)
+        refuse_clashes([*workers, row])
         return share_cores([*workers, row])[-1]
 
     def broker_arguments(self, run_dir: Path) -> list[str]:
@@ -101,8 +110,10 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     if any(not isinstance(key, str) or not key or key.split() != [key] for key in api_keys):
         raise SetupError("an API key must be a word without spaces")
     devices = choose_devices(wishes.device, wishes.gpus)
+    workers = _plan_workers(wishes, config, devices)
+    refuse_clashes(workers)
     return Plan(
-        workers=share_cores(_plan_workers(wishes, config, devices)),
+        workers=share_cores(workers),
         models=config.models,
         devices=devices,
         host=wishes.host or front.get("host", DEFAULT_HOST),

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import DEMO, ModelSpec
+from tokenyard.broker.spec import DEMO, ModelSpec, local_directory
 from tokenyard.broker.wire import Card
 from tokenyard.workers import attention
 from tokenyard.workers.attention import Attends
@@ -43,7 +43,6 @@ from tokenyard.workers.tuning import tune
 from tokenyard.workers.verdict import Verdict, decide
 
 DEMO_DIR = Path(__file__).parent / "demo_model"
-DEMO_ID = "tokenyard-demo"
 LENGTH_NAMES = ("max_position_embeddings", "max_seq_len", "context_length", "seq_length")
 """Where configs name the context length."""
 UNBOUNDED_LENGTH = 32_768
@@ -156,7 +155,7 @@ def load_model(
         sequence_bytes=verdict.footprint.sequence_bytes,
     )
     card = Card(
-        names=spec.names or [DEMO_ID if spec.source == DEMO else _name(source)],
+        names=spec.called,
         source=source,
         commit=commit,
         context_length=context_length,
@@ -169,6 +168,7 @@ def load_model(
         eos_token_ids=_eos_token_ids(generation, text_config),
         generation_config=_generation_defaults(generation),
         created=int(time.time()),
+        revision=spec.revision or "",
     )
     on_progress(1.0)
     return LoadedModel(card, model, verdict, *budget, chosen, place, pooling)
@@ -188,10 +188,9 @@ def _resolve(source: str) -> str:
     """An absolute local directory, or a Hub name."""
     if source == DEMO:
         return str(DEMO_DIR)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return str(path.resolve())
-    if path.is_absolute() or source.startswith((".", "~")):
+    if directory := local_directory(source):
+        return str(directory)
+    if Path(source).is_absolute() or source.startswith((".", "~")):
         raise SetupError(f"model {source}: there is no such directory")
     return source
 
@@ -204,11 +203,6 @@ def _commit(source: str, revision: str | None) -> str:
     commit = extract_commit_hash(config_path, None)
     assert commit is not None, config_path
     return commit
-
-
-def _name(source: str) -> str:
-    """What a model is called by default: its Hub name, or its directory's."""
-    return Path(source).name if Path(source).is_dir() else source
 
 
 def _read(load: Callable[[], Any], spec: ModelSpec) -> Any:

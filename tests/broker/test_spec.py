@@ -1,5 +1,7 @@
 """MODEL_SPEC: what it can say, and words for what it cannot."""
 
+from pathlib import Path
+
 import pytest
 
 from tokenyard.broker.errors import SetupError
@@ -35,8 +37,31 @@ def test_what_it_says(text: str, wanted: ModelSpec) -> None:
         ("a,replicas=0", "replicas"),
         ("a,replicas=two", "replicas"),
         ("a,replicas=²", "replicas"),
+        ("demo@v9", "the bundled model has no revisions; leave out @v9"),
     ],
 )
 def test_words_for_what_it_cannot_say(text: str, words: str) -> None:
     with pytest.raises(SetupError, match=words):
         parse_spec(text)
+
+
+@pytest.mark.parametrize("name", ["plain", "at@v1", "a,b", "x,name=y", "all@1,2=3"])
+def test_a_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    assert parse_spec(str(directory)) == ModelSpec(str(directory))
+    assert parse_spec(f"{directory},name=n,replicas=2") == ModelSpec(str(directory), None, ["n"], 2)
+    assert parse_spec(str(directory)).called == [name]
+
+
+def test_a_directory_has_no_revisions(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="a directory, has no revisions; leave out @v9"):
+        parse_spec(f"{tmp_path}@v9")
+
+
+def test_what_a_model_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_spec("demo").called == ["tokenyard-demo"]
+    assert parse_spec("org/model@v1").called == ["org/model"]
+    assert parse_spec("org/model,name=a,name=b").called == ["a", "b"]
+    monkeypatch.chdir(tmp_path)
+    assert parse_spec(".").called == [tmp_path.name]

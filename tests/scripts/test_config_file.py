@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import ModelSpec, parse_spec
 from tokenyard.scripts.config_file import read_config
 from tokenyard.scripts.placement import Model, WorkerRow
 
@@ -64,12 +65,22 @@ def test_models_workers_and_front(tmp_path: Path) -> None:
         ("[[worker]]\nmodel = 'a'\ngpu = 0\ndevice = 'cpu'", r"\[\[worker\]\] 1 needs either"),
         ("[[worker]]\nmodel = 'a'\ndevice = 'tpu'", r"\[\[worker\]\] 1 device: choose cpu or cuda, not 'tpu'"),
         ("[[worker]]\nmodel = 'a,file=x.gguf'\ngpu = 0", r"\[\[worker\]\] 1 model: .*'file' is not supported yet"),
+        ("[model.x]\nsource = 'org/m@v1'", r"\[model.x\] source: 'org/m@v1' is no directory; a revision is a key"),
+        ("[model.'a,b']\nsource = 'org/m'", r"\[model.a,b\]: a name cannot hold commas"),
+        ("[model.x]\nsource = 'demo'\nrevision = 'v1'", r"\[model.x\]: .* the bundled model has no revisions"),
         ("[front]\nport = '80'", r"\[front\] port: a whole number belongs here, not '80'"),
     ],
 )
 def test_mistakes_name_file_table_and_key(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(SetupError, match=words):
         read_config(write(tmp_path, text))
+
+
+def test_a_source_may_be_a_directory_of_any_name(tmp_path: Path) -> None:
+    directory = tmp_path / "m@v1,x"
+    directory.mkdir()
+    config = read_config(write(tmp_path, f"[model.n]\nsource = '{directory}'"))
+    assert parse_spec(config.models["n"].spec) == ModelSpec(str(directory), None, ["n"])
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

@@ -76,3 +76,35 @@ def test_api_keys_stay_out_of_the_arguments(tmp_path: Path) -> None:
     assert "secret" not in " ".join(made.front_arguments(tmp_path, 3, 0))
     with pytest.raises(SetupError, match="API key"):
         plan(None, tmp_path, api_keys=["two words"])
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        ["{}/a/m", "{}/b/m"],
+        ["org/m@v1", "org/m@v2"],
+        ["org/a,name=x", "org/b,name=x"],
+        ["org/a,name=x,name=chat", "org/b,name=y,name=chat"],
+        ["org/a,name=x,name=chat", "org/a,name=y,name=chat"],
+    ],
+)
+def test_two_models_of_one_name_are_refused(tmp_path: Path, specs: list[str]) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "m").mkdir(parents=True)
+    with pytest.raises(SetupError, match=r"the name '(m|org/m|x|chat)' would stand for .* and for "):
+        plan(None, tmp_path, specs=[spec.format(tmp_path) for spec in specs])
+
+
+def test_one_model_in_two_kinds_of_weights_is_refused(tmp_path: Path) -> None:
+    row = "[[worker]]\nmodel = 'org/b'\ndevice = 'cpu'\n"
+    with pytest.raises(SetupError, match="org/b in int8"):
+        plan(f"{row}{row}quantization = 'int8'", tmp_path, device="auto")
+    assert len(plan(f"{row}{row}max_model_len = 512", tmp_path, device="auto").workers) == 2
+
+
+def test_one_model_may_be_named_in_many_ways(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    same = plan(None, tmp_path, specs=[str(tmp_path / "m"), f"{tmp_path}/./m", "org/m", "org/m,name=other"])
+    assert len(same.workers) == 4
+    with pytest.raises(SetupError, match="the name 'm' would stand for"):
+        same.place_one("org/x,name=m", "", same.workers)
