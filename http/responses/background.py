@@ -140,8 +140,9 @@ async def follow(store: Store, row: Row, after: int, keep_alive_s: float) -> Asy
             after, silent_s = events[-1][0], 0.0
             yield b"".join(data for _, data in events)
         if not running:
-            if not any(_is_last(data) for _, data in events[-1:]):
-                yield _missing_end(current, after)
+            # All of its events are written, but the last of them may never be: its maker died, or was not asked.
+            if not _is_last(await store.run(Database.last_event, row.id)):
+                yield _made_up_end(current, after)
             return
         await asyncio.sleep(FOLLOW_S)
         silent_s += FOLLOW_S
@@ -151,12 +152,11 @@ async def follow(store: Store, row: Row, after: int, keep_alive_s: float) -> Asy
         current = await store.run(Database.get, row.id)
 
 
-def _is_last(data: bytes) -> bool:
-    kind = data[len(b"event: ") : data.index(b"\n")].decode()
-    return kind in TERMINAL.values()
+def _is_last(data: bytes | None) -> bool:
+    return data is not None and data[len(b"event: ") : data.index(b"\n")].decode() in TERMINAL.values()
 
 
-def _missing_end(row: Row, after: int) -> bytes:
-    """The last event of a response whose maker did not come to write it: it died, or it does not know yet."""
+def _made_up_end(row: Row, after: int) -> bytes:
+    """The last event of a response whose maker did not write one."""
     kind = TERMINAL.get(row.status, "response.incomplete")
     return encode({"type": kind, "sequence_number": after + 1, "response": row.body})

@@ -207,6 +207,11 @@ class Database:
         query = "SELECT number, data FROM events WHERE response = ? AND number > ? ORDER BY number"
         return self._connection.execute(query, (response_id, after)).fetchall()
 
+    def last_event(self, response_id: str) -> bytes | None:
+        query = "SELECT data FROM events WHERE response = ? ORDER BY number DESC LIMIT 1"
+        found = self._connection.execute(query, (response_id,)).fetchone()
+        return found[0] if found else None
+
     # Inside.
 
     def _name_items(self, db: sqlite3.Connection, response_id: str, items: list[dict[str, Any]]) -> None:

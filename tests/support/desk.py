@@ -1,7 +1,9 @@
 """The Responses API over a scripted pool, asked in memory, several exchanges with one store."""
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -48,6 +50,19 @@ class Desk:
         assert answer.status_code == 400, answer.text
         error: dict[str, Any] = answer.json()["error"]
         return error
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """The application is started, and goes down at the end."""
+        to_app: asyncio.Queue[Any] = asyncio.Queue()
+        from_app: asyncio.Queue[Any] = asyncio.Queue()
+        app = asyncio.create_task(self._app({"type": "lifespan"}, to_app.get, from_app.put))
+        await to_app.put({"type": "lifespan.startup"})
+        assert (await from_app.get())["type"] == "lifespan.startup.complete"
+        yield
+        await to_app.put({"type": "lifespan.shutdown"})
+        assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
+        await app
 
     @property
     def prompt(self) -> str:

@@ -59,6 +59,9 @@ class ScriptedPool:
             if self.on_card is not None:
                 self.on_card(card)
 
+    async def wait_welcomed(self, seconds: float) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 
