@@ -17,6 +17,8 @@ from starlette.types import ASGIApp
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http import chat, completions
+from tokenyard.http.anthropic import endpoints as anthropic
+from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.errors import HttpError
 from tokenyard.http.middleware import ApiKeys, BodyLimit, LastResort, RequestIds, error_response
 from tokenyard.http.options import FrontOptions
@@ -36,6 +38,7 @@ WELCOME_WAIT_S = 1.0
 ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     chat.add_routes,
     completions.add_routes,
+    anthropic.add_routes,
     responses.add_routes,
 )
 """Each adds the routes of one API."""
@@ -85,7 +88,7 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
         allow_origins=options.cors_origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after"],
+        expose_headers=["x-request-id", "request-id", "retry-after"],
     )
 
 
@@ -109,12 +112,15 @@ def _add_probes(api: FastAPI, service: Service) -> None:
 
 def _add_models(api: FastAPI, service: Service) -> None:
     @api.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
+    async def list_models(request: Request) -> dict[str, Any]:
+        if anthropic_models.is_anthropic(request.headers):
+            return anthropic_models.page(service.pool.cards(), request.query_params)
         return {"object": "list", "data": [_model(card) for card in service.pool.cards()]}
 
     @api.get("/v1/models/{name:path}")
-    async def get_model(name: str) -> dict[str, Any]:
-        return _model(service.card(name))
+    async def get_model(request: Request, name: str) -> dict[str, Any]:
+        card = service.card(name)
+        return anthropic_models.model(card) if anthropic_models.is_anthropic(request.headers) else _model(card)
 
 
 def _model(card: Card) -> dict[str, Any]:

@@ -64,6 +64,11 @@ class Choice:
         self._waiting: list[tuple[int, TokenLogprob]] = []
         """Logprobs of tokens whose text is held back, each with the character where it ends."""
 
+    @property
+    def matched_stop(self) -> str | None:
+        """The stop string that ended the text, once one has."""
+        return self._stops.stopped
+
     def push(self, token_ids: list[int], extra: dict[str, Any], finish: Finish | None) -> Piece:
         """Take one delta. `finish`, if any, is stop or length."""
         assert not self.finished

@@ -18,7 +18,7 @@ class Listener(Protocol):
     """Hears of a generation as it goes, on the event loop's thread, inside the socket's callback."""
 
     def started(self, choice: Choice) -> None:
-        """A choice's job runs; comes once, before its first piece."""
+        """A choice's job runs, and it is known what was cached; comes once, before its first piece."""
 
     def piece(self, choice: Choice, piece: Piece) -> None:
         """More of a choice. The last piece of the last choice makes the generation `finished`."""
@@ -94,10 +94,10 @@ class Generation:
         if (listener := self._listener) is None:
             return None
         try:
+            piece = choice.push(token_ids, extra, finish)
             if choice.index not in self._started:
                 self._started.add(choice.index)
                 listener.started(choice)
-            piece = choice.push(token_ids, extra, finish)
             if piece.finish_reason is not None and finish is None:
                 # A stop string: the worker does not know of it.
                 self._pool.cancel(self._jobs.pop(choice.index))

@@ -36,7 +36,8 @@ def error_response(error: Failure, path: str) -> JSONResponse:
 
 
 class RequestIds:
-    """Gives every answer an X-Request-Id: the client's own, echoed and never used inside, or one we make.
+    """Gives every answer an X-Request-Id: the client's own, echoed and never used inside, or one we make. Anthropic's
+    clients read it as Request-Id.
 
     Writes the access log too, since it sees every request begin and end.
     """
@@ -56,7 +57,8 @@ class RequestIds:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                ids = [(b"x-request-id", request_id), (b"request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
         try:
@@ -68,7 +70,7 @@ class RequestIds:
 
 
 class ApiKeys:
-    """Lets in who sends one of the keys as a bearer token."""
+    """Lets in who sends one of the keys, as a bearer token or as Anthropic's clients do, in x-api-key."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self._app = app
@@ -81,10 +83,12 @@ class ApiKeys:
         return await self._app(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
-        kind, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        headers = dict(scope["headers"])
+        kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = (bearer.strip() if kind.lower() == b"bearer" else b"", headers.get(b"x-api-key", b""))
         # All keys are compared, each in constant time: how long it takes tells nothing.
-        matches = [hmac.compare_digest(given.strip(), key) for key in self._keys]
-        return kind.lower() == b"bearer" and any(matches)
+        matches = [hmac.compare_digest(one, key) for one in given for key in self._keys]
+        return any(matches)
 
 
 class BodyLimit:

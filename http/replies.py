@@ -55,6 +55,12 @@ def event(value: Any) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
+def typed_event(value: dict[str, Any]) -> bytes:
+    """One server-sent event with the name that its `type` says."""
+    name: str = value["type"]
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(value) + b"\n\n"
+
+
 def openai_failure(error: TokenyardError) -> bytes:
     """How OpenAI's older streams end in a failure."""
     return event(body_of(error)) + DONE

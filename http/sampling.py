@@ -149,14 +149,14 @@ def _max_tokens(
 ) -> int:
     room = _room(card, num_prompt_tokens, request.CONTENT)
     if request.max_tokens is not None:
-        if request.max_tokens > room:
+        if request.max_tokens > room and not request.CLIPS_MAX_TOKENS:
             raise TokenyardError(
                 "context_length_exceeded",
                 f"{request.max_tokens_param} is {request.max_tokens}, but after {num_prompt_tokens} prompt tokens "
                 f"only {room} of {usable_tokens(card)} are left",
                 request.max_tokens_param,
             )
-        return request.max_tokens
+        return min(request.max_tokens, room)
     if "max_length" in overlay and "max_new_tokens" not in overlay:
         # A total. Only a request's own counts: files of old models carry transformers' former default of 20.
         return max(1, min(int(overlay["max_length"]) - num_prompt_tokens, room))
@@ -183,7 +183,9 @@ def too_long(card: Card, num_prompt_tokens: str, param: str) -> TokenyardError:
     """Why a prompt of so many tokens, in words, cannot run."""
     usable = usable_tokens(card)
     what = "context" if usable == card.context_length else "KV pool"
-    words = f"{param}: {num_prompt_tokens} tokens and an answer do not fit the model's {what} of {usable}"
+    # Claude Code compacts a conversation when it reads these very words and numbers.
+    words = f"{param}: prompt is too long: {num_prompt_tokens} tokens > {usable - 1} maximum"
+    words += f", since the model's {what} of {usable} holds the answer too"
     return TokenyardError("context_length_exceeded", words, param)
 
 

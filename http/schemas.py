@@ -34,6 +34,8 @@ class Request:
     """The field that holds the prompt."""
     SILENT_MAX_TOKENS: ClassVar[int | None]
     """The limit of an answer where nobody names one, as OpenAI documents it; None: the context's end."""
+    CLIPS_MAX_TOKENS: ClassVar[bool] = False
+    """Whether a limit beyond the context's end means that end, rather than an error."""
 
     model: str
     max_tokens: int | None = None

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece
 from tokenyard.http.generation import Generation
-from tokenyard.http.replies import KEEP_ALIVE
+from tokenyard.http.replies import KEEP_ALIVE, typed_event
 from tokenyard.http.responses.database import Database, Row
-from tokenyard.http.responses.format import ResponsesFormat, encode
+from tokenyard.http.responses.format import ResponsesFormat
 from tokenyard.http.responses.sequencer import TERMINAL, Event
 from tokenyard.http.responses.store import Store
 
@@ -159,4 +159,4 @@ def _is_last(data: bytes | None) -> bool:
 def _made_up_end(row: Row, after: int) -> bytes:
     """The last event of a response whose maker did not write one."""
     kind = TERMINAL.get(row.status, "response.incomplete")
-    return encode({"type": kind, "sequence_number": after + 1, "response": row.body})
+    return typed_event({"type": kind, "sequence_number": after + 1, "response": row.body})

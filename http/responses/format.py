@@ -4,8 +4,6 @@ import secrets
 import time
 from typing import Any
 
-import orjson
-
 from tokenyard.broker.errors import KINDS, TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.http.chat import read_piece
@@ -13,6 +11,7 @@ from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.generation import Generation
 from tokenyard.http.plans import UNLIKELY
 from tokenyard.http.prompt import Prompter
+from tokenyard.http.replies import typed_event
 from tokenyard.http.responses.ids import new_id
 from tokenyard.http.responses.request import ResponsesRequest
 from tokenyard.http.responses.sequencer import Event, Sequencer
@@ -177,13 +176,7 @@ class ResponsesFormat:
         """Named server-sent events; deltas padded where the client asked for it."""
         if self._request.obfuscate:
             events = [_padded(event) for event in events]
-        return b"".join(encode(event) for event in events)
-
-
-def encode(event: Event) -> bytes:
-    """One named server-sent event."""
-    kind: str = event["type"]
-    return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
+        return b"".join(map(typed_event, events))
 
 
 def _padded(event: Event) -> Event:

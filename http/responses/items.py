@@ -3,43 +3,21 @@
 Knows nothing of chat templates (conversation.py) and of the store.
 """
 
-import base64
-import binascii
 from collections.abc import Callable
 from typing import Any
 
 from tokenyard.http.checks import array, instance, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.responses.ids import new_id
+from tokenyard.http.seals import unseal
 
 Item = dict[str, Any]
 
 ROLES = ("user", "assistant", "system", "developer")
 
-SEAL = "ty1."
-"""Begins what `seal` makes."""
-
 _id = string(1, 128)
 _name = string(1, 256)
 _any_text = instance(str, words="a string")
-
-
-def seal(thought: str) -> str:
-    """A thought as `encrypted_content`. Not secret, and need not be: the same text stands beside it in `content`.
-
-    Clients without state, Codex above all, drop the content and send only this back.
-    """
-    return SEAL + base64.b64encode(thought.encode()).decode()
-
-
-def unseal(sealed: str, param: str) -> str:
-    """The thought in what `seal` made. Raises TokenyardError for what another server encrypted."""
-    try:
-        if not sealed.startswith(SEAL):
-            raise ValueError
-        return base64.b64decode(sealed.removeprefix(SEAL), validate=True).decode()
-    except (ValueError, binascii.Error, UnicodeDecodeError):
-        invalid(param, "cannot be read: another server made it; leave the reasoning item out")
 
 
 def read_input(raw: str | list[Any]) -> list[Item]:

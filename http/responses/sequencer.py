@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from tokenyard.http.responses.ids import new_id
-from tokenyard.http.responses.items import seal
 from tokenyard.http.responses.toolbox import Offer
+from tokenyard.http.seals import seal
 from tokenyard.http.turns import CallArguments, CallBegun, CallEnded, Part, Text, Thought
 
 Event = dict[str, Any]

@@ -43,7 +43,12 @@ def code(response: httpx.Response) -> str:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_each_key_opens(key: str) -> None:
-    assert ask("GET", "/v1/models", {"api_keys": KEYS}, headers={"authorization": f"Bearer {key}"}).status_code == 200
+    for headers in (
+        {"authorization": f"Bearer {key}"},
+        {"x-api-key": key},
+        {"authorization": "Basic x", "x-api-key": key},
+    ):
+        assert ask("GET", "/v1/models", {"api_keys": KEYS}, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,13 @@ def test_anything_else_does_not(header: str | None) -> None:
     assert "first-key" not in response.text
 
 
+@pytest.mark.parametrize("key", ["", "wrong", "Bearer first-key", "first-key2"])
+def test_nor_does_anything_else_in_anthropics_header(key: str) -> None:
+    response = ask("POST", "/v1/messages", {"api_keys": KEYS}, headers={"x-api-key": key})
+    assert response.status_code == 401
+    assert response.json()["error"]["type"] == "authentication_error"
+
+
 @pytest.mark.parametrize("path", ["/health", "/version"])
 def test_probes_need_no_key(path: str) -> None:
     assert ask("GET", path, {"api_keys": KEYS}).status_code == 200
@@ -66,6 +78,7 @@ def test_request_ids_are_echoed_or_made() -> None:
     assert ask("GET", "/health", headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
     made = ask("GET", "/health").headers["x-request-id"]
     assert made.startswith("req_")
+    assert ask("GET", "/health", headers={"x-request-id": "mine"}).headers["request-id"] == "mine"
     assert ask("GET", "/health").headers["x-request-id"] != made
     for bad in ("a" * 129, "with space", "ü"):
         assert ask("GET", "/health", headers={"x-request-id": bad.encode()}).headers["x-request-id"].startswith("req_")

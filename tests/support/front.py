@@ -20,13 +20,15 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
 def says(text: str) -> Callable[[Job], None]:
-    """A job that runs, says the text a token at a time, and stops."""
+    """A job that runs, says the text a token at a time, and stops, by itself or when it is cancelled."""
 
     def play(job: Job) -> None:
         job.run()
         for token_id in demo_tokenizer().backend.encode(text, add_special_tokens=False).ids:
             logprobs = {"logprobs": [[-0.5, [token_id, 7], [-0.5, float("-inf")]]]}
             job.sink.delta([token_id], logprobs if job.request.params.logprobs >= 0 else {}, None)
+            if job.cancelled:
+                return
         job.end()
 
     return play
@@ -50,6 +52,19 @@ def post(
     pool = ScriptedPool(CARD)
     pool.play = play or says("Hello 🤖!")
     return ask(pool, "POST", path, json=body), pool.jobs
+
+
+def typed_events(response: httpx.Response) -> list[Any]:
+    """Every event's object; checks that each is named by its type."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *lines, empty = response.text.split("\n\n")
+    assert empty == ""
+    values = []
+    for line in lines:
+        name, data = line.split("\n")
+        values.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {values[-1]['type']}"
+    return values
 
 
 def events(response: httpx.Response) -> list[Any]:

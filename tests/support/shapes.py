@@ -9,6 +9,7 @@ from typing import Any, get_args
 import openresponses_types.types as open_types
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
+from strict import unknown_fields
 
 EVENTS: dict[str, type[BaseModel]] = {
     get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(ResponseStreamEvent)[0])
@@ -26,7 +27,7 @@ OPEN_EVENTS: dict[str, type[BaseModel]] = {
 def unknown_to_openai(value: dict[str, Any]) -> set[str]:
     """Of a response object or an event."""
     kind = EVENTS[value["type"]] if "sequence_number" in value else Response
-    return set(_extras(kind.model_validate(value, strict=True), ""))
+    return set(unknown_fields(kind.model_validate(value, strict=True)))
 
 
 def unknown_to_openresponses(value: dict[str, Any]) -> set[str]:
@@ -34,16 +35,6 @@ def unknown_to_openresponses(value: dict[str, Any]) -> set[str]:
     kind = OPEN_EVENTS[value["type"]] if "sequence_number" in value else open_types.ResponseResource
     dumped = kind.model_validate(value).model_dump(mode="json", by_alias=True, exclude_unset=True)
     return set(_lost(value, dumped, ""))
-
-
-def _extras(model: BaseModel, path: str) -> Iterator[str]:
-    for name in model.model_extra or ():
-        yield f"{path}{name}"
-    for name in type(model).model_fields:
-        one = getattr(model, name)
-        for inner in one if isinstance(one, list) else [one]:
-            if isinstance(inner, BaseModel):
-                yield from _extras(inner, f"{path}{name}.")
 
 
 def _lost(given: Any, dumped: Any, path: str) -> Iterator[str]:

@@ -6,7 +6,8 @@ import pytest
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.responses.conversation import to_messages
-from tokenyard.http.responses.items import read_input, seal
+from tokenyard.http.responses.items import read_input
+from tokenyard.http.seals import seal
 
 
 def messages(items: list[Any], instructions: str | None = None) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import EVENTS
 
-from tokenyard.http.responses.items import unseal
 from tokenyard.http.responses.sequencer import Event, Sequencer
 from tokenyard.http.responses.toolbox import Offer
+from tokenyard.http.seals import unseal
 from tokenyard.http.turns import CallArguments, CallBegun, CallEnded, Part, Text, Thought
 
 OFFERS = {

@@ -1,0 +1,35 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API, for its clients and for Claude Code."""
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from tokenyard.http.anthropic.answer import MessagesFormat
+from tokenyard.http.anthropic.errors import error_body
+from tokenyard.http.anthropic.request import parse_count, parse_messages, set_reasoning
+from tokenyard.http.bodies import read_body
+from tokenyard.http.chat import plan_chat
+from tokenyard.http.errors import SHAPES
+from tokenyard.http.generation import Generation
+from tokenyard.http.service import Service
+
+PATH = "/v1/messages"
+
+
+def add_routes(api: FastAPI, service: Service) -> None:
+    SHAPES[PATH] = error_body
+
+    @api.post(PATH)
+    async def messages(http: Request) -> Response:
+        request = await read_body(http, parse_messages)
+        prompter = await service.prompter(request.model)
+        set_reasoning(request, prompter.loaded.template)
+        plans, parsers = await plan_chat(request, prompter)
+        generation = Generation(service.pool, plans)
+        return service.reply(generation, MessagesFormat(request, generation, parsers), request.stream)
+
+    @api.post(f"{PATH}/count_tokens")
+    async def count_tokens(http: Request) -> dict[str, int]:
+        request = await read_body(http, parse_count)
+        prompter = await service.prompter(request.model)
+        set_reasoning(request, prompter.loaded.template)
+        return {"input_tokens": len((await prompter.of_chat(request)).ids)}

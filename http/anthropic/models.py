@@ -1,0 +1,62 @@
+"""GET /v1/models as Anthropic's clients read it; they are known by their `anthropic-version` header."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tokenyard.broker.wire import Card
+from tokenyard.http.errors import invalid
+
+DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
+"""Anthropic's."""
+
+
+def is_anthropic(headers: Mapping[str, str]) -> bool:
+    return "anthropic-version" in headers
+
+
+def model(card: Card) -> dict[str, Any]:
+    """Anthropic's model object."""
+    return {
+        "type": "model",
+        "id": card.names[0],
+        "display_name": card.names[0],
+        "created_at": datetime.fromtimestamp(card.created, UTC).isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_input_tokens": card.context_length,
+        "max_tokens": card.context_length,
+    }
+
+
+def page(cards: list[Card], query: Mapping[str, str]) -> dict[str, Any]:
+    """One page of the models, after or before the one that the query names."""
+    models = [model(card) for card in cards]
+    ids = [one["id"] for one in models]
+    limit = query.get("limit", str(DEFAULT_LIMIT))
+    if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LIMIT:
+        invalid("limit", f"must be from 1 to {MAX_LIMIT}")
+    begin, end = 0, len(models)
+    if "after_id" in query:
+        begin = _position(ids, query["after_id"], "after_id") + 1
+        end = min(end, begin + int(limit))
+        more = end < len(models)
+    elif "before_id" in query:
+        end = _position(ids, query["before_id"], "before_id")
+        begin = max(0, end - int(limit))
+        more = begin > 0
+    else:
+        end = min(end, int(limit))
+        more = end < len(models)
+    shown = models[begin:end]
+    return {
+        "data": shown,
+        "has_more": more,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+    }
+
+
+def _position(ids: list[str], name: str, param: str) -> int:
+    if name not in ids:
+        invalid(param, "must be the id of a model")
+    return ids.index(name)

@@ -1,0 +1,82 @@
+"""The body of a request to /v1/messages, checked and brought to a ChatRequest.
+
+Knows no model, except in `set_reasoning`, which a request meets once its model is known.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tokenyard.http.anthropic.conversation import read_conversation
+from tokenyard.http.anthropic.fields import COUNTED, MESSAGES, Thinking
+from tokenyard.http.anthropic.tools import read_tool_choice, read_tools
+from tokenyard.http.errors import invalid
+from tokenyard.http.fields import SAMPLING, read
+from tokenyard.http.schemas import ChatRequest
+
+
+@dataclass(slots=True, kw_only=True)
+class MessagesRequest(ChatRequest):
+    CLIPS_MAX_TOKENS: ClassVar[bool] = True
+
+    thinking: Thinking | None = None
+    effort: str | None = None
+
+
+def parse_messages(body: dict[str, Any]) -> MessagesRequest:
+    """Raises TokenyardError naming the first field at fault."""
+    values = read(body, MESSAGES)
+    if "max_tokens" not in values:
+        invalid("max_tokens", "is required")
+    return _request(values)
+
+
+def parse_count(body: dict[str, Any]) -> MessagesRequest:
+    """The same for a request that only counts its tokens."""
+    return _request(read(body, COUNTED))
+
+
+def _request(values: dict[str, Any]) -> MessagesRequest:
+    for name in ("model", "messages"):
+        if name not in values:
+            invalid(name, "is required")
+    output = values.pop("output_config", {})
+    grammars = [values.pop("output_format", None), output.get("format")]
+    if None not in grammars:
+        invalid("output_format", "cannot be combined with output_config.format")
+    tools = read_tools(values.pop("tools", []))
+    choice = read_tool_choice(values.pop("tool_choice", None), tools)
+    grammar = next((grammar for grammar in grammars if grammar is not None), None)
+    if grammar is not None and tools and choice.choice != "none":
+        invalid(grammar.param, "leaves no room for tool calls; send tool_choice {'type': 'none'} with it")
+    messages = read_conversation(
+        values.pop("messages"), values.pop("system", None), values.pop("context_management", None)
+    )
+    return MessagesRequest(
+        messages=messages,
+        tools=tools,
+        tool_choice=choice.choice,
+        parallel_tool_calls=choice.parallel,
+        grammar=grammar,
+        effort=output.get("effort"),
+        stop=values.pop("stop_sequences", []),
+        sampling={name: values.pop(name) for name in SAMPLING if name in values},
+        **values,
+    )
+
+
+def set_reasoning(request: MessagesRequest, template: str) -> None:
+    """Say `thinking` and `effort` in the words of this model's chat template.
+
+    `adaptive` and `effort` leave it to the model how much it thinks, so a model that never does may be asked as well;
+    `enabled` is refused there.
+    """
+    thinking = None if request.thinking is None else request.thinking.type
+    if thinking == "disabled":
+        request.reasoning_effort = "none"
+    elif "reasoning_effort" in template:
+        # Templates know no efforts above high.
+        request.reasoning_effort = "high" if request.effort in ("xhigh", "max") else request.effort
+    elif thinking is not None and "enable_thinking" in template:
+        request.reasoning_effort = "high"
+    elif thinking == "enabled":
+        invalid("thinking.type", f"cannot be 'enabled' with {request.model}: its chat template knows no thinking")
