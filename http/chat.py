@@ -11,9 +11,10 @@ from fastapi.responses import Response
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.bodies import read_body
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
+from tokenyard.http.echoes import vllm_prompt_logprobs
 from tokenyard.http.generation import Generation, Plan
 from tokenyard.http.messages import check_tool_choice
-from tokenyard.http.plans import UNLIKELY, Head, make_plans
+from tokenyard.http.plans import UNLIKELY, Head, make_plans, vocabulary_of
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import DONE, event, openai_failure
 from tokenyard.http.schemas import ChatRequest, parse_chat
@@ -76,7 +77,7 @@ class ChatFormat:
     ) -> None:
         self._request = request
         self._generation = generation
-        self._vocabulary = prompter.loaded.vocabulary
+        self._vocabulary = vocabulary_of(request, prompter.loaded)
         self._options = request.stream_options
         kind = "chat.completion.chunk" if request.stream else "chat.completion"
         self._head = Head(kind, "chatcmpl", request, prompter.card)
@@ -154,7 +155,11 @@ class ChatFormat:
 
     def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
         choices = [self._whole_choice(choice, pieces[choice.index]) for choice in self._generation.choices]
-        return {**self._head.fields, "choices": choices, "usage": self._generation.usage}
+        body = {**self._head.fields, "choices": choices, "usage": self._generation.usage}
+        if self._request.prompt_logprobs >= 0:
+            scores = self._generation.choices[0].prompt_scores
+            body["prompt_logprobs"] = vllm_prompt_logprobs(scores.tokens, self._vocabulary)
+        return body
 
     def _whole_choice(self, choice: Choice, pieces: list[Piece]) -> dict[str, Any]:
         text = "".join(piece.text for piece in pieces)

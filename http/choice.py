@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tokenyard.broker.wire import Finish
 from tokenyard.http.detokenize import Detokenizer
+from tokenyard.http.prompt_scores import PromptScores
 from tokenyard.http.stops import StopScanner
 
 
@@ -43,6 +44,7 @@ class Choice:
         show_stop_token: bool = False,
         min_tokens: int = 0,
         num_logprobs: int = -1,
+        prompt_ids: list[int] | None = None,
     ) -> None:
         self.index = index
         self.num_tokens = 0
@@ -52,6 +54,10 @@ class Choice:
         self.num_thought: int | None = None
         """Of `num_tokens`, those of thoughts, as the parts came; None where nobody tells them apart."""
         self.finished = False
+        self.prompt_scores = PromptScores(prompt_ids or [])
+        """Whole before the first token comes, if they were asked for."""
+        self.sum_logprobs = 0.0
+        """Of all tokens generated so far, if any logprobs were asked for."""
         self._detokenizer = detokenizer
         self._stops = stops
         self._show_stop_token = show_stop_token
@@ -75,6 +81,9 @@ class Choice:
         if not self.num_tokens:
             # What a later attempt finds cached after a resume is no news to the client.
             self.num_cached = extra.get("cached_tokens", self.num_cached)
+        if told := extra.get("prompt_logprobs"):
+            self.prompt_scores.push(told)
+        self.sum_logprobs += sum(logprob for logprob, _, _ in extra.get("logprobs", ()))
         self.num_tokens += len(token_ids)
         hidden = finish is not None and finish.reason == "stop" and not self._show_stop_token
         visible = token_ids[:-1] if hidden else token_ids

@@ -129,13 +129,13 @@ COMMON: dict[str, Field] = {
     "length_penalty": refused_unless(1, 1.0),
     "early_stopping": refused_unless(False),
     "logits_processors": refused_unless([]),
+    "prompt_logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
+    "truncate_prompt_tokens": Field(integer(-1, INT64)),
+    "return_tokens_as_token_ids": Field(boolean),
     "allowed_token_ids": refused_unless(),
     "bad_words": refused_unless([]),
-    "prompt_logprobs": refused_unless(),
-    "truncate_prompt_tokens": refused_unless(),
     "spaces_between_special_tokens": refused_unless(True),
     "guided_whitespace_pattern": refused_unless(),
-    "return_tokens_as_token_ids": refused_unless(False),
 }
 
 CHAT: dict[str, Field] = {
@@ -180,6 +180,7 @@ COMPLETIONS: dict[str, Field] = {
     "logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
     "best_of": Field(integer(1, MAX_CHOICES)),
     "add_special_tokens": Field(boolean),
-    "echo": refused_unless(False, why="is not supported yet"),
-    "suffix": refused_unless("", why="is not supported: the served models do not fill in the middle"),
+    "max_tokens": Field(integer(0, INT64)),
+    "echo": Field(boolean),
+    "suffix": Field(string(0, 1 << 24)),
 }

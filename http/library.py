@@ -5,6 +5,7 @@ Without torch: main.py sets USE_TORCH=0 first, and AutoTokenizer, which imports 
 
 import asyncio
 import logging
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -12,7 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
+from tokenyard.http import infill
 from tokenyard.http.formats.registry import recognise
+from tokenyard.http.infill import Infill
 from tokenyard.http.memory import trim
 from tokenyard.http.vocabulary import Vocabulary
 
@@ -38,6 +41,11 @@ class LoadedTokenizer:
             if token.special and not any(token.content in mark for mark in self.speech.marks)
         )
         """Special tokens that are no part of a call or a thought: what a parser must not see."""
+
+    @cached_property
+    def infill(self) -> Infill | None:
+        """How the model fills in the middle, if its tokenizer tells."""
+        return infill.recognise(self.backend)
 
 
 class TokenizerLibrary:

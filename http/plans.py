@@ -14,11 +14,13 @@ from tokenyard.broker.wire import Card
 from tokenyard.http.choice import Choice
 from tokenyard.http.detokenize import Detokenizer
 from tokenyard.http.generation import Plan
+from tokenyard.http.library import LoadedTokenizer
 from tokenyard.http.pool import JobRequest
 from tokenyard.http.prompt import Prompt, Prompter
 from tokenyard.http.sampling import resolve, seeds
 from tokenyard.http.schemas import Request
 from tokenyard.http.stops import StopScanner
+from tokenyard.http.vocabulary import Vocabulary
 
 UNLIKELY = -9999.0
 """OpenAI's stand-in for a logprob of minus infinity, which JSON cannot say."""
@@ -30,7 +32,7 @@ CONTEXT_TOKENS = 8
 def make_plans(
     request: Request, prompter: Prompter, prompts: list[Prompt], hidden: frozenset[int] | None = None
 ) -> list[Plan]:
-    """One plan for each of `n` choices of each prompt, in the order of OpenAI's choice indices.
+    """One plan for each candidate for an answer to each prompt, in the order of OpenAI's choice indices.
 
     Where special tokens are not shown, these are all of the vocabulary's, or only the `hidden` ones if given.
     Raises TokenyardError naming the field that does not fit the model.
@@ -41,9 +43,12 @@ def make_plans(
     for number, prompt in enumerate(prompts):
         params, stop = resolve(request, card, len(prompt.ids))
         context = prompt.ids[-CONTEXT_TOKENS:] if prompt.continued else []
-        for index, seed in enumerate(seeds(request.sampling.get("seed"), request.n)):
+        if prompt.end_ids and not request.sampling.get("ignore_eos"):
+            params = params._replace(stop_token_ids=sorted({*params.stop_token_ids, *prompt.end_ids}))
+        for index, seed in enumerate(seeds(request.sampling.get("seed"), request.num_candidates)):
+            tells_prompt = index == 0 or request.stream  # a whole answer has it from the prompt's first choice
             choice = Choice(
-                number * request.n + index,
+                number * request.num_candidates + index,
                 Detokenizer(
                     loaded.backend,
                     skip_special and hidden is None,
@@ -54,15 +59,27 @@ def make_plans(
                 show_stop_token=request.include_stop_str_in_output,
                 min_tokens=params.min_tokens,
                 num_logprobs=request.num_logprobs,
+                prompt_ids=prompt.ids,
             )
             job = JobRequest(
                 card.names[0],
                 prompt.ids,
-                params._replace(seed=seed, cache_salt=request.cache_salt),
+                params._replace(
+                    seed=seed,
+                    cache_salt=request.cache_salt,
+                    logprobs=max(params.logprobs, 0 if request.num_candidates > request.n else -1),
+                    prompt_logprobs=request.num_prompt_logprobs if tells_prompt else -1,
+                ),
                 priority=request.priority,
+                kind="generate" if params.max_tokens else "score",
             )
             plans.append(Plan(choice, job, counts_prompt=index == 0))
     return plans
+
+
+def vocabulary_of(request: Request, loaded: LoadedTokenizer) -> Vocabulary:
+    """What tokens are called in logprobs."""
+    return loaded.vocabulary.as_ids() if request.return_tokens_as_token_ids else loaded.vocabulary
 
 
 class Head:

@@ -15,7 +15,7 @@ from tokenyard.http.errors import invalid
 from tokenyard.http.library import LoadedTokenizer
 from tokenyard.http.messages import read_messages, read_tools
 from tokenyard.http.sampling import too_long, usable_tokens
-from tokenyard.http.schemas import ChatRequest, CompletionRequest
+from tokenyard.http.schemas import ChatRequest, CompletionRequest, Request
 
 LONG_PROMPT_CHARS = 4_000
 """Texts above this go to a thread: at 1 to 2 µs a character (measured), it holds the loop for over 4 ms."""
@@ -28,9 +28,12 @@ class Prompt(NamedTuple):
     continued: bool
     """Whether the answer's text goes on in mid-text, so that, say, a first word keeps its leading space."""
     text: str = ""
-    """A rendered conversation; it may have begun the answer, with a mark that opens a thought, say."""
+    """What was tokenized, if it was text. A rendered conversation may have begun the answer, with a mark that opens a
+    thought, say."""
     begun: str = ""
     """The last message's text, where the answer goes on with it."""
+    end_ids: list[int] = []
+    """Tokens that end this answer, beside those that end any."""
 
 
 class Prompter:
@@ -49,7 +52,8 @@ class Prompter:
             text, begun = self._conversation(request)
         else:
             text, begun = await asyncio.to_thread(self._conversation, request)
-        return Prompt(await self._encode(text, "messages", False), bool(begun), text, begun)
+        prompt = Prompt(await self._encode(text, "messages", False), bool(begun), text, begun)
+        return self._cut(prompt, request)._replace(text=text)
 
     def _conversation(self, request: ChatRequest) -> tuple[str, str]:
         """As text, and what it says already of the answer, which goes on with its last message."""
@@ -59,19 +63,44 @@ class Prompter:
 
     async def of_completion(self, request: CompletionRequest) -> list[Prompt]:
         """Each prompt of a string, a list of strings, a list of ids, or a list of such lists."""
-        prompt, special = request.prompt, request.add_special_tokens
-        if isinstance(prompt, str):
-            return [await self._of_text(prompt, "prompt", special)]
-        if prompt and type(prompt[0]) is int:
-            return [self._of_ids(prompt, "prompt")]
+        prompt = request.prompt
+        if isinstance(prompt, str) or (prompt and type(prompt[0]) is int):
+            return [await self._of_one(request, prompt, "prompt")]
         if not prompt:
             invalid("prompt", "must not be empty")
-        return [
-            self._of_ids(one, f"prompt.{index}")
-            if isinstance(one, list)
-            else await self._of_text(one, f"prompt.{index}", special)
-            for index, one in enumerate(prompt)
-        ]
+        return [await self._of_one(request, one, f"prompt.{index}") for index, one in enumerate(prompt)]
+
+    async def _of_one(self, request: CompletionRequest, given: Any, param: str) -> Prompt:
+        """A prompt as it was given, and what the request makes of it."""
+        special = request.add_special_tokens and not request.suffix
+        prompt = self._of_ids(given, param) if isinstance(given, list) else await self._of_text(given, param, special)
+        if request.suffix:
+            prompt = await self._filling(prompt, request)
+        return self._cut(prompt, request)
+
+    async def _filling(self, prefix: Prompt, request: CompletionRequest) -> Prompt:
+        """The prompt whose answer goes between this one and the suffix."""
+        infill = self.loaded.infill
+        if infill is None:
+            words = (
+                f"is not supported with {self.card.names[0]}: its tokenizer has no tokens to fill in the middle with"
+            )
+            invalid("suffix", words)
+        begin = encode(self.loaded.backend, "", request.add_special_tokens)
+        suffix = await self._encode(request.suffix, "suffix", False)
+        return Prompt([*begin, *infill.join(prefix.ids, suffix)], continued=True, end_ids=infill.end_ids)
+
+    def _cut(self, prompt: Prompt, request: Request) -> Prompt:
+        """Only the prompt's end, where the request allows no more; what a tokenizer puts before any text stays."""
+        most = request.truncate_prompt_tokens
+        if most < 0:
+            most = max(1, usable_tokens(self.card) - (request.max_tokens or 1))
+        if not 0 < most < len(prompt.ids):
+            return prompt
+        begin = encode(self.loaded.backend, "", True) if prompt.text else []
+        if len(begin) >= most or prompt.ids[: len(begin)] != begin:
+            begin = []
+        return prompt._replace(ids=[*begin, *prompt.ids[len(begin) - most :]], text="")
 
     async def _of_text(self, text: Any, param: str, add_special_tokens: bool) -> Prompt:
         if not isinstance(text, str):
@@ -79,7 +108,7 @@ class Prompter:
         ids = await self._encode(text, param, add_special_tokens)
         if not ids:
             invalid(param, "must not be empty")
-        return Prompt(ids, continued=True)
+        return Prompt(ids, continued=True, text=text)
 
     def _of_ids(self, ids: list[Any], param: str) -> Prompt:
         if not ids:

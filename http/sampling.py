@@ -147,7 +147,7 @@ def _read_config(value: dict[str, Any] | str) -> dict[str, Any]:
 def _max_tokens(
     request: Request, card: Card, num_prompt_tokens: int, config: dict[str, Any], overlay: dict[str, Any]
 ) -> int:
-    room = _room(card, num_prompt_tokens, request.CONTENT)
+    room = _room(card, num_prompt_tokens, request.CONTENT, least=0 if request.max_tokens == 0 else 1)
     if request.max_tokens is not None:
         if request.max_tokens > room and not request.CLIPS_MAX_TOKENS:
             raise TokenyardError(
@@ -171,10 +171,10 @@ def usable_tokens(card: Card) -> int:
     return min(card.context_length, card.pool_tokens) if card.pool_tokens > 0 else card.context_length
 
 
-def _room(card: Card, num_prompt_tokens: int, param: str) -> int:
-    """Room left for the answer, at least one token. Raises TokenyardError naming `param`."""
+def _room(card: Card, num_prompt_tokens: int, param: str, least: int) -> int:
+    """Tokens left for the answer, at least so many. Raises TokenyardError naming `param`."""
     room = usable_tokens(card) - num_prompt_tokens
-    if room < 1:
+    if room < least:
         raise too_long(card, str(num_prompt_tokens), param)
     return room
 

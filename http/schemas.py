@@ -56,6 +56,21 @@ class Request:
     priority: int = 0
     num_logprobs: int = -1
     """As Params.logprobs: -1 for none, 0 for the chosen token's only."""
+    prompt_logprobs: int = -1
+    """As Params.prompt_logprobs."""
+    truncate_prompt_tokens: int = 0
+    """Only so many of the prompt's last tokens count; 0: all, -1: as many as fit."""
+    return_tokens_as_token_ids: bool = False
+
+    @property
+    def num_candidates(self) -> int:
+        """Answers to make for each prompt."""
+        return self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int:
+        """As Params.prompt_logprobs, whichever field asks for it."""
+        return self.prompt_logprobs
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +95,17 @@ class CompletionRequest(Request):
 
     prompt: Any
     add_special_tokens: bool = True
+    echo: bool = False
+    suffix: str = ""
+    best_of: int | None = None
+
+    @property
+    def num_candidates(self) -> int:
+        return self.best_of or self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int:
+        return max(self.prompt_logprobs, self.num_logprobs if self.echo else -1)
 
     @property
     def num_prompts(self) -> int:
@@ -147,12 +173,16 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     """Raises TokenyardError naming the first field at fault."""
     values = read(body, COMPLETIONS)
     values["num_logprobs"] = values.pop("logprobs", -1)
-    best_of = values.pop("best_of", None)
-    if best_of is not None and best_of != values.get("n", 1):
-        invalid("best_of", "is supported only where it equals n")
     request = CompletionRequest(**_common(values, CompletionRequest.CONTENT))
-    if request.num_prompts * request.n > MAX_CHOICES:
-        invalid("prompt", f"and n together ask for more than {MAX_CHOICES} choices")
+    if request.num_candidates < request.n:
+        invalid("best_of", f"must be at least n, which is {request.n}")
+    if request.num_candidates > request.n and request.stream:
+        invalid("best_of", "above n is not possible with stream: the best is known at the end")
+    if request.num_prompts * request.num_candidates > MAX_CHOICES:
+        invalid("prompt", f"and n or best_of together ask for more than {MAX_CHOICES} choices")
+    for name in ("echo", "truncate_prompt_tokens"):
+        if request.suffix and getattr(request, name):
+            invalid(name, "is not possible with suffix")
     return request
 
 
@@ -165,6 +195,8 @@ def _common(values: dict[str, Any], content: str) -> dict[str, Any]:
         if not values.get("stream"):
             invalid("stream_options", "is allowed only with stream true")
         values["stream_options"] = StreamOptions(**values["stream_options"])
+    if "prompt_logprobs" in values and values.get("stream"):
+        invalid("prompt_logprobs", "is not possible with stream")
     values["grammar"] = only_one({name: values.pop(name) for name in GRAMMARS if name in values})
     values["sampling"] = {name: values.pop(name) for name in SAMPLING if name in values}
     return values

@@ -26,6 +26,10 @@ class Vocabulary:
         # 4,096 entries: a stream's 20 alternatives repeat; some 1 MB at the most.
         self.token = lru_cache(maxsize=4096)(self._token)
 
+    def as_ids(self) -> "Vocabulary":
+        """The same, but where a token's text would stand, there is its id, as vLLM's `token_id:17`."""
+        return _Ids(self._tokenizer)
+
     def _token(self, token_id: int) -> tuple[str, bytes]:
         """Text (U+FFFD for cut characters) and bytes."""
         raw: str | None = self._tokenizer.id_to_token(token_id)
@@ -42,3 +46,8 @@ class Vocabulary:
         if all(char in _BYTES for char in raw):
             return text, bytes(_BYTES[char] for char in raw)
         return text, text.encode()
+
+
+class _Ids(Vocabulary):
+    def _token(self, token_id: int) -> tuple[str, bytes]:
+        return f"token_id:{token_id}", super()._token(token_id)[1]

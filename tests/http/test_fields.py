@@ -95,7 +95,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("web_search_options", {}, "web_search_options"),
     ("use_beam_search", True, "use_beam_search"),
     ("guided_json", 5, "guided_json"),
-    ("prompt_logprobs", 1, "prompt_logprobs"),
+    ("prompt_logprobs", 21, "prompt_logprobs"),
+    ("truncate_prompt_tokens", -2, "truncate_prompt_tokens"),
+    ("return_tokens_as_token_ids", 1, "return_tokens_as_token_ids"),
 ]
 
 
@@ -109,7 +111,15 @@ def test_bad_values_are_refused_by_name(name: str, value: Any, param: str) -> No
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("echo", True), ("suffix", "x"), ("logprobs", 21), ("logprobs", True), ("prompt", {}), ("best_of", 0)],
+    [
+        ("echo", 1),
+        ("suffix", 5),
+        ("logprobs", 21),
+        ("logprobs", True),
+        ("prompt", {}),
+        ("best_of", 0),
+        ("max_tokens", -1),
+    ],
 )
 def test_completions_have_refusals_of_their_own(name: str, value: Any) -> None:
     assert refusal({name: value}, COMPLETIONS).param == name

@@ -103,8 +103,8 @@ def test_a_template_that_refuses_or_falls_over_is_a_refusal(template: str) -> No
 
 def test_all_shapes_of_a_completions_prompt() -> None:
     hello = demo_tokenizer().backend.encode("hello").ids
-    assert completion("hello") == [Prompt(hello, True)]
-    assert completion(["hello", "hello"]) == [Prompt(hello, True)] * 2
+    assert completion("hello") == [Prompt(hello, True, "hello")]
+    assert completion(["hello", "hello"]) == [Prompt(hello, True, "hello")] * 2
     assert completion([5, 6]) == [Prompt([5, 6], True)]
     assert completion([[5], [6, 7]]) == [Prompt([5], True), Prompt([6, 7], True)]
 

@@ -82,9 +82,39 @@ def test_chat_logprobs(fields: dict[str, Any], expected: int) -> None:
 def test_completion_logprobs_and_best_of() -> None:
     assert parse_completion(COMPLETION).num_logprobs == -1
     assert parse_completion({**COMPLETION, "logprobs": 0}).num_logprobs == 0
-    assert parse_completion({**COMPLETION, "n": 2, "best_of": 2}).n == 2
-    with pytest.raises(TokenyardError, match="best_of"):
-        parse_completion({**COMPLETION, "best_of": 2})
+    assert parse_completion({**COMPLETION, "n": 2, "best_of": 3}).num_candidates == 3
+    assert parse_completion({**COMPLETION, "n": 2}).num_candidates == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 2, "best_of": 1}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"prompt": ["a"] * 65, "best_of": 2}, "prompt"),
+        ({"suffix": "x", "echo": True}, "echo"),
+        ({"suffix": "x", "truncate_prompt_tokens": 4}, "truncate_prompt_tokens"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
+    ],
+)
+def test_completion_fields_that_exclude_each_other(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(TokenyardError) as caught:
+        parse_completion({**COMPLETION, **fields})
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, -1),
+        ({"logprobs": 3}, -1),
+        ({"echo": True}, -1),
+        ({"echo": True, "logprobs": 3}, 3),
+        ({"prompt_logprobs": 5, "echo": True, "logprobs": 3}, 5),
+    ],
+)
+def test_what_asks_for_a_prompts_logprobs(fields: dict[str, Any], expected: int) -> None:
+    assert parse_completion({**COMPLETION, **fields}).num_prompt_logprobs == expected
 
 
 def test_stream_options_are_read() -> None:

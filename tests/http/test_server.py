@@ -75,6 +75,26 @@ def test_sdk_completions(sdk: openai.OpenAI) -> None:
     )
 
 
+def test_an_echo_scores_what_was_said(sdk: openai.OpenAI) -> None:
+    """As lm-evaluation-harness asks: the logprobs of given tokens are those of the same tokens drawn."""
+    wish: dict[str, Any] = {"model": MODEL, "prompt": "The capital of", "logprobs": 1}
+    said = sdk.completions.create(**wish, max_tokens=8, temperature=0).choices[0]
+    assert said.logprobs is not None
+    whole = sdk.completions.create(**wish | {"prompt": f"The capital of{said.text}"}, max_tokens=0, echo=True).choices[
+        0
+    ]
+    assert whole.text == f"The capital of{said.text}"
+    assert whole.logprobs is not None
+    tail = slice(-len(said.logprobs.tokens or []), None)
+    assert (whole.logprobs.tokens or [])[tail] == said.logprobs.tokens
+    assert (whole.logprobs.token_logprobs or [])[tail] == pytest.approx(said.logprobs.token_logprobs, abs=1e-3)
+    assert whole.logprobs.top_logprobs is not None
+    for token, logprob, top in zip(
+        whole.logprobs.tokens or [], whole.logprobs.token_logprobs or [], whole.logprobs.top_logprobs, strict=True
+    ):
+        assert top is None or top.get(token, logprob) == pytest.approx(logprob)
+
+
 def test_sdk_async(server: Yard, answer: str) -> None:
     async def run() -> None:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
