@@ -1,0 +1,315 @@
+"""The MCP servers of this front: one supervisor task each, a fresh task for each connection, and calls by tool.
+
+A server that is broken, slow or gone costs its own tools only. Handlers await futures here and touch no connection
+themselves. Knows no HTTP of ours and no models.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from tokenyard.http.mcp.config import ServerConfig
+from tokenyard.http.mcp.sdk import FAILURES, Connection, Listeners, McpFailure, Result, Tool, connect, describe
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 60.0
+"""`npx` and `uvx` fetch a server's package at its first start."""
+WAIT_READY_S = 20.0
+"""A request waits so long for a server that is just starting; then it goes without its tools."""
+BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 60.0)
+"""Before a lost or failed connection is tried again, by failures in a row; a connection that held STEADY_S starts
+over.
+"""
+STEADY_S = 30.0
+SOON_S = 1.0
+"""A request waits for a server that comes back this soon; one that fails again and again it does without."""
+RELIST_S = 0.2
+"""A burst of list_changed notifications costs one listing."""
+PING_S = 30.0
+"""A connection is asked for a sign of life so often, and has as long to give one."""
+MAX_PARALLEL = 8
+"""Calls of one server at once (design: MCP, limits)."""
+
+T = TypeVar("T")
+
+
+class OwnedTool(NamedTuple):
+    """A tool and the server that has it."""
+
+    server: ServerConfig
+    tool: Tool
+
+
+@dataclass(slots=True)
+class ServerState:
+    """For people: how a server does."""
+
+    label: str
+    transport: str
+    state: str
+    """disabled, idle (connects when wanted), connecting, ready, waiting (for its next try)."""
+    words: str
+    """What went wrong last."""
+    num_tools: int
+    num_calls: int
+    num_restarts: int
+    default: bool
+
+
+class _Server:
+    """One server's supervisor."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.tools: list[Tool] = []
+        """Of the last listing, those that the config allows; kept while it reconnects."""
+        self.state = "idle" if config.enabled else "disabled"
+        self.words = ""
+        self.num_calls = 0
+        self.num_restarts = 0
+        self._connection: Connection | None = None
+        self._soon = True
+        """Whether a server that waits is tried again within SOON_S."""
+        self._news = asyncio.Event()
+        """Set, and made anew, whenever the state changes."""
+        self._wanted = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._slots = asyncio.Semaphore(MAX_PARALLEL)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self.config.enabled:
+            self._task = asyncio.create_task(self._supervise(), name=f"mcp {self.config.label}")
+            if self.config.eager:
+                self._wanted.set()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @property
+    def _is_coming(self) -> bool:
+        """Whether it may soon be ready."""
+        if self._connection is not None:
+            return self._connection.lost.is_set()
+        return self.state in ("idle", "connecting") or (self.state == "waiting" and self._soon)
+
+    async def settle(self) -> None:
+        """Return once it is ready, or is found to be broken, or patience is over."""
+        self._wanted.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_READY_S):
+                while self._is_coming:
+                    await self._news.wait()
+
+    async def run(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+        """Do something with its connection. Raises McpFailure; cancelled, it stops waiting for the server."""
+        await self.settle()
+        connection = self._connection
+        if connection is None:
+            raise McpFailure(f"the server {self.config.label} is not there: {self.words or self.state}")
+        async with self._slots:
+            self.num_calls += 1
+            # A task of its own: what the SDK's cancel scopes do stays in there.
+            working = asyncio.create_task(work(connection))
+            losing = asyncio.create_task(connection.lost.wait())
+            try:
+                await asyncio.wait((working, losing), return_when=asyncio.FIRST_COMPLETED)
+                if not working.done():
+                    raise McpFailure(f"the server {self.config.label} ended in the middle of it", lost=True)
+                return working.result()
+            except McpFailure as failure:
+                if failure.lost:
+                    connection.lost.set()
+                raise McpFailure(self.redacted(failure.words), failure.lost) from None
+            finally:
+                working.cancel()
+                losing.cancel()
+
+    def redacted(self, text: str) -> str:
+        """The text without this server's secrets."""
+        for secret in self.config.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    # The supervisor's task.
+
+    def _is(self, state: str) -> None:
+        self.state = state
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _supervise(self) -> None:
+        failures = 0
+        while True:
+            await self._wanted.wait()
+            began = time.monotonic()
+            self._is("connecting")
+            connection = asyncio.create_task(self._connect(), name=f"mcp {self.config.label} connection")
+            try:
+                await asyncio.wait([connection])
+            finally:
+                connection.cancel()
+                await asyncio.wait([connection])
+                self._connection = None
+            self.words = self.redacted(_end_of(connection))
+            held = time.monotonic() - began
+            failures = 1 if held > STEADY_S else failures + 1
+            self.num_restarts += 1
+            delay = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+            self._soon = delay <= SOON_S
+            self._is("waiting")
+            log.warning("mcp server %s: %s; again in %g s", self.config.label, self.words, delay)
+            await asyncio.sleep(delay)
+
+    async def _connect(self) -> None:
+        """One connection's life; ends with the reason as McpFailure."""
+        label = self.config.label
+
+        def logged(line: str) -> None:
+            log.debug("mcp server %s says: %s", label, self.redacted(line))
+
+        async with connect(self.config, Listeners(self._changed.set, logged), CONNECT_S) as connection:
+            await self._list(connection)
+            self._connection = connection
+            self.words = ""
+            self._is("ready")
+            log.info("mcp server %s is ready: %d tools", label, len(self.tools))
+            await self._attend(connection)
+            self._connection = None
+            self._is("connecting")  # while it is being closed, which may take seconds
+            raise McpFailure("the connection was lost", lost=True)
+
+    async def _attend(self, connection: Connection) -> None:
+        """List again what changes, and see that it lives, until it is lost."""
+        lost = asyncio.create_task(connection.lost.wait())
+        try:
+            while not lost.done():
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait((lost, changed), timeout=PING_S, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if lost.done():
+                    return
+                if self._changed.is_set():
+                    await asyncio.sleep(RELIST_S)
+                    self._changed.clear()
+                    await self._list(connection)
+                else:
+                    async with asyncio.timeout(PING_S):
+                        await connection.ping()
+        finally:
+            lost.cancel()
+
+    async def _list(self, connection: Connection) -> None:
+        self.tools = [tool for tool in await connection.list_tools() if self.config.allows(tool.name)]
+
+
+def _end_of(task: "asyncio.Task[None]") -> str:
+    """Why a connection ended."""
+    error = None if task.cancelled() else task.exception()
+    if error is None:
+        return "the connection was closed"
+    if isinstance(error, TimeoutError):
+        return "it gave no sign of life"
+    if not isinstance(error, (McpFailure, *FAILURES)):
+        log.error("an mcp connection failed", exc_info=error)
+    return describe(error)
+
+
+class Hub:
+    """All servers of one configuration."""
+
+    def __init__(self, configs: Sequence[ServerConfig]) -> None:
+        self._servers = {config.label: _Server(config) for config in configs}
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        for server in self._servers.values():
+            server.start()
+
+    async def close(self) -> None:
+        """End all connections and every process started for them."""
+        await asyncio.gather(*(server.close() for server in self._servers.values()))
+
+    async def reload(self, configs: Sequence[ServerConfig]) -> None:
+        """Take a new configuration: servers that did not change keep their connections."""
+        kept = {one.label: self._servers[one.label] for one in configs if self._same(one)}
+        ended = [server for label, server in self._servers.items() if label not in kept]
+        fresh = {one.label: _Server(one) for one in configs if one.label not in kept}
+        self._servers = {one.label: kept.get(one.label) or fresh[one.label] for one in configs}
+        for server in fresh.values():
+            server.start()
+        await asyncio.gather(*(server.close() for server in ended))
+
+    def _same(self, config: ServerConfig) -> bool:
+        server = self._servers.get(config.label)
+        return server is not None and server.config == config
+
+    def configs(self) -> list[ServerConfig]:
+        """All that may be asked for, in the file's order."""
+        return [server.config for server in self._servers.values() if server.config.enabled]
+
+    def states(self) -> list[ServerState]:
+        return [
+            ServerState(
+                server.config.label,
+                server.config.transport,
+                server.state,
+                server.words,
+                len(server.tools),
+                server.num_calls,
+                max(0, server.num_restarts),
+                server.config.default,
+            )
+            for server in self._servers.values()
+        ]
+
+    async def tools(self, labels: Sequence[str]) -> list[OwnedTool]:
+        """What these servers can do now; waits for those that are just starting."""
+        servers = [self._servers[label] for label in labels if label in self._servers]
+        await asyncio.gather(*(server.settle() for server in servers))
+        return [OwnedTool(server.config, tool) for server in servers for tool in server.tools]
+
+    def words(self, label: str) -> str:
+        """Why a server's tools are missing, if they are."""
+        return self._servers[label].words
+
+    async def call(self, label: str, tool: str, arguments: dict[str, Any]) -> Result:
+        """Run a tool. Raises McpFailure."""
+        server = self._server(label)
+        if not server.config.allows(tool):
+            raise McpFailure(f"the tool {tool} of {label} is not allowed here")
+        timeout_s = server.config.timeout_s
+
+        async def work(connection: Connection) -> Result:
+            async with asyncio.timeout(timeout_s):
+                return await connection.call_tool(tool, arguments)
+
+        try:
+            return await server.run(work)
+        except TimeoutError:
+            raise McpFailure(f"the server did not answer within {timeout_s:g} s") from None
+
+    async def resources(self, label: str) -> list[dict[str, Any]]:
+        """What it offers to read. Raises McpFailure."""
+        return await self._server(label).run(lambda connection: connection.list_resources())
+
+    async def prompts(self, label: str) -> list[dict[str, Any]]:
+        """Its prompts. Raises McpFailure."""
+        return await self._server(label).run(lambda connection: connection.list_prompts())
+
+    async def read_resource(self, label: str, uri: str) -> list[dict[str, Any]]:
+        """Contents of a resource. Raises McpFailure."""
+        return await self._server(label).run(lambda connection: connection.read_resource(uri))
+
+    def _server(self, label: str) -> _Server:
+        server = self._servers.get(label)
+        if server is None or not server.config.enabled:
+            raise McpFailure(f"there is no server {label}")
+        return server

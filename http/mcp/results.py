@@ -1,0 +1,62 @@
+"""What a tool gave, as text for a model: blocks of every kind in words, cut to a length, and unable to pass for more.
+
+A tool's text is nobody's word: what in it looks like one of the model's own marks (`<|im_end|>`, `</tool_response>`)
+is broken up, so that no tool can end its own turn and begin another's.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from tokenyard.http.mcp.sdk import Result
+
+BREAK = "\u200b"
+"""A zero-width space: shown as nothing, and no part of any mark."""
+
+
+def as_text(result: Result, max_chars: int) -> str:
+    """All of a result's blocks. Never empty."""
+    text = "\n".join(filter(None, map(_block, result.content)))
+    if not text and result.structured is not None:
+        text = orjson.dumps(result.structured).decode()
+    if result.is_error:
+        text = f"Error: {text or 'the tool failed without a word'}"
+    return cut(text or "(the tool gave nothing back)", max_chars)
+
+
+def cut(text: str, max_chars: int) -> str:
+    """The beginning of a text that is too long, and how much is missing."""
+    if len(text) <= max_chars:
+        return text
+    return f"{text[:max_chars]}\n... ({len(text) - max_chars:,} more characters were cut)"
+
+
+def _block(block: dict[str, Any]) -> str:
+    kind = block.get("type")
+    if kind == "text":
+        return str(block.get("text", ""))
+    if kind in ("image", "audio"):
+        size = len(str(block.get("data", ""))) * 3 // 4
+        return f"[{kind}, {block.get('mimeType', 'of unknown type')}, {size:,} bytes: this model cannot take it in]"
+    if kind == "resource_link":
+        return f"[resource {block.get('name', '')}: {block.get('uri', '')}]"
+    if kind == "resource":
+        resource = block.get("resource", {})
+        return str(resource["text"]) if "text" in resource else f"[resource {resource.get('uri', '')}, not text]"
+    return f"[{kind}]"
+
+
+@lru_cache(maxsize=64)
+def _pattern(marks: frozenset[str]) -> re.Pattern[str] | None:
+    # Longest first: of two marks that begin alike, the whole longer one is broken.
+    words = sorted((mark for mark in marks if len(mark) > 1 and not mark.isspace()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, words))) if words else None
+
+
+def disarm(text: str, marks: Iterable[str]) -> str:
+    """The text with every mark in it broken up after its first character."""
+    pattern = _pattern(frozenset(marks))
+    return pattern.sub(lambda found: found[0][0] + BREAK + found[0][1:], text) if pattern else text
