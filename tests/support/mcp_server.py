@@ -16,12 +16,13 @@ from mcp.types import ImageContent
 if version("mcp").startswith("1."):
     from mcp.server.fastmcp import Context
     from mcp.server.fastmcp import FastMCP as Server
+    from mcp.server.fastmcp.exceptions import ToolError
 else:
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver import MCPServer as Server
+    from mcp.server.mcpserver.exceptions import ToolError
 
 server: Any = Server("trial", instructions="For tests.")
-calls = 0
 
 
 @server.tool()
@@ -51,7 +52,7 @@ def image() -> ImageContent:
 @server.tool()
 def fail() -> str:
     """Raise an error."""
-    raise ValueError("this tool always fails")
+    raise ToolError("this tool always fails")
 
 
 @server.tool()
