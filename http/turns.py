@@ -6,7 +6,7 @@ tokens.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Thought(NamedTuple):
@@ -44,7 +44,46 @@ class CallEnded(NamedTuple):
     number: int
 
 
-Part = Thought | Text | CallBegun | CallArguments | CallEnded
+class ToolsListed(NamedTuple):
+    """What an MCP server offers to the model; comes before the turn."""
+
+    server: str
+    tools: list[dict[str, Any]]
+    """name, description, input_schema, annotations."""
+    error: str = ""
+    """Why there are none, where the server could not be asked."""
+
+
+class ServerCallBegun(NamedTuple):
+    """A tool of an MCP server is being run here."""
+
+    id: str
+    server: str
+    tool: str
+    arguments: str
+    """Whole, as the model wrote them."""
+
+
+class ServerCallEnded(NamedTuple):
+    """It has given this."""
+
+    id: str
+    output: str
+    is_error: bool
+
+
+class ApprovalAsked(NamedTuple):
+    """A person must allow this call before it is run; the answer ends here."""
+
+    id: str
+    server: str
+    tool: str
+    arguments: str
+
+
+ServerPart = ToolsListed | ServerCallBegun | ServerCallEnded | ApprovalAsked
+"""What happens between turns that one answer shows as one."""
+Part = Thought | Text | CallBegun | CallArguments | CallEnded | ServerPart
 
 
 class TurnParser(Protocol):
