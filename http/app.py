@@ -16,10 +16,11 @@ from starlette.types import ASGIApp
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
-from tokenyard.http import chat, completions
+from tokenyard.http import chat_api, completions
 from tokenyard.http.anthropic import endpoints as anthropic
 from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.errors import HttpError
+from tokenyard.http.mcp import routes as mcp
 from tokenyard.http.middleware import ApiKeys, BodyLimit, LastResort, RequestIds, error_response
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
@@ -36,10 +37,11 @@ WELCOME_WAIT_S = 1.0
 
 
 ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
-    chat.add_routes,
+    chat_api.add_routes,
     completions.add_routes,
     anthropic.add_routes,
     responses.add_routes,
+    mcp.add_routes,
 )
 """Each adds the routes of one API."""
 

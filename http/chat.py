@@ -1,36 +1,33 @@
-"""POST /v1/chat/completions: from a checked request to plans, and from pieces to OpenAI's chunks and body."""
+"""Chat completions: from a checked request to plans, and from pieces to OpenAI's chunks and body."""
 
 import secrets
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import orjson
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.http.bodies import read_body
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.echoes import vllm_prompt_logprobs
 from tokenyard.http.generation import Generation, Plan
+from tokenyard.http.mcp.progress import ServerCalls
 from tokenyard.http.messages import check_tool_choice
 from tokenyard.http.plans import UNLIKELY, Head, make_plans, vocabulary_of
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import DONE, event, openai_failure
-from tokenyard.http.schemas import ChatRequest, parse_chat
-from tokenyard.http.service import Service
-from tokenyard.http.turns import Call, CallArguments, CallBegun, CallEnded, Part, Text, Thought, TurnParser, gather
+from tokenyard.http.schemas import ChatRequest
+from tokenyard.http.turns import (
+    Call,
+    CallArguments,
+    CallBegun,
+    Part,
+    ServerPart,
+    Text,
+    Thought,
+    TurnParser,
+    gather,
+)
 from tokenyard.http.vocabulary import Vocabulary
-
-
-def add_routes(api: FastAPI, service: Service) -> None:
-    @api.post("/v1/chat/completions")
-    async def chat(http: Request) -> Response:
-        request = await read_body(http, parse_chat)
-        prompter = await service.prompter(request.model)
-        plans, parsers = await plan_chat(request, prompter)
-        generation = Generation(service.pool, plans)
-        return service.reply(generation, ChatFormat(request, prompter, generation, parsers), request.stream)
 
 
 class ChatPlan(NamedTuple):
@@ -83,6 +80,7 @@ class ChatFormat:
         self._head = Head(kind, "chatcmpl", request, prompter.card)
         self._ending: dict[str, Any] = {"usage": None} if self._options.include_usage else {}
         self._parsers = dict(enumerate(parsers))
+        self._server_calls = ServerCalls()
         self._plain = (
             request.num_logprobs < 0 and not request.return_token_ids and not self._options.continuous_usage_stats
         )
@@ -110,7 +108,14 @@ class ChatFormat:
         """All that a piece may hold; its logprobs and ids ride on its first chunk, then the finish chunk follows."""
         logprobs = _logprobs(piece.logprobs, self._vocabulary)
         ids = piece.token_ids if self._request.return_token_ids else None
-        deltas = self._deltas(choice, piece)
+        deltas: list[dict[str, Any]] = []
+        for part in self._parts(choice, piece):
+            if isinstance(part, ServerPart):
+                told = self._server_calls.take(part)
+                if self._options.include_mcp:
+                    yield event({**self._head.fields, "choices": [], "mcp": told, **self._ending})
+            elif delta := _delta(part):
+                deltas.append(delta)
         if not deltas and (logprobs or ids):
             deltas = [{"content": ""}]
         for delta in deltas:
@@ -119,12 +124,11 @@ class ChatFormat:
         if piece.finish_reason is not None:
             yield self._chunk(choice.index, {}, finish=self._finish_reason(choice.index, piece.finish_reason))
 
-    def _deltas(self, choice: Choice, piece: Piece) -> list[dict[str, Any]]:
+    def _parts(self, choice: Choice, piece: Piece) -> list[Part]:
         parser = self._parsers.get(choice.index)
         if parser is None:
-            return [{"content": piece.text}] if piece.text else []
-        parts = read_piece(parser, choice, piece)
-        return [_delta(part) for part in parts if not isinstance(part, CallEnded)]
+            return [Text(piece.text)] if piece.text else []
+        return read_piece(parser, choice, piece)
 
     def _finish_reason(self, index: int, reason: str) -> str:
         parser = self._parsers.get(index)
@@ -143,7 +147,8 @@ class ChatFormat:
         if token_ids is not None:
             choice["token_ids"] = token_ids
         ending = {"usage": self._generation.usage} if self._options.continuous_usage_stats else self._ending
-        return event({**self._head.fields, "choices": [choice], **ending})
+        calls = self._server_calls.summary if finish is not None else {}
+        return event({**self._head.fields, "choices": [choice], **calls, **ending})
 
     def closing(self) -> bytes:
         if not self._options.include_usage:
@@ -155,7 +160,7 @@ class ChatFormat:
 
     def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
         choices = [self._whole_choice(choice, pieces[choice.index]) for choice in self._generation.choices]
-        body = {**self._head.fields, "choices": choices, "usage": self._generation.usage}
+        body = {**self._head.fields, "choices": choices, **self._server_calls.summary, "usage": self._generation.usage}
         if self._request.prompt_logprobs >= 0:
             scores = self._generation.choices[0].prompt_scores
             body["prompt_logprobs"] = vllm_prompt_logprobs(scores.tokens, self._vocabulary)
@@ -167,7 +172,11 @@ class ChatFormat:
         assert reason is not None
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if (parser := self._parsers.get(choice.index)) is not None:
-            turn = gather(part for piece in pieces for part in read_piece(parser, choice, piece))
+            parts = [part for piece in pieces for part in read_piece(parser, choice, piece)]
+            for part in parts:
+                if isinstance(part, ServerPart):
+                    self._server_calls.take(part)
+            turn = gather(parts)
             message["content"] = turn.text
             if turn.thought:
                 message["reasoning_content"] = turn.thought
@@ -197,7 +206,7 @@ def _delta(part: Part) -> dict[str, Any]:
             return {"tool_calls": [{"index": number, **_call(Call(name, id=own_id))}]}
         case CallArguments(number, text):
             return {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
-        case CallEnded():
+        case _:
             return {}
 
 

@@ -109,7 +109,9 @@ COMMON: dict[str, Field] = {
     "n": Field(integer(1, MAX_CHOICES)),
     "stop": Field(stop_strings),
     "stream": Field(boolean),
-    "stream_options": Field(mapping({"include_usage": boolean, "continuous_usage_stats": boolean})),
+    "stream_options": Field(
+        mapping({"include_usage": boolean, "continuous_usage_stats": boolean, "include_mcp": boolean})
+    ),
     "skip_special_tokens": Field(boolean),
     "include_stop_str_in_output": Field(boolean),
     "return_token_ids": Field(boolean),

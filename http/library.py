@@ -41,6 +41,8 @@ class LoadedTokenizer:
             if token.special and not any(token.content in mark for mark in self.speech.marks)
         )
         """Special tokens that are no part of a call or a thought: what a parser must not see."""
+        self.marks = frozenset(token.content for token in self.backend.get_added_tokens_decoder().values())
+        """What a text must not hold that is to be nothing but text: the marks of turns, calls and the like."""
 
     @cached_property
     def infill(self) -> Infill | None:

@@ -26,6 +26,8 @@ class FrontOptions:
     """A 131,072-token prompt is under 1 MB of text; ids as JSON take 8 bytes a token."""
     store: str = ""
     """The file that keeps responses; `off` for none; empty: one in the run directory, shared by all fronts."""
+    mcp: Path | None = None
+    """mcp.json: the MCP servers whose tools models may call here."""
     drain_s: float = 30.0
     """After SIGTERM, streams may go on for so long."""
     header_wait_s: float = 1.0

@@ -24,6 +24,8 @@ MAX_NAMED_BYTES = 1 << 18
 class StreamOptions:
     include_usage: bool = False
     continuous_usage_stats: bool = False
+    include_mcp: bool = False
+    """Tell of calls of MCP servers as they are made."""
 
 
 @dataclass(slots=True, kw_only=True)

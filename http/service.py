@@ -8,6 +8,8 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http.generation import Generation
 from tokenyard.http.library import TokenizerLibrary
+from tokenyard.http.mcp.config import read_servers
+from tokenyard.http.mcp.hub import Hub
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.prompt import Prompter
@@ -26,6 +28,8 @@ class Service:
         self.pool = pool
         self.options = options
         self.library = TokenizerLibrary()
+        self.hub = Hub(read_servers(options.mcp) if options.mcp else [])
+        """The MCP servers; it starts with the front."""
         self._at_start: list[Hook] = []
         self._at_close: list[Hook] = []
 

@@ -153,6 +153,6 @@ def gather(parts: Iterable[Part]) -> Turn:
                 turn.calls.append(Call(name, id=own_id))
             case CallArguments(number, text):
                 turn.calls[number].arguments += text
-            case CallEnded():
-                pass
+            case _:
+                continue
     return turn

@@ -82,6 +82,10 @@ Speculate = Annotated[
 Quantization = Annotated[
     str | None, typer.Option(help="Weights in fewer bits: int8, int4, fp8, bnb-8bit or bnb-4bit.", show_default="off")
 ]
+Mcp = Annotated[
+    Path | None,
+    typer.Option(metavar="mcp.json", help="MCP servers whose tools models may call here.", show_default="none"),
+]
 Store = Annotated[
     str | None,
     typer.Option(
@@ -118,6 +122,7 @@ def serve(
     config: ConfigFile = None,
     run_dir: FreshDir = None,
     store: Store = None,
+    mcp: Mcp = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
 ) -> None:
@@ -148,6 +153,7 @@ def serve(
         num_fronts=fronts,
         api_keys=api_key or [],
         store=store,
+        mcp=mcp,
         drain_timeout_s=drain_timeout,
         log_level=log_level,
     )
@@ -216,6 +222,7 @@ def front(
     fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
     index: Annotated[int, typer.Option(hidden=True, help="Which of several, for the log.")] = 0,
     store: Store = None,
+    mcp: Mcp = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
 ) -> None:
@@ -223,7 +230,7 @@ def front(
     from tokenyard.http.main import FrontOptions, run
     from tokenyard.scripts import plan
 
-    wishes = plan.make_plan(plan.Wishes(host=host, port=port, api_keys=api_key or [], store=store), config)
+    wishes = plan.make_plan(plan.Wishes(host=host, port=port, api_keys=api_key or [], store=store, mcp=mcp), config)
     run(
         FrontOptions(
             run_dir=run_dir or default_run_dir(),
@@ -233,6 +240,7 @@ def front(
             index=index,
             api_keys=tuple(wishes.api_keys),
             store=wishes.store,
+            mcp=wishes.mcp,
             drain_s=drain_timeout,
             log_level=log_level.upper(),
         )
@@ -293,6 +301,49 @@ def kill(
     from tokenyard.scripts import control
 
     control.kill_worker(run_dir, worker)
+
+
+mcp_app = typer.Typer(help="Look at MCP servers and their tools.", no_args_is_help=True)
+app.add_typer(mcp_app, name="mcp")
+McpFile = Annotated[Path, typer.Option("--mcp", metavar="mcp.json", help="The file that names the servers.")]
+
+
+@mcp_app.command("list")
+def mcp_list(mcp: McpFile) -> None:
+    """Connect to every server and show its tools."""
+    from tokenyard.scripts import mcp_command
+
+    raise typer.Exit(mcp_command.list_tools(mcp))
+
+
+@mcp_app.command("call")
+def mcp_call(
+    server: str,
+    tool: str,
+    arguments: Annotated[str, typer.Argument(metavar="JSON", help="An object.")] = "{}",
+    *,
+    mcp: McpFile,
+) -> None:
+    """Call one tool and print what it gives."""
+    from tokenyard.scripts import mcp_command
+
+    raise typer.Exit(mcp_command.call_tool(mcp, server, tool, arguments))
+
+
+@mcp_app.command("check")
+def mcp_check(mcp: McpFile) -> None:
+    """Read the file and say what is wrong with it; nothing is started."""
+    from tokenyard.scripts import mcp_command
+
+    raise typer.Exit(mcp_command.check(mcp))
+
+
+@mcp_app.command("reload")
+def mcp_reload(run_dir: PoolDir = None) -> None:
+    """Have a running pool read its mcp.json again; servers that did not change keep their connections."""
+    from tokenyard.scripts import mcp_command
+
+    raise typer.Exit(mcp_command.reload(run_dir))
 
 
 @app.command()

@@ -74,6 +74,12 @@ def show_status(given: Path | None, watch: bool) -> None:
                 body = ask(broker, wire.Status, req)
 
 
+def pool_status(given: Path | None) -> dict[str, Any]:
+    """The broker's answer to Status."""
+    with _broker_of(find_pool(given)) as broker:
+        return ask(broker, wire.Status, 1)
+
+
 def drain_worker(given: Path | None, prefix: str) -> None:
     """Let the worker that `prefix` names finish and end."""
     _tell_worker(given, prefix, wire.DrainWorker, "drains")

@@ -3,11 +3,13 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO
+from tokenyard.http.mcp.config import read_servers
 from tokenyard.scripts.config_file import ConfigFile, read_config
 from tokenyard.scripts.placement import (
     Model,
@@ -39,6 +41,7 @@ class Wishes:
     num_fronts: int | None = None
     api_keys: Sequence[str] = ()
     store: str | None = None
+    mcp: Path | None = None
     """Where fronts keep responses: a file, or `off`."""
     drain_timeout_s: float = 30.0
     log_level: str = "info"
@@ -59,6 +62,8 @@ class Plan:
     api_keys: list[str]
     store: str
     """As FrontOptions.store."""
+    mcp: Path | None
+    """mcp.json, if there are MCP servers."""
     drain_timeout_s: float
     """How long running streams may go on after SIGTERM."""
     log_level: str
@@ -89,7 +94,8 @@ class Plan:
     def front_arguments(self, run_dir: Path, fd: int, index: int) -> list[str]:
         drain = ["--drain-timeout", str(self.drain_timeout_s)]
         store = ["--store", self.store] if self.store else []
-        return ["front", "--fd", str(fd), "--index", str(index), *store, *drain, *self._common(run_dir)]
+        mcp = ["--mcp", str(self.mcp)] if self.mcp else []
+        return ["front", "--fd", str(fd), "--index", str(index), *store, *mcp, *drain, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
         return [*row.arguments(), "--inc", inc.hex(), *self._common(run_dir)]
@@ -112,18 +118,43 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     devices = choose_devices(wishes.device, wishes.gpus)
     workers = _plan_workers(wishes, config, devices)
     refuse_clashes(workers)
+    host = wishes.host or front.get("host", DEFAULT_HOST)
+    num_fronts = wishes.num_fronts or front.get("count", 1)
+    mcp = wishes.mcp or (Path(front["mcp"]) if "mcp" in front else None)
+    if mcp is not None:
+        _check_mcp(mcp, host, api_keys, num_fronts)
     return Plan(
         workers=share_cores(workers),
         models=config.models,
         devices=devices,
-        host=wishes.host or front.get("host", DEFAULT_HOST),
+        host=host,
         port=front.get("port", DEFAULT_PORT) if wishes.port is None else wishes.port,
-        num_fronts=wishes.num_fronts or front.get("count", 1),
+        num_fronts=num_fronts,
         api_keys=api_keys,
         store=_store(wishes.store or front.get("store", "")),
+        mcp=mcp.absolute() if mcp else None,
         drain_timeout_s=wishes.drain_timeout_s,
         log_level=wishes.log_level,
     )
+
+
+def _check_mcp(path: Path, host: str, api_keys: Sequence[str], num_fronts: int) -> None:
+    """Raise SetupError for what must not be, and for mistakes in the file, before anything is started."""
+    servers = read_servers(path)
+    if not api_keys and not is_loopback(host):
+        raise SetupError(f"--mcp on {host} lets whoever reaches it run tools here: give an --api-key")
+    stdio = [server.label for server in servers if server.enabled and server.transport == "stdio"]
+    if num_fronts > 1 and stdio:
+        words = f"the stdio servers in {path} ({', '.join(stdio)}) would be started once for each front"
+        raise SetupError(f"{words}: serve with one front, or give them a url")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; a name that is none counts by what it is called."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _store(given: str) -> str:

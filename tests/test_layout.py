@@ -21,7 +21,7 @@ SANS_IO = {
         *("dispatch", "jobs", "records", "core", "control", "membership"),
     },
     "workers": {"link", "desk", "scheduler", "blocks", "pace"},
-    "http": {"inbox", "stops", "streams"},
+    "http": {"inbox", "mcp/loop", "stops", "streams"},
     "scripts": {"watch", "agency"},
 }
 """Decisions: an event and the time go in, actions come out."""

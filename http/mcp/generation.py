@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.chat import ChatPlan, plan_chat, read_piece
 from tokenyard.http.choice import Choice, Piece
 from tokenyard.http.generation import Generation, Listener
 from tokenyard.http.mcp.hub import Hub
-from tokenyard.http.mcp.loop import REQUEST_S, Action, Ask, End, Loop, Refuse, Run
+from tokenyard.http.mcp.loop import MAX_CALLS, REQUEST_S, Action, Ask, End, Loop, Refuse, Run
 from tokenyard.http.mcp.results import as_text, cut, disarm
 from tokenyard.http.mcp.sdk import McpFailure
 from tokenyard.http.mcp.selection import Selected
@@ -87,6 +89,7 @@ class LoopGeneration(Generation):
         self._request = request
         self._selected = selected
         self._loop = loop
+        self._theirs = frozenset(tool["function"]["name"] for tool in request.tools) - selected.tools.keys()
         self._first = first
         self._decided = decided
         self._turn: Generation | None = None
@@ -98,6 +101,8 @@ class LoopGeneration(Generation):
         self._ended = False
         self._used: dict[str, Any] = {}
         """Usage of the turns before this one."""
+        self._num_last = 0
+        """Tokens of the last turn, its prompt included."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -117,13 +122,18 @@ class LoopGeneration(Generation):
     ) -> "LoopGeneration":
         """Render the first turn, so that what is wrong with a request is told before anything runs.
 
-        `request.tools` are the client's own. `approved` and `denied`: calls of an earlier answer that a person has decided about; they
-        run before the first turn. Raises TokenyardError naming the field.
+        `request.tools` are the client's own. `approved` and `denied`: calls of an earlier answer that a person has
+        decided about; they run before the first turn. Raises TokenyardError naming the field.
         """
         theirs = [tool["function"]["name"] for tool in request.tools]
         request = replace(request, tools=[*request.tools, *selected.function_tools()])
-        limits = {} if max_calls is None else {"max_calls": max_calls}
-        loop = Loop(selected.tools, theirs, to_approve=selected.to_approve, returns_mixed=returns_mixed, **limits)
+        loop = Loop(
+            selected.tools,
+            theirs,
+            to_approve=selected.to_approve,
+            returns_mixed=returns_mixed,
+            max_calls=MAX_CALLS if max_calls is None else min(max_calls, MAX_CALLS),
+        )
         first = await plan_chat(request, prompter)
         return cls(pool, hub, prompter, request, selected, loop, first, (approved, denied))
 
@@ -206,7 +216,7 @@ class LoopGeneration(Generation):
         owned = self._selected.tools[run.name]
         label, tool = owned.server.label, owned.tool.name
         call_id = _new_id()
-        self._tell(ServerCallBegun(call_id, label, tool, _dumps(run.arguments)))
+        self._tell(ServerCallBegun(call_id, label, tool, orjson.dumps(run.arguments).decode()))
         try:
             result = await self._hub.call(label, tool, run.arguments)
             text, is_error = as_text(result, owned.server.max_result_chars), result.is_error
@@ -219,8 +229,7 @@ class LoopGeneration(Generation):
     async def _fitted(self, text: str) -> str:
         """The text, cut to its share of the room that the context has left."""
         card = self._prompter.card
-        taken = self._used.get("last_total", 0)
-        room = int((min(card.context_length, card.pool_tokens or card.context_length) - taken) * RESULT_SHARE)
+        room = int((min(card.context_length, card.pool_tokens or card.context_length) - self._num_last) * RESULT_SHARE)
         if len(text) <= room:  # a token is a character at least, but for rare ones
             return text
         encoding = await asyncio.to_thread(self._prompter.loaded.backend.encode, text, add_special_tokens=False)
@@ -260,9 +269,11 @@ class LoopGeneration(Generation):
         turn = gather(self._parts)
         for call in turn.calls:
             call.id = call.id or f"call_{secrets.token_hex(12)}"
+            if call.name not in self._theirs:
+                call.name = self._selected.full_name(call.name)
         assert self._turn is not None
         usage = self._turn.usage
-        self._used = _sum(self._used, usage) | {"last_total": usage["total_tokens"]}
+        self._used, self._num_last = _sum(self._used, usage), usage["total_tokens"]
         self._turn = None
         self._perform(self._loop.spoke(turn, piece.finish_reason))
 
@@ -323,12 +334,6 @@ class _TurnListener:
 
 def _new_id() -> str:
     return f"mcp_{secrets.token_hex(12)}"
-
-
-def _dumps(arguments: dict[str, Any]) -> str:
-    import orjson
-
-    return orjson.dumps(arguments).decode()
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,11 @@ class Selected(NamedTuple):
     listed: list[ToolsListed]
     """By server, for those who show it."""
 
+    def full_name(self, name: str) -> str:
+        """The tool that a model meant: small ones leave the server's name away, where no other tool is called so."""
+        meant = [full for full, owned in self.tools.items() if owned.tool.name == name]
+        return meant[0] if name not in self.tools and len(meant) == 1 else name
+
     def function_tools(self) -> list[dict[str, Any]]:
         """As chat templates take them."""
         return [
@@ -150,8 +155,8 @@ def _approval(value: Any, param: str) -> frozenset[str] | bool | None:
 async def select(hub: Hub, wishes: Sequence[Wish], taken: Collection[str], *, can_ask: bool) -> Selected:
     """The tools that there are now of what a request wants. `taken`: names of the client's own tools.
 
-    Where nobody can be asked (`can_ask` false), tools that need approval are not offered. Servers that cannot be reached
-    cost their own tools only. Raises TokenyardError where a wish names a tool that its server lacks.
+    Where nobody can be asked (`can_ask` false), tools that need approval are not offered. Servers that cannot be
+    reached cost their own tools only. Raises TokenyardError where a wish names a tool that its server lacks.
     """
     owned = await hub.tools([wish.label for wish in wishes])
     tools: dict[str, OwnedTool] = {}
@@ -170,7 +175,9 @@ async def select(hub: Hub, wishes: Sequence[Wish], taken: Collection[str], *, ca
             shown.append(one.tool)
             if asks:
                 to_approve.add(name)
-        listed.append(ToolsListed(wish.label, [_described(tool) for tool in shown], "" if own else hub.words(wish.label)))
+        listed.append(
+            ToolsListed(wish.label, [_described(tool) for tool in shown], "" if own else hub.words(wish.label))
+        )
     return Selected(tools, frozenset(to_approve), listed)
 
 

@@ -88,6 +88,8 @@ class Sequencer:
                 return self._calls[number].tell(text)
             case CallEnded(number):
                 return self._calls.pop(number).close(cut)
+            case _:
+                return []
 
     def _say(self, kind: "type[_Talk]", text: str, logprobs: list[dict[str, Any]]) -> list[Event]:
         events: list[Event] = []

@@ -41,7 +41,13 @@ def free_port() -> int:
 class Yard:
     """Processes of one pool in a run directory of its own."""
 
-    def __init__(self, model: str = "demo", num_workers: int = 1, worker_arguments: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        model: str = "demo",
+        num_workers: int = 1,
+        worker_arguments: list[str] | None = None,
+        front_arguments: list[str] | None = None,
+    ) -> None:
         self.run_dir = Path(tempfile.mkdtemp(prefix="yard-"))
         self.model = model
         self.worker_arguments = worker_arguments or []
@@ -49,7 +55,7 @@ class Yard:
         self.url = f"http://127.0.0.1:{self.port}"
         self._logs: list[Path] = []
         self.broker = self.start("broker")
-        self.front = self.start("front", "--port", str(self.port))
+        self.front = self.start("front", "--port", str(self.port), *(front_arguments or []))
         self.workers = [self.start_worker() for _ in range(num_workers)]
         try:
             self.wait_workers(num_workers)

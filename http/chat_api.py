@@ -1,0 +1,20 @@
+"""POST /v1/chat/completions: the route."""
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from tokenyard.http.bodies import read_body
+from tokenyard.http.chat import ChatFormat
+from tokenyard.http.mcp.selection import HEADER
+from tokenyard.http.mcp.serving import begin
+from tokenyard.http.schemas import parse_chat
+from tokenyard.http.service import Service
+
+
+def add_routes(api: FastAPI, service: Service) -> None:
+    @api.post("/v1/chat/completions")
+    async def chat(http: Request) -> Response:
+        request = await read_body(http, parse_chat)
+        prompter = await service.prompter(request.model)
+        generation, parsers = await begin(service, request, prompter, http.headers.get(HEADER))
+        return service.reply(generation, ChatFormat(request, prompter, generation, parsers), request.stream)

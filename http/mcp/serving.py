@@ -1,0 +1,93 @@
+"""From a checked conversation to the generation that answers it: a plain one, or one that runs servers' tools on its
+way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from tokenyard.http.chat import plan_chat
+from tokenyard.http.errors import invalid
+from tokenyard.http.generation import Generation
+from tokenyard.http.mcp.generation import LoopGeneration
+from tokenyard.http.mcp.selection import Wish, is_mcp, read_wishes, select
+from tokenyard.http.prompt import Prompter
+from tokenyard.http.schemas import ChatRequest
+from tokenyard.http.service import Service
+from tokenyard.http.turns import Call, TurnParser
+
+
+class Begun(NamedTuple):
+    """What an answer's format needs."""
+
+    generation: Generation
+    parsers: list[TurnParser]
+    """As of ChatPlan."""
+
+
+class Manner(NamedTuple):
+    """In what an API's loops differ."""
+
+    can_ask: bool = False
+    """Whether a person can be asked to approve a call."""
+    returns_mixed: bool = False
+    """Whether an answer can hold calls of ours that ran beside calls that the client is to run."""
+
+
+CHAT = Manner()
+"""Of chat completions and messages: they have no way to ask, and no place for a call that has run already."""
+
+
+async def begin(
+    service: Service,
+    request: ChatRequest,
+    prompter: Prompter,
+    header: str | None,
+    manner: Manner = CHAT,
+    *,
+    max_calls: int | None = None,
+    approved: Sequence[Call] = (),
+    denied: Sequence[Call] = (),
+) -> Begun:
+    """Offer the tools of servers that the request chooses, and render its first turn.
+
+    Raises TokenyardError naming the field.
+    """
+    hub = service.hub
+    wishes = read_wishes(request.tools, header, hub.configs())
+    if any(map(is_mcp, request.tools)):
+        request = replace(request, tools=[tool for tool in request.tools if not is_mcp(tool)])
+    if wishes and _fits(request, prompter, wishes):
+        taken = [tool["function"]["name"] for tool in request.tools]
+        selected = await select(hub, wishes, taken, can_ask=manner.can_ask)
+        if selected.tools or any(wish.param != "tools" for wish in wishes):
+            generation = await LoopGeneration.prepare(
+                service.pool,
+                hub,
+                prompter,
+                request,
+                selected,
+                returns_mixed=manner.returns_mixed,
+                max_calls=max_calls,
+                approved=approved,
+                denied=denied,
+            )
+            return Begun(generation, [generation.relay])
+    plans, parsers = await plan_chat(request, prompter)
+    return Begun(Generation(service.pool, plans), parsers)
+
+
+def _fits(request: ChatRequest, prompter: Prompter, wishes: Sequence[Wish]) -> bool:
+    """Whether the request has room for tools of servers; where it asked for them itself, it must have."""
+    asked = next((wish.param for wish in wishes if wish.param != "tools"), None)
+    if request.tool_choice == "none":
+        return False
+    if asked is None:  # servers' tools by default go only where nothing speaks against them
+        return request.n == 1 and request.grammar is None and prompter.loaded.speech.format is not None
+    if request.n > 1:
+        invalid("n", "must be 1 where tools of MCP servers are offered")
+    if request.grammar is not None:
+        invalid(request.grammar.param, "leaves no room for tool calls; send tool_choice 'none' with it")
+    if prompter.loaded.speech.format is None:
+        invalid(asked, f"cannot be used with {prompter.card.names[0]}: its template teaches no calls that we know")
+    return True

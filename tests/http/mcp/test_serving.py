@@ -1,0 +1,195 @@
+"""Tools of real MCP servers, run by the real server for the demo model: chat completions, streaming and not."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from mcp_servers import SCRIPT, WebServer
+from yard import Yard, wait_until
+
+pytestmark = pytest.mark.slow
+
+MODEL = "tokenyard-demo"
+ASK = [{"role": "user", "content": "What is the weather in Paris?"}]
+WEATHER = {"type": "mcp", "server_label": "trial", "allowed_tools": ["get_weather"]}
+GIVEN = "It is sunny in Paris, 21 degrees."
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    server = WebServer("http", tmp_path_factory.mktemp("web"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def yard(web: WebServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    servers = {
+        "trial": {"command": sys.executable, "args": [SCRIPT, "stdio"], "default": False},
+        "web": {"url": f"http://127.0.0.1:{web.port}/mcp", "default": False},
+        "asking": {
+            "command": sys.executable,
+            "args": [SCRIPT, "stdio"],
+            "default": False,
+            "require_approval": ["get_weather"],
+        },
+        "broken": {"command": "/no/such/command", "default": False},
+    }
+    path = tmp_path_factory.mktemp("mcp") / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": servers}))
+    yard = Yard(front_arguments=["--mcp", str(path)])
+    with httpx.Client(base_url=yard.url) as client:
+
+        def all_ready() -> bool:
+            states = {one["label"]: one["state"] for one in client.get("/v1/mcp/servers").json()["data"]}
+            return all(states[label] == "ready" for label in ("trial", "web", "asking"))
+
+        wait_until(all_ready, "the MCP servers")
+    yield yard
+    yard.close()
+
+
+@pytest.fixture(scope="module")
+def sdk(yard: Yard) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{yard.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(yard: Yard, tools: Sequence[dict[str, Any]] = (WEATHER,), **fields: Any) -> dict[str, Any]:
+    response = httpx.post(
+        f"{yard.url}/v1/chat/completions",
+        json={"model": MODEL, "messages": ASK, "tools": list(tools), **fields},
+        timeout=60,
+    )
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+@pytest.mark.parametrize("label", ["trial", "web"])
+def test_a_tool_runs_here_and_the_answer_quotes_it(yard: Yard, label: str) -> None:
+    body = ask(yard, [{**WEATHER, "server_label": label}])
+    (choice,) = body["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert "21 degrees" in choice["message"]["content"]
+    assert "tool_calls" not in choice["message"]
+    (call,) = body["mcp"]["calls"]
+    assert (call["server"], call["tool"], call["output"], call["is_error"]) == (label, "get_weather", GIVEN, False)
+    assert json.loads(call["arguments"]) == {"city": "Paris"}
+    assert body["usage"]["completion_tokens"] > 20  # of both turns
+
+
+def test_the_sdk_sees_a_plain_stream(sdk: openai.OpenAI, yard: Yard) -> None:
+    stream = sdk.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER], stream=True)  # type: ignore[call-overload]
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == ask(yard)["choices"][0]["message"]["content"]
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert all(chunk.choices for chunk in chunks), "no progress unless asked for"
+
+
+def test_progress_is_told_where_asked_for(sdk: openai.OpenAI) -> None:
+    options = {"include_mcp": True}
+    stream = sdk.chat.completions.create(
+        model=MODEL, messages=ASK, tools=[WEATHER], stream=True, stream_options=options
+    )  # type: ignore[call-overload]
+    told = [chunk.model_extra["mcp"] for chunk in stream if chunk.model_extra and "mcp" in chunk.model_extra]
+    assert [one.get("event") for one in told] == ["tools_listed", "call_started", "call_finished", None]
+    assert told[2]["output"] == GIVEN
+    assert told[3]["calls"][0]["output"] == GIVEN
+
+
+def test_servers_are_chosen_by_header(yard: Yard) -> None:
+    def calls(header: str) -> list[dict[str, Any]]:
+        response = httpx.post(
+            f"{yard.url}/v1/chat/completions",
+            json={"model": MODEL, "messages": ASK},
+            headers={"X-MCP-Servers": header},
+            timeout=60,
+        )
+        assert response.status_code == 200, response.text
+        found: list[dict[str, Any]] = response.json().get("mcp", {}).get("calls", [])
+        return found
+
+    assert calls("none") == []
+    assert {call["server"] for call in calls("web")} <= {"web"}
+    assert (
+        httpx.post(
+            f"{yard.url}/v1/chat/completions",
+            json={"model": MODEL, "messages": ASK},
+            headers={"X-MCP-Servers": "nowhere"},
+        ).json()["error"]["param"]
+        == "x-mcp-servers"
+    )
+
+
+def test_the_clients_own_calls_come_back_to_it(yard: Yard) -> None:
+    mine = {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Get the weather of a city.",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        },
+    }
+    body = ask(yard, [mine])
+    assert body["choices"][0]["finish_reason"] == "tool_calls"
+    assert body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
+    assert "mcp" not in body
+    both = ask(yard, [mine, {**WEATHER, "allowed_tools": ["add"]}])
+    assert both["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ({"server_label": "nowhere"}, "tools.0.server_label"),
+        ({}, "tools.0.server_label"),
+        ({"server_label": "trial", "server_url": "http://169.254.169.254/"}, "tools.0.server_url"),
+        ({"server_label": "trial", "headers": {"a": "b"}}, "tools.0.headers"),
+        ({"server_label": "trial", "authorization": "x"}, "tools.0.authorization"),
+        ({"server_label": "trial", "allowed_tools": ["no_such"]}, "tools.0.allowed_tools"),
+        ({"server_label": "trial", "allowed_tools": 1}, "tools.0.allowed_tools"),
+        ({"server_label": "trial", "require_approval": 1}, "tools.0.require_approval"),
+    ],
+)
+def test_wrong_choices_are_refused_by_name(yard: Yard, tool: dict[str, Any], param: str) -> None:
+    response = httpx.post(
+        f"{yard.url}/v1/chat/completions",
+        json={"model": MODEL, "messages": ASK, "tools": [{"type": "mcp", **tool}]},
+        timeout=60,
+    )
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
+    assert ask(yard)["choices"][0]["finish_reason"] == "stop"
+
+
+def test_n_and_grammars_do_not_go_with_servers_tools(yard: Yard) -> None:
+    for fields, param in ({"n": 2}, "n"), ({"response_format": {"type": "json_object"}}, "response_format"):
+        body = {"model": MODEL, "messages": ASK, "tools": [WEATHER], **fields}
+        response = httpx.post(f"{yard.url}/v1/chat/completions", json=body, timeout=60)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_what_must_be_approved_is_not_offered_in_chat(yard: Yard) -> None:
+    body = ask(yard, [{"type": "mcp", "server_label": "asking", "allowed_tools": ["get_weather", "add"]}])
+    assert all(call["server"] != "asking" or call["is_error"] for call in body.get("mcp", {}).get("calls", []))
+
+
+def test_a_server_that_is_away_costs_its_own_tools_only(yard: Yard) -> None:
+    body = ask(yard, [{"type": "mcp", "server_label": "broken"}, WEATHER])
+    assert "21 degrees" in body["choices"][0]["message"]["content"]
+
+
+def test_states_and_tools_are_shown(yard: Yard) -> None:
+    states = {one["label"]: one for one in httpx.get(f"{yard.url}/v1/mcp/servers").json()["data"]}
+    assert states["broken"]["words"]
+    assert states["trial"]["num_tools"] > 5
+    tools = {one["name"] for one in httpx.get(f"{yard.url}/v1/mcp/tools", timeout=60).json()["data"]}
+    assert {"trial__get_weather", "web__add"} <= tools
+    resources = httpx.get(f"{yard.url}/v1/mcp/resources", timeout=60).json()["data"]
+    assert {"trial", "web"} <= {one["server"] for one in resources}
