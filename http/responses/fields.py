@@ -129,4 +129,5 @@ RESPONSES: dict[str, Field] = {
     "response_format": refused_unless(why="belongs to /v1/chat/completions; send text.format"),
     "reasoning_effort": refused_unless(why="belongs to /v1/chat/completions; send reasoning.effort"),
     "return_token_ids": refused_unless(False),
+    "prompt_logprobs": refused_unless(-1, why="is not supported: a response has no place for it"),
 }

@@ -9,7 +9,7 @@ from tokenyard.broker.params import Params
 from tokenyard.http.chat import read_piece
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.generation import Generation
-from tokenyard.http.plans import UNLIKELY
+from tokenyard.http.plans import UNLIKELY, vocabulary_of
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import typed_event
 from tokenyard.http.responses.ids import new_id
@@ -81,7 +81,7 @@ class ResponsesFormat:
     ) -> None:
         self._request = request
         self._generation = generation
-        self._vocabulary = prompter.loaded.vocabulary
+        self._vocabulary = vocabulary_of(request, prompter.loaded)
         self._parser = parsers[0] if parsers else PlainText()
         self._record = record
         self.sequencer = Sequencer(response, request.toolbox.offers, request.sealed)

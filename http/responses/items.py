@@ -1,6 +1,6 @@
 """Input items as clients send them: checked, given ids, and brought to the shape in which they are kept and listed.
 
-Knows nothing of chat templates (conversation.py) and of the store.
+Knows nothing of chat templates (messages.py) and of the store.
 """
 
 from collections.abc import Callable
@@ -153,7 +153,7 @@ def _texts(raw: Item, field: str, param: str) -> list[str]:
 
 
 def _reference(raw: Item, param: str) -> Item:
-    """Stands for an item that the store has; conversation.py puts that in its place."""
+    """Stands for an item that the store has; store.py puts that in its place."""
     return {"type": "item_reference", "id": _id(raw.get("id"), f"{param}.id"), "param": f"{param}.id"}
 
 

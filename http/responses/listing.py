@@ -11,9 +11,9 @@ DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 """OpenAI's."""
 
 
-def page(items: list[Item], query: QueryParams) -> dict[str, Any]:
-    """The page that the query asks for: `order` (newest first unless asc), `after` an item's id, `limit`."""
-    order = query.get("order", "desc")
+def page(items: list[Item], query: QueryParams, order: str = "desc") -> dict[str, Any]:
+    """The page that the query asks for: `order` (asc: oldest first), `after` an item's id, `limit`."""
+    order = query.get("order", order)
     if order not in ("asc", "desc"):
         invalid("order", "must be 'asc' or 'desc'")
     if order == "desc":

@@ -14,9 +14,9 @@ from tokenyard.http.fields import GRAMMARS, SAMPLING
 from tokenyard.http.fields import read as read_fields
 from tokenyard.http.grammars import only_one
 from tokenyard.http.prompt import Prompter
-from tokenyard.http.responses.conversation import to_messages
 from tokenyard.http.responses.fields import ENCRYPTED, LOGPROBS, RESPONSES
 from tokenyard.http.responses.items import Item, read_input
+from tokenyard.http.responses.messages import to_messages
 from tokenyard.http.responses.toolbox import Toolbox
 from tokenyard.http.schemas import ChatRequest
 

@@ -11,8 +11,10 @@ from tokenyard.http.errors import HttpError, invalid
 from tokenyard.http.generation import Generation
 from tokenyard.http.replies import STREAM_HEADERS
 from tokenyard.http.responses.background import Run, Runs, follow
+from tokenyard.http.responses.conversation_routes import add_conversation_routes
 from tokenyard.http.responses.database import Database, Row
 from tokenyard.http.responses.format import ResponsesFormat, new_response
+from tokenyard.http.responses.items import Item
 from tokenyard.http.responses.listing import flag, page, whole_number
 from tokenyard.http.responses.request import ResponsesRequest, parse_response, plan_response
 from tokenyard.http.responses.store import Record, Store, unstored
@@ -30,6 +32,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
     service.on_close(runs.close)
     service.on_close(store.close)
     maker = _Maker(service, store, runs)
+    add_conversation_routes(api, store)
 
     @api.post("/v1/responses")
     async def create(http: Request) -> Response:
@@ -104,22 +107,26 @@ class _Maker:
         return {"object": "response.input_tokens", "input_tokens": len(plan.plans[0].job.prompt_ids)}
 
     def _is_stored(self, request: ResponsesRequest) -> bool:
-        if request.background and request.store is False:
-            invalid("background", "needs store to be true")
+        if request.store is False and (request.background or request.conversation):
+            invalid("background" if request.background else "conversation", "needs store to be true")
         if not self._store.on and (request.background or request.store):
             raise unstored("background" if request.background else "store")
         return self._store.on and request.store is not False
 
     async def _lay(self, request: ResponsesRequest) -> None:
         """Lay the request over what came before it."""
-        if request.conversation is not None:
-            invalid("conversation", "is not supported yet; send previous_response_id")
-        history = []
-        if request.previous_response_id is not None:
-            if not self._store.on:
-                raise unstored("previous_response_id")
-            history = await self._store.history(request.previous_response_id)
+        history: list[Item] = []
+        if (previous := request.previous_response_id) is not None:
+            history = await self._kept("previous_response_id").history(previous)
+        if (conversation := request.conversation) is not None:
+            history = await self._kept("conversation").conversation(conversation)
         request.lay(history, await self._store.resolve(request.items))
+
+    def _kept(self, param: str) -> Store:
+        """The store, for a field that needs it."""
+        if not self._store.on:
+            raise unstored(param)
+        return self._store
 
     async def _start(self, generation: Generation, form: ResponsesFormat, stream: bool) -> Response:
         """Let a response be made without its client."""

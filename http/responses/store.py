@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.errors import invalid
+from tokenyard.http.responses import conversations
 from tokenyard.http.responses.database import Database, Row
 from tokenyard.http.responses.items import Item
 
@@ -85,6 +86,13 @@ class Store:
             previous = row.previous
         return [item for row in reversed(rows) for item in (*row.items, *row.body["output"])]
 
+    async def conversation(self, conversation_id: str) -> list[Item]:
+        """The items of a kept conversation. Raises TokenyardError where there is none."""
+        found = await self.run(conversations.find, conversation_id)
+        if found is None:
+            invalid("conversation", f"{conversation_id!r} is not known: POST /v1/conversations makes one")
+        return found.items
+
     async def _settled(self, response_id: str) -> Row | None:
         """A response, after it has ended where it is about to."""
         row = await self.run(Database.get, response_id)
@@ -131,6 +139,6 @@ def _log_failure(writing: "Future[Any]") -> None:
         log.error("the store of responses cannot be written: %s", error)
 
 
-def unstored(words: str) -> TokenyardError:
-    """Why something needs a store that is off."""
-    return TokenyardError("invalid_value", f"{words}: this server keeps no responses (--store off)", words.split()[0])
+def unstored(param: str) -> TokenyardError:
+    """Why a field that needs the store is refused."""
+    return TokenyardError("invalid_value", f"{param} needs a store, and this server has none (--store off)", param)

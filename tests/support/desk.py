@@ -29,7 +29,8 @@ class Desk:
         self._app = create_app(cast(Pool, self.pool), options)
 
     async def ask(self, method: str, path: str = "", **given: Any) -> httpx.Response:
-        return await request(self._app, method, RESPONSES + path, **given)
+        """One exchange; a path that is not whole is below /v1/responses."""
+        return await request(self._app, method, path if path.startswith("/v1/") else RESPONSES + path, **given)
 
     async def create(self, **fields: Any) -> dict[str, Any]:
         """A response that is made without an error."""

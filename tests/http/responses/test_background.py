@@ -1,7 +1,6 @@
 """Responses without their client: made, polled, followed, cancelled, through any front of a pool."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import pytest
 from desk import Desk, named_events
 from scripted import Job
 from shapes import EVENTS
+
+from tokenyard.http.responses.database import Database
 
 ENDED = ("completed", "failed", "cancelled", "incomplete")
 
@@ -125,17 +126,13 @@ def test_it_streams_and_can_be_followed_from_anywhere_in_the_stream(store: Path)
 
 def test_a_follower_sees_events_while_they_are_made_and_its_end_when_cancelled(store: Path) -> None:
     async def run() -> None:
-        here, there = Desk(store, hold), Desk(store)
+        def play(job: Job) -> None:
+            hold(job)
+            job.say(" world")
+
+        here, there = Desk(store, play), Desk(store)
         following = asyncio.create_task(here.stream(background=True))
-        async with asyncio.timeout(10):
-            while not here.pool.jobs:
-                await asyncio.sleep(0.01)
-        here.pool.jobs[0].say(" world")
-        response_id = ""
-        async with asyncio.timeout(10):
-            while not response_id:
-                await asyncio.sleep(0.01)
-                response_id = await the_only_one(store)
+        response_id = await the_only_one(store)
         await there.ask("POST", f"/{response_id}/cancel")
         events = await following
         assert "".join(event["delta"] for event in events if "delta" in event) == "Hello world"
@@ -146,13 +143,14 @@ def test_a_follower_sees_events_while_they_are_made_and_its_end_when_cancelled(s
 
 
 async def the_only_one(store: Path) -> str:
-    """The id of the one response in the store, once it runs and its events are written."""
-    with sqlite3.connect(store) as connection:
-        rows = connection.execute(
-            "SELECT id FROM responses WHERE status = 'in_progress' AND (SELECT count(*) FROM events) > 5"
-        ).fetchall()
-    connection.close()
-    return str(rows[0][0]) if rows else ""
+    """The id of the one response in the store, once it runs and all its events so far are written."""
+    database = Database(store)
+    query = "SELECT id FROM responses WHERE status = 'in_progress' AND (SELECT count(*) FROM events) > 5"
+    async with asyncio.timeout(10):
+        while not (rows := database.connection.execute(query).fetchall()):
+            await asyncio.sleep(0.01)
+    database.close()
+    return str(rows[0][0])
 
 
 def test_one_that_does_not_stream_cannot_be_followed(store: Path) -> None:

@@ -102,6 +102,18 @@ def test_conversations_go_on_by_id(sdk: openai.OpenAI) -> None:
     assert second.previous_response_id == first.id
 
 
+def test_kept_conversations(sdk: openai.OpenAI) -> None:
+    conversation = sdk.conversations.create(items=[{"type": "message", "role": "user", "content": "My name is Anna."}])
+    first = sdk.responses.create(model=MODEL, input="What is my name?", conversation=conversation.id)
+    assert first.conversation is not None
+    assert first.conversation.id == conversation.id
+    listed = list(sdk.conversations.items.list(conversation.id, order="asc"))
+    assert [item.role for item in listed] == ["user", "user", "assistant"]  # type: ignore[union-attr]
+    sdk.conversations.delete(conversation.id)
+    with pytest.raises(openai.NotFoundError):
+        sdk.conversations.retrieve(conversation.id)
+
+
 def test_background_polling_following_and_cancelling(sdk: openai.OpenAI) -> None:
     response = sdk.responses.create(model=MODEL, input=QUESTION, background=True)
     assert response.status == "queued"

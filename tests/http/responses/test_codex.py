@@ -12,7 +12,7 @@ import pytest
 from desk import Desk
 from front import says
 
-from tokenyard.http.responses.items import SEAL
+from tokenyard.http.seals import SEAL
 
 TOOLS: list[dict[str, Any]] = [
     {

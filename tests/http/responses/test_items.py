@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.http.responses.conversation import to_messages
 from tokenyard.http.responses.items import read_input
+from tokenyard.http.responses.messages import to_messages
 from tokenyard.http.seals import seal
 
 
