@@ -233,15 +233,16 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"model": "none"}, "model"),
 ]
 
-BAD_BODIES = [
-    (CHAT, b"{"),
-    (CHAT, b'{"temperature": NaN}'),
-    (CHAT, b"null"),
-    (CHAT, b"x" * 10_000_000),
-    (COMPLETIONS, b'{"model": "tokenyard-demo", "prompt": [5, 2048]}'),
-    (COMPLETIONS, b'{"model": "tokenyard-demo", "prompt": [-1]}'),
-    (COMPLETIONS, b'{"model": "tokenyard-demo", "prompt": ""}'),
-    (COMPLETIONS, b'{"model": "tokenyard-demo"}'),
+BAD_BODIES: list[tuple[str, bytes, str | None]] = [
+    (CHAT, b"{", None),
+    (CHAT, b"null", None),
+    (CHAT, b"x" * 10_000_000, None),
+    (CHAT, b'{"temperature": NaN}', "temperature"),
+    (CHAT, b'{"messages": [{"role": "user", "content": Infinity}]}', "messages.0.content"),
+    (COMPLETIONS, b'{"model": "tokenyard-demo", "prompt": [5, 2048]}', "prompt.1"),
+    (COMPLETIONS, b'{"model": "tokenyard-demo", "prompt": [-1]}', "prompt.0"),
+    (COMPLETIONS, b'{"model": "tokenyard-demo", "prompt": ""}', "prompt"),
+    (COMPLETIONS, b'{"model": "tokenyard-demo"}', "prompt"),
 ]
 
 
@@ -254,14 +255,44 @@ def refused(response: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_bad_chats_are_refused_by_name_and_harm_nobody(http: httpx.Client, answer: str, stream: bool) -> None:
-    for fields, param in BAD_CHATS:
-        response = http.post(CHAT, json={"model": MODEL, "messages": QUESTION, "stream": stream, **fields})
-        assert refused(response)["param"] == param
+@pytest.mark.parametrize(("fields", "param"), BAD_CHATS, ids=[str(fields)[:40] for fields, _ in BAD_CHATS])
+def test_a_bad_chat_is_refused_by_name_and_harms_nobody(
+    http: httpx.Client, answer: str, fields: dict[str, Any], param: str, stream: bool
+) -> None:
+    response = http.post(CHAT, json={"model": MODEL, "messages": QUESTION, "stream": stream, **fields})
+    assert refused(response)["param"] == param
     assert text_of(ask(http)) == answer
 
 
-def test_bad_bodies_are_refused_and_harm_nobody(http: httpx.Client, answer: str) -> None:
-    for path, body in BAD_BODIES:
-        refused(http.post(path, content=body))
+@pytest.mark.parametrize(("path", "body", "param"), BAD_BODIES, ids=[str(body[:60]) for _, body, _ in BAD_BODIES])
+def test_a_bad_body_is_refused_and_harms_nobody(
+    http: httpx.Client, answer: str, path: str, body: bytes, param: str | None
+) -> None:
+    assert refused(http.post(path, content=body))["param"] == param
     assert text_of(ask(http)) == answer
+
+
+@pytest.fixture(scope="module")
+def small_pool() -> Iterator[Yard]:
+    """One worker whose KV pool holds some 220 tokens, of a context of thousands."""
+    yard = Yard(worker_arguments=["--kv-memory", "1MiB"])
+    yield yard
+    yard.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 400}]}, "messages"),
+        (COMPLETIONS, {"prompt": "word " * 400}, "prompt"),
+        (COMPLETIONS, {"prompt": [5] * 400}, "prompt"),
+        (COMPLETIONS, {"prompt": "word", "max_tokens": 400}, "max_tokens"),
+    ],
+)
+def test_what_the_kv_pool_cannot_hold_is_refused(
+    small_pool: Yard, answer: str, path: str, fields: dict[str, Any], param: str
+) -> None:
+    with httpx.Client(base_url=small_pool.url, timeout=60) as http:
+        error = refused(http.post(path, json={"model": MODEL, **fields}))
+        assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+        assert text_of(ask(http)) == answer
