@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import orjson
 import psutil
 
+from tokenyard.broker.errors import SetupError
+
 BUSY_S = 5.0
 """How long a write waits for another front's, which takes well under a millisecond."""
 
@@ -21,7 +23,11 @@ MAX_BYTES = 256 << 20
 
 RUNNING = ("queued", "in_progress")
 
-_SCHEMA = """
+VERSION = 1
+"""Of the tables; a file of another is not touched."""
+
+_SCHEMA = f"""
+PRAGMA user_version = {VERSION};
 CREATE TABLE IF NOT EXISTS responses (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT UNIQUE NOT NULL,
@@ -124,10 +130,15 @@ class Database:
     def __init__(self, path: Path, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
         self._max_responses = max_responses
         self._max_bytes = max_bytes
+        # A front may be there before the broker, which makes the run directory otherwise.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         path.chmod(0o600)
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
             self.connection.execute(f"PRAGMA {pragma}")
+        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, VERSION):
+            raise SetupError(f"--store {path}: another version of tokenyard made this file; choose another")
         self.connection.executescript(_SCHEMA)
         self.owner = this_process()
         self._bury_orphans()

@@ -8,7 +8,16 @@ from typing import Any
 from tokenyard.broker.params import Grammar
 from tokenyard.http.checks import Check, anything, array, boolean, instance, integer, mapping, string
 from tokenyard.http.errors import invalid
-from tokenyard.http.fields import COMMON, HARMLESS, INT64, MAX_TOP_LOGPROBS, Field, refused_unless
+from tokenyard.http.fields import (
+    COMMON,
+    HARMLESS,
+    INT64,
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    Field,
+    refused_unless,
+)
 from tokenyard.http.grammars import json_schema
 
 LOGPROBS, ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
@@ -87,9 +96,20 @@ def conversation(value: Any, param: str) -> str:
     return found
 
 
+_text_or_list = instance(str, list, words="a string or a list of items")
+
+
+def _input(value: Any, param: str) -> Any:
+    """Of a list only its length: items.py reads the items."""
+    _text_or_list(value, param)
+    if len(value) > MAX_MESSAGES and type(value) is list:
+        invalid(param, f"must have at most {MAX_MESSAGES} items, not {len(value)}")
+    return value
+
+
 RESPONSES: dict[str, Field] = {
     **{name: field for name, field in COMMON.items() if name not in ("n", "max_tokens", "return_token_ids")},
-    "input": Field(instance(str, list, words="a string or a list of items")),
+    "input": Field(_input),
     "instructions": Field(string(0, 1 << 23)),
     "previous_response_id": Field(string(1, 64)),
     "conversation": Field(conversation),
@@ -100,7 +120,7 @@ RESPONSES: dict[str, Field] = {
     "metadata": Field(metadata),
     "include": Field(_include),
     "top_logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
-    "tools": Field(array(anything)),
+    "tools": Field(array(anything, high=MAX_TOOLS)),
     "tool_choice": Field(anything),
     "parallel_tool_calls": Field(boolean),
     "reasoning": Field(mapping({"effort": string(1, 32), "summary": _no_summary, "generate_summary": _no_summary})),

@@ -36,7 +36,7 @@ def new_response(request: ResponsesRequest, params: Params, stored: bool) -> dic
         "incomplete_details": None,
         "instructions": request.instructions,
         "max_output_tokens": request.max_tokens,
-        "max_tool_calls": None,
+        "max_tool_calls": request.max_tool_calls,
         "model": request.model,
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls,

@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenyard.http.checks import array, instance, string
 from tokenyard.http.errors import invalid
+from tokenyard.http.messages import MAX_PARTS
 from tokenyard.http.responses.ids import new_id
 from tokenyard.http.seals import unseal
 
@@ -67,6 +68,8 @@ def _text(content: Any, param: str, usual: str) -> str:
         return content
     if not isinstance(content, list):
         invalid(param, "must be a string or a list of parts" if content is not None else "is required")
+    if len(content) > MAX_PARTS:
+        invalid(param, f"must have at most {MAX_PARTS} parts, not {len(content)}")
     return "".join(_part(part, f"{param}.{index}", usual) for index, part in enumerate(content))
 
 

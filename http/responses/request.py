@@ -20,7 +20,7 @@ from tokenyard.http.responses.messages import to_messages
 from tokenyard.http.responses.toolbox import Toolbox
 from tokenyard.http.schemas import ChatRequest
 
-ECHOED = ("metadata", "user", "safety_identifier", "prompt_cache_key", "max_tool_calls", "top_logprobs")
+ECHOED = ("metadata", "user", "safety_identifier", "prompt_cache_key", "top_logprobs")
 """Fields that come back with the response as they were sent."""
 
 
@@ -38,6 +38,8 @@ class ResponsesRequest(ChatRequest):
     store: bool | None = None
     """None: the client left it to us."""
     background: bool = False
+    max_tool_calls: int | None = None
+    """Of tools that the server runs; there are none of the kind yet."""
     truncate: bool = False
     """Whether the oldest messages may be dropped where all do not fit."""
     sealed: bool = False

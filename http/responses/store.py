@@ -5,12 +5,13 @@ Knows items and responses, not HTTP.
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.errors import SetupError, TokenyardError
 from tokenyard.http.errors import invalid
 from tokenyard.http.responses import conversations
 from tokenyard.http.responses.database import Database, Row
@@ -43,9 +44,13 @@ class Store:
         return self._path is not None
 
     async def open(self) -> None:
-        """Mark what an earlier process left unfinished."""
-        if self.on:
+        """Mark what an earlier process left unfinished. Raises SetupError where the file cannot be used."""
+        if not self.on:
+            return
+        try:
             await self.run(Database.totals)
+        except (sqlite3.Error, OSError) as error:
+            raise SetupError(f"--store {self._path}: {error}") from error
 
     async def close(self) -> None:
         if self._database is not None:
