@@ -5,7 +5,7 @@ from fastapi.responses import Response
 
 from tokenyard.http.bodies import read_body
 from tokenyard.http.chat import ChatFormat
-from tokenyard.http.mcp.selection import HEADER
+from tokenyard.http.mcp.selection import HEADER, is_mcp, read_wishes
 from tokenyard.http.mcp.serving import begin
 from tokenyard.http.schemas import parse_chat
 from tokenyard.http.service import Service
@@ -16,5 +16,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
     async def chat(http: Request) -> Response:
         request = await read_body(http, parse_chat)
         prompter = await service.prompter(request.model)
-        generation, parsers = await begin(service, request, prompter, http.headers.get(HEADER))
+        wishes = read_wishes(request.tools, http.headers.get(HEADER), service.hub.configs())
+        request.tools = [tool for tool in request.tools if not is_mcp(tool)]
+        generation, parsers = await begin(service, request, prompter, wishes)
         return service.reply(generation, ChatFormat(request, prompter, generation, parsers), request.stream)

@@ -14,7 +14,18 @@ from tokenyard.http.chat import read_piece
 from tokenyard.http.choice import Choice, Piece
 from tokenyard.http.generation import Generation
 from tokenyard.http.replies import typed_event
-from tokenyard.http.turns import CallArguments, CallBegun, CallEnded, Part, PlainText, Text, Thought, TurnParser
+from tokenyard.http.turns import (
+    CallArguments,
+    CallBegun,
+    CallEnded,
+    Part,
+    PlainText,
+    ServerCallBegun,
+    ServerCallEnded,
+    Text,
+    Thought,
+    TurnParser,
+)
 
 Event = dict[str, Any]
 
@@ -25,7 +36,6 @@ class MessagesFormat:
     def __init__(self, request: MessagesRequest, generation: Generation, parsers: list[TurnParser]) -> None:
         self._request = request
         self._generation = generation
-        (self._plan,) = generation.plans
         self._parser: TurnParser = parsers[0] if parsers else PlainText()
         self._omits_thoughts = request.thinking is not None and request.thinking.omitted
         self._blocks = BlockEvents(self._omits_thoughts)
@@ -53,7 +63,8 @@ class MessagesFormat:
 
     def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
         (pieces_of_one,) = pieces
-        parts = [part for piece in pieces_of_one for part in read_piece(self._parser, self._plan.choice, piece)]
+        (choice,) = self._generation.choices
+        parts = [part for piece in pieces_of_one for part in read_piece(self._parser, choice, piece)]
         assert pieces_of_one[-1].finish_reason is not None
         self._reason = pieces_of_one[-1].finish_reason
         return {**self._message(content_of(parts, self._omits_thoughts)), **self._stop()}
@@ -78,18 +89,20 @@ class MessagesFormat:
             "cache_read_input_tokens": num_cached,
             "output_tokens": usage["completion_tokens"],
         }
-        num_thought = self._plan.choice.num_thought
-        return counts if num_thought is None else {**counts, "output_tokens_details": {"thinking_tokens": num_thought}}
+        if (details := usage.get("completion_tokens_details")) is not None:
+            counts["output_tokens_details"] = {"thinking_tokens": details["reasoning_tokens"]}
+        return counts
 
     def _stop(self) -> dict[str, Any]:
         """Why the answer ended."""
-        matched = self._plan.choice.matched_stop
+        (plan,) = self._generation.plans
+        matched = plan.choice.matched_stop
         if matched in self._request.stop:
             return {"stop_reason": "stop_sequence", "stop_sequence": matched}
         reason = "end_turn"
         if self._reason == "length":
             wanted = self._request.max_tokens
-            clipped = wanted is not None and wanted > self._plan.job.params.max_tokens
+            clipped = wanted is not None and wanted > plan.job.params.max_tokens
             reason = "model_context_window_exceeded" if clipped else "max_tokens"
         elif self._parser.num_calls:
             reason = "tool_use"
@@ -124,6 +137,11 @@ class BlockEvents:
             case CallArguments(_, text):
                 yield self._delta("input_json_delta", partial_json=text)
             case CallEnded():
+                yield from self.close()
+            case ServerCallBegun() | ServerCallEnded():
+                yield from self.close()
+                block = server_block(part)
+                yield from self._begin(block.pop("type"), **block)
                 yield from self.close()
 
     def _begin(self, kind: str, **fields: Any) -> Iterator[Event]:
@@ -169,8 +187,8 @@ def content_of(parts: Iterable[Part], omits_thoughts: bool) -> list[dict[str, An
                 blocks.append({"type": "tool_use", "id": call_id(own_id), "name": name, "input": ""})
             case CallArguments(_, text):
                 blocks[-1]["input"] += text
-            case CallEnded():
-                pass
+            case ServerCallBegun() | ServerCallEnded():
+                blocks.append(server_block(part))
     for block in blocks:
         if block["type"] == "tool_use":
             block["input"] = _input(block["input"])
@@ -178,6 +196,15 @@ def content_of(parts: Iterable[Part], omits_thoughts: bool) -> list[dict[str, An
             block["signature"] = signature_of(block["thinking"], omits_thoughts)
             block["thinking"] = "" if omits_thoughts else block["thinking"]
     return blocks
+
+
+def server_block(part: ServerCallBegun | ServerCallEnded) -> dict[str, Any]:
+    """A call that ran in the server, or what it gave; either comes whole."""
+    if isinstance(part, ServerCallBegun):
+        call = {"id": part.id, "name": part.tool, "server_name": part.server, "input": _input(part.arguments)}
+        return {"type": "mcp_tool_use", **call}
+    content = [{"type": "text", "text": part.output}]
+    return {"type": "mcp_tool_result", "tool_use_id": part.id, "is_error": part.is_error, "content": content}
 
 
 def call_id(own_id: str) -> str:

@@ -6,6 +6,7 @@ Knows no template and no tokenizer.
 from collections.abc import Callable
 from typing import Any
 
+from tokenyard.http.anthropic.mcp import call_name
 from tokenyard.http.anthropic.thoughts import thought_of
 from tokenyard.http.anthropic.tools import tool_name
 from tokenyard.http.checks import boolean, instance, string
@@ -101,18 +102,27 @@ class _Reader:
 
     def assistant(self, blocks: list[Block], param: str) -> None:
         """Text, thoughts and calls; a trailing turn of text is gone on with."""
-        if not self.messages or self.messages[-1]["role"] != "assistant":
-            self.messages.append({"role": "assistant", "content": ""})
-        turn = self.messages[-1]
+        turn = self._turn()
         for index, block in enumerate(blocks):
             at = f"{param}.{index}"
             match _kind(block, at):
+                case "mcp_tool_use":
+                    turn.setdefault("tool_calls", []).append(self._call({**block, "name": call_name(block)}, at))
+                case "mcp_tool_result":
+                    self._result(block, at)
+                    turn = self._turn() if index + 1 < len(blocks) else turn
                 case "tool_use":
                     turn.setdefault("tool_calls", []).append(self._call(block, at))
                 case "thinking" | "redacted_thinking":
                     turn["reasoning_content"] = turn.get("reasoning_content", "") + thought_of(block, at)
                 case _:
                     turn["content"] += _read_text(block, at, "assistant")
+
+    def _turn(self) -> Message:
+        """The assistant's turn that is being read: the last message, or a new one."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            self.messages.append({"role": "assistant", "content": ""})
+        return self.messages[-1]
 
     def _call(self, block: Block, param: str) -> dict[str, Any]:
         call_id = _call_id(block.get("id"), f"{param}.id")

@@ -5,11 +5,12 @@ from fastapi.responses import Response
 
 from tokenyard.http.anthropic.answer import MessagesFormat
 from tokenyard.http.anthropic.errors import error_body
+from tokenyard.http.anthropic.mcp import read_wishes
 from tokenyard.http.anthropic.request import parse_count, parse_messages, set_reasoning
 from tokenyard.http.bodies import read_body
-from tokenyard.http.chat import plan_chat
 from tokenyard.http.errors import SHAPES
-from tokenyard.http.generation import Generation
+from tokenyard.http.mcp.selection import HEADER, unasked
+from tokenyard.http.mcp.serving import begin
 from tokenyard.http.service import Service
 
 PATH = "/v1/messages"
@@ -23,8 +24,11 @@ def add_routes(api: FastAPI, service: Service) -> None:
         request = await read_body(http, parse_messages)
         prompter = await service.prompter(request.model)
         set_reasoning(request, prompter.loaded.template)
-        plans, parsers = await plan_chat(request, prompter)
-        generation = Generation(service.pool, plans)
+        configs = service.hub.configs()
+        wishes = read_wishes(request.mcp_servers, request.all_tools, configs) or unasked(
+            bool(request.all_tools), http.headers.get(HEADER), configs
+        )
+        generation, parsers = await begin(service, request, prompter, wishes)
         return service.reply(generation, MessagesFormat(request, generation, parsers), request.stream)
 
     @api.post(f"{PATH}/count_tokens")

@@ -107,6 +107,7 @@ MESSAGES: dict[str, Field] = {
     "stop_sequences": Field(array(string(1, 1024), high=MAX_STOPS)),
     "tools": Field(array(anything)),
     "tool_choice": Field(instance(dict, words="an object")),
+    "mcp_servers": Field(array(anything)),
     "thinking": Field(thinking),
     "output_config": Field(output_config),
     "output_format": Field(output_format),
@@ -129,7 +130,6 @@ MESSAGES: dict[str, Field] = {
     "container": refused_unless(),
     "thread": refused_unless(),
     "compaction": refused_unless(),
-    "mcp_servers": refused_unless([], why="is not supported: name functions in tools instead"),
 }
 """Anthropic's fields, and the sampler's that Anthropic lacks."""
 

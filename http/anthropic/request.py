@@ -3,7 +3,7 @@
 Knows no model, except in `set_reasoning`, which a request meets once its model is known.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tokenyard.http.anthropic.conversation import read_conversation
@@ -20,6 +20,9 @@ class MessagesRequest(ChatRequest):
 
     thinking: Thinking | None = None
     effort: str | None = None
+    mcp_servers: list[Any] = field(default_factory=list)
+    all_tools: list[Any] = field(default_factory=list)
+    """As they came, toolsets of MCP servers included; `tools` has functions only."""
 
 
 def parse_messages(body: dict[str, Any]) -> MessagesRequest:
@@ -43,8 +46,10 @@ def _request(values: dict[str, Any]) -> MessagesRequest:
     grammars = [values.pop("output_format", None), output.get("format")]
     if None not in grammars:
         invalid("output_format", "cannot be combined with output_config.format")
-    tools = read_tools(values.pop("tools", []))
-    choice = read_tool_choice(values.pop("tool_choice", None), tools)
+    all_tools = values.pop("tools", [])
+    tools = read_tools(all_tools)
+    has_servers = len(all_tools) > len(tools) or bool(values.get("mcp_servers"))
+    choice = read_tool_choice(values.pop("tool_choice", None), tools, has_servers)
     grammar = next((grammar for grammar in grammars if grammar is not None), None)
     if grammar is not None and tools and choice.choice != "none":
         invalid(grammar.param, "leaves no room for tool calls; send tool_choice {'type': 'none'} with it")
@@ -54,6 +59,7 @@ def _request(values: dict[str, Any]) -> MessagesRequest:
     return MessagesRequest(
         messages=messages,
         tools=tools,
+        all_tools=all_tools,
         tool_choice=choice.choice,
         parallel_tool_calls=choice.parallel,
         grammar=grammar,

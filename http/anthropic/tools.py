@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from tokenyard.http.anthropic.mcp import is_toolset
 from tokenyard.http.checks import boolean, instance, string
 from tokenyard.http.errors import invalid
 
@@ -22,8 +23,8 @@ class ToolChoice(NamedTuple):
 
 
 def read_tools(raw: list[Any]) -> list[dict[str, Any]]:
-    """Tools as functions, in their order. Raises TokenyardError naming the tool and its part."""
-    tools = [_tool(tool, f"tools.{index}") for index, tool in enumerate(raw)]
+    """Tools as functions, in their order, without toolsets. Raises TokenyardError naming the tool and its part."""
+    tools = [_tool(tool, f"tools.{index}") for index, tool in enumerate(raw) if not is_toolset(tool)]
     names = [tool["function"]["name"] for tool in tools]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -59,20 +60,20 @@ def _examples(raw: Any, param: str) -> str:
     return "\n".join(orjson.dumps(example).decode() for example in raw)
 
 
-def read_tool_choice(raw: dict[str, Any] | None, tools: list[dict[str, Any]]) -> ToolChoice:
-    """Raises TokenyardError for a choice that these tools do not leave."""
+def read_tool_choice(raw: dict[str, Any] | None, tools: list[dict[str, Any]], has_servers: bool = False) -> ToolChoice:
+    """Raises TokenyardError for a choice that these tools, and those of servers if there are some, do not leave."""
     if raw is None:
         return ToolChoice()
     kind = raw.get("type")
     if kind not in ("auto", "any", "tool", "none"):
         invalid("tool_choice.type", "must be one of auto, any, tool, none")
-    if kind in ("any", "tool") and not tools:
+    if kind in ("any", "tool") and not tools and not has_servers:
         invalid("tool_choice", "needs tools")
     single = raw.get("disable_parallel_tool_use")
     parallel = not (single is not None and boolean(single, "tool_choice.disable_parallel_tool_use"))
     if kind != "tool":
         return ToolChoice("required" if kind == "any" else kind, parallel)
     name = tool_name(raw.get("name"), "tool_choice.name")
-    if name not in (tool["function"]["name"] for tool in tools):
+    if name not in (tool["function"]["name"] for tool in tools) and not has_servers:
         invalid("tool_choice.name", f"{name!r} is not one of the tools")
     return ToolChoice({"type": "function", "function": {"name": name}}, parallel)

@@ -87,13 +87,16 @@ def read_wishes(tools: Sequence[Any], header: str | None, configs: Sequence[Serv
         if wish.label in seen:
             invalid(wish.param, f"names {wish.label!r} a second time")
         seen.add(wish.label)
-    if wishes:
-        return wishes
+    return wishes or unasked(bool(tools), header, configs)
+
+
+def unasked(has_tools: bool, header: str | None, configs: Sequence[ServerConfig]) -> list[Wish]:
+    """What a request gets whose body names no server. Raises TokenyardError naming the header."""
     if header is not None:
         labels = [label.strip() for label in header.split(",") if label.strip()]
         labels = [] if labels == ["none"] else labels
-        return [Wish(_known(label, HEADER, configs), HEADER, None, None) for label in labels]
-    if tools:
+        return [Wish(find_server(label, HEADER, configs), HEADER, None, None) for label in labels]
+    if has_tools:
         return []
     return [Wish(config.label, "tools", None, None) for config in configs if config.default]
 
@@ -102,19 +105,18 @@ def _wish(tool: dict[str, Any], param: str, configs: Sequence[ServerConfig]) -> 
     for name, why in REFUSED.items():
         if tool.get(name):
             invalid(f"{param}.{name}", f"is not taken: {why}")
-    label = tool.get("server_label")
-    if not isinstance(label, str):
-        invalid(f"{param}.server_label", "must be a string")
-    _known(label, f"{param}.server_label", configs)
     return Wish(
-        label,
+        find_server(tool.get("server_label"), f"{param}.server_label", configs),
         f"{param}.server_label",
         _allowed(tool.get("allowed_tools"), f"{param}.allowed_tools"),
         _approval(tool.get("require_approval"), f"{param}.require_approval"),
     )
 
 
-def _known(label: str, param: str, configs: Sequence[ServerConfig]) -> str:
+def find_server(label: Any, param: str, configs: Sequence[ServerConfig]) -> str:
+    """The label of a server that there is. Raises TokenyardError naming the field."""
+    if not isinstance(label, str):
+        invalid(param, "must be a string")
     labels = [config.label for config in configs]
     if label not in labels:
         there = ", ".join(labels) or "none"

@@ -3,14 +3,13 @@ way.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from tokenyard.http.chat import plan_chat
 from tokenyard.http.errors import invalid
 from tokenyard.http.generation import Generation
 from tokenyard.http.mcp.generation import LoopGeneration
-from tokenyard.http.mcp.selection import Wish, is_mcp, read_wishes, select
+from tokenyard.http.mcp.selection import Wish, select
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.schemas import ChatRequest
 from tokenyard.http.service import Service
@@ -42,21 +41,18 @@ async def begin(
     service: Service,
     request: ChatRequest,
     prompter: Prompter,
-    header: str | None,
+    wishes: Sequence[Wish],
     manner: Manner = CHAT,
     *,
     max_calls: int | None = None,
     approved: Sequence[Call] = (),
     denied: Sequence[Call] = (),
 ) -> Begun:
-    """Offer the tools of servers that the request chooses, and render its first turn.
+    """Offer the tools of the servers that are wished for, beside the request's own, and render the first turn.
 
     Raises TokenyardError naming the field.
     """
     hub = service.hub
-    wishes = read_wishes(request.tools, header, hub.configs())
-    if any(map(is_mcp, request.tools)):
-        request = replace(request, tools=[tool for tool in request.tools if not is_mcp(tool)])
     if wishes and _fits(request, prompter, wishes):
         taken = [tool["function"]["name"] for tool in request.tools]
         selected = await select(hub, wishes, taken, can_ask=manner.can_ask)

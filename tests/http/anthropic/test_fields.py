@@ -71,7 +71,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("container", "c_1", "container"),
     ("thread", {"type": "create"}, "thread"),
     ("compaction", {}, "compaction"),
-    ("mcp_servers", [{"type": "url"}], "mcp_servers"),
+    ("mcp_servers", {"type": "url"}, "mcp_servers"),
 ]
 
 
@@ -87,7 +87,6 @@ def test_what_asks_for_nothing_passes_and_leaves_nothing() -> None:
     body = {
         "metadata": {"user_id": "me"},
         "service_tier": "auto",
-        "mcp_servers": [],
         "container": None,
         "cache_control": {"type": "ephemeral"},
         "fallbacks": "default",

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -193,3 +194,61 @@ def test_states_and_tools_are_shown(yard: Yard) -> None:
     assert {"trial__get_weather", "web__add"} <= tools
     resources = httpx.get(f"{yard.url}/v1/mcp/resources", timeout=60).json()["data"]
     assert {"trial", "web"} <= {one["server"] for one in resources}
+
+
+# Messages.
+
+TOOLSET = {
+    "type": "mcp_toolset",
+    "mcp_server_name": "trial",
+    "default_config": {"enabled": False},
+    "configs": {"get_weather": {"enabled": True}},
+}
+
+
+@pytest.fixture(scope="module")
+def claude(yard: Yard) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=yard.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    servers = [{"type": "url", "name": "trial", "url": "mcp://trial"}]
+    return {"model": MODEL, "max_tokens": 200, "messages": ASK, "mcp_servers": servers, "tools": [TOOLSET], **fields}
+
+
+def test_messages_show_calls_as_blocks(claude: anthropic.Anthropic) -> None:
+    whole = claude.beta.messages.create(**message(), betas=["mcp-client-2025-11-20"])
+    kinds = [block.type for block in whole.content]
+    assert kinds == ["mcp_tool_use", "mcp_tool_result", "text"]
+    use, result, text = whole.content
+    assert (use.server_name, use.name, use.input) == ("trial", "get_weather", {"city": "Paris"})  # type: ignore[union-attr]
+    assert result.tool_use_id == use.id  # type: ignore[union-attr]
+    assert result.content[0].text == GIVEN  # type: ignore[union-attr, index]
+    assert "21 degrees" in text.text  # type: ignore[union-attr]
+    assert whole.stop_reason == "end_turn"
+    with claude.beta.messages.stream(**message()) as stream:
+        final = stream.get_final_message()
+    assert [block.type for block in final.content] == kinds
+    assert final.content[2].text == text.text  # type: ignore[union-attr]
+    back = [*ASK, {"role": "assistant", "content": [block.model_dump() for block in whole.content]}]
+    again = claude.beta.messages.create(**message(messages=[*back, {"role": "user", "content": "Thanks!"}]))
+    assert again.content
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"mcp_servers": [{"type": "url", "name": "trial", "url": "http://10.0.0.1/"}]}, "mcp_servers.0.url"),
+        (
+            {"mcp_servers": [{"type": "url", "name": "trial", "authorization_token": "x"}]},
+            "mcp_servers.0.authorization_token",
+        ),
+        ({"mcp_servers": [{"type": "url", "name": "nowhere"}]}, "mcp_servers.0.name"),
+        ({"tools": [{**TOOLSET, "mcp_server_name": "nowhere"}]}, "tools.0.mcp_server_name"),
+    ],
+)
+def test_messages_refuse_what_is_not_ours(claude: anthropic.Anthropic, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        claude.beta.messages.create(**message(**fields))
+    assert param in str(caught.value)
