@@ -22,6 +22,60 @@ class Grammar(NamedTuple):
 GRAMMAR_KINDS = ("json_schema", "json_object", "regex", "choice", "ebnf", "structural_tag")
 
 
+MAX_LISTED_IDS = 16_384
+"""Of one list of single tokens. The longest in use is known to be Chameleon's 8,192 image tokens."""
+MAX_RUNS = 2_048
+"""Of bad_words and of sequence_bias; lists of bad words have hundreds."""
+MAX_RUN_TOKENS = 64
+"""Of one bad word or biased sequence: with MAX_RUNS of them a Submit stays far below the largest message."""
+
+
+class SequenceBias(NamedTuple):
+    """What is added to the logit of the last token where all before it came just now."""
+
+    token_ids: list[int]
+    """At least one."""
+    bias: float
+
+
+class Processors(NamedTuple):
+    """What few requests ask for of transformers' other logits processors; each does nothing at its default."""
+
+    sequence_bias: list[SequenceBias] = []
+    """Their tokens before the last may be prompt and emitted ones; each `token_ids` comes once."""
+    no_repeat_ngram_size: int = 0
+    """A token that would repeat so many tokens of prompt and answer is not drawn; 0 is off."""
+    bad_words: list[list[int]] = []
+    """Runs of tokens whose last one is not drawn after the others; a stop token alone is none."""
+    allowed_token_ids: list[int] = []
+    """Only these are drawn; empty: all."""
+    forced_eos_token_ids: list[int] = []
+    """The token at max_tokens is one of these."""
+    decay_start: int = 0
+    decay_factor: float = 1.0
+    """A stop token's score s grows by |s| (decay_factor^n - 1) for the n-th token after `decay_start` emitted ones."""
+    remove_invalid_values: bool = False
+    """NaN counts as 0, an infinite logit as a very large or small one."""
+    suppress_tokens: list[int] = []
+    begin_suppress_tokens: list[int] = []
+    """Not drawn as the first emitted token."""
+    top_h: float = 0.0
+    """0 is off, as of all that follow: they narrow what a temperature above 0 draws from."""
+    typical_p: float = 1.0
+    """1 is off."""
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+
+    @property
+    def follows_text(self) -> bool:
+        """Whether some rule depends on which tokens came just before."""
+        return (
+            self.no_repeat_ngram_size > 0
+            or any(len(word) > 1 for word in self.bad_words)
+            or any(len(one.token_ids) > 1 for one in self.sequence_bias)
+        )
+
+
 class Params(NamedTuple):
     """One sequence's limits and sampling. The order of processors is that of docs/architecture.md, "Sampling"."""
 
@@ -58,3 +112,5 @@ class Params(NamedTuple):
     before the first token, once: an attempt that resumes after emitted tokens tells none."""
     score_ids: list[int] = []
     """Of a job of kind score: the tokens whose logprobs after the prompt are wanted."""
+    processors: Processors | None = None
+    """None, for nearly all, costs nothing."""

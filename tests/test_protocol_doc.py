@@ -7,7 +7,7 @@ import pytest
 
 from tokenyard.broker import config, wire
 from tokenyard.broker.errors import KINDS
-from tokenyard.broker.params import Grammar, Params
+from tokenyard.broker.params import Grammar, Params, Processors, SequenceBias
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
 
@@ -20,7 +20,18 @@ def test_every_message_stands_in_the_table_with_its_fields() -> None:
 
 @pytest.mark.parametrize(
     "structure",
-    [wire.Card, Params, Grammar, wire.Delta, wire.Finish, wire.WorkerInfo, wire.WorkerJob, wire.FrontJob],
+    [
+        wire.Card,
+        Params,
+        Grammar,
+        Processors,
+        SequenceBias,
+        wire.Delta,
+        wire.Finish,
+        wire.WorkerInfo,
+        wire.WorkerJob,
+        wire.FrontJob,
+    ],
     ids=lambda structure: structure.__name__,
 )
 def test_every_structure_stands_in_the_table_with_its_fields(structure: type) -> None:

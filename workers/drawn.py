@@ -10,6 +10,8 @@ import torch
 
 BROKEN = -1
 """Stands for a token where a row's logits held NaN or nothing finite."""
+BANNED = -2
+"""Stands for a token where a row's own parameters ban every one."""
 
 
 class Logprobs(NamedTuple):
@@ -25,7 +27,7 @@ class Sampled(NamedTuple):
     """What one step drew for one sequence."""
 
     token: int
-    """BROKEN if the row's logits were."""
+    """BROKEN or BANNED if there was none to draw."""
     logprobs: Logprobs | None
 
 

@@ -1,4 +1,4 @@
-"""Rows that are drawn by chance: temperature, top_k, top_p, min_p, then noise.
+"""Rows that are drawn by chance: temperature, top_k, top_p, min_p and rarer ways to narrow (truncation.py), then noise.
 
 Must not know of penalties and biases, which came before (sampler.py), nor how noise is made (noise.py).
 """
@@ -13,6 +13,7 @@ from tokenyard.broker.params import Params
 from tokenyard.workers.noise import log_exponential, row_keys
 from tokenyard.workers.scheduler import Sequence
 from tokenyard.workers.stage import to_device
+from tokenyard.workers.truncation import Truncation, is_truncated
 
 GREEDY_BELOW = 1e-5
 """Temperatures below are greedy: logits divided by them would overflow float32 (vLLM's bound too)."""
@@ -53,9 +54,9 @@ class Odds(NamedTuple):
 
     def shape(self, logits: torch.Tensor, keys: torch.Tensor, vocab: torch.Tensor) -> torch.Tensor:
         """Scores whose largest is the drawn token. logits: [N, V]; keys: [N, 2]; vocab: [V]; the result is new."""
-        return self._keep_likely(logits / self.temperature) - log_exponential(keys, vocab)
+        return self.keep_likely(logits / self.temperature) - log_exponential(keys, vocab)
 
-    def _keep_likely(self, logits: torch.Tensor) -> torch.Tensor:
+    def keep_likely(self, logits: torch.Tensor) -> torch.Tensor:
         """Mask all below one threshold a row, so that ties at it stay and no order among them matters."""
         if not (self.num_ranks or self.uses_min_p):
             return logits
@@ -93,8 +94,12 @@ class Draws:
             num_ranks=max(num_ranks(one, len(vocab)) for one in params),
             uses_min_p=any(one.min_p for one in params),
         )
+        self._truncation = Truncation(params, vocab.device) if any(map(is_truncated, params)) else None
 
     def shape(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores whose largest is the drawn token. logits: [N, V]; the result is new."""
         keys = to_device(noise_keys(self.sequences), torch.int32, self._vocab.device)
-        return self._odds.shape(logits, keys, self._vocab)
+        if self._truncation is None:
+            return self._odds.shape(logits, keys, self._vocab)
+        narrowed = self._odds.keep_likely(self._truncation.first(logits / self._odds.temperature))
+        return self._truncation.last(narrowed) - log_exponential(keys, self._vocab)

@@ -17,7 +17,7 @@ from tokenyard.broker.params import Params
 from tokenyard.broker.prefix import root_key
 from tokenyard.broker.wire import Delta, Finish, WorkerJob
 from tokenyard.workers.blocks import BlockPool
-from tokenyard.workers.drawn import BROKEN, Drawn, Sampled
+from tokenyard.workers.drawn import BANNED, BROKEN, Drawn, Sampled
 from tokenyard.workers.embedder import Embedder
 from tokenyard.workers.grammars import Grammars
 from tokenyard.workers.lane import Guessed, Lane, Logits
@@ -27,6 +27,7 @@ from tokenyard.workers.pace import Pace, Work
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
+from tokenyard.workers.token_rules import refuse_impossible
 
 
 class Output(NamedTuple):
@@ -198,7 +199,7 @@ class Engine:
         logits = computed = self._lane.run(plan)
         logits = logits.take([row for row, one in enumerate(logits.sequences) if one.params.max_tokens])
         outputs = []
-        if any(one.params.grammar for one in logits.sequences):  # what they may draw depends on the tokens in flight
+        if any(one.follows_text for one in logits.sequences):  # what they may draw depends on the tokens in flight
             outputs += self._land()
             plan, logits = self._living(plan), self._living_rows(logits)
         allowed = self._grammars.allowed(logits.sequences)
@@ -286,6 +287,10 @@ class Engine:
         if end := self._grammars.end(sequence):  # there was nothing to draw from
             self._forget(sequence)
             return _output(sequence, index, [], None, end)
+        if sampled.token == BANNED:
+            self._forget(sequence)
+            words = "bad words, suppressed tokens or the like leave no token to draw"
+            return _output(sequence, index, [], None, Finish("error", "invalid_value", words))
         if sampled.token == BROKEN:
             return self._break(sequence)
         self._scheduler.append(sequence, sampled.token)
@@ -303,6 +308,9 @@ class Engine:
         return None
 
     def _forget(self, sequence: Sequence) -> None:
+        asked = sequence.params.processors
+        if asked is not None and asked.remove_invalid_values:  # what it leaves in its blocks may be NaN
+            self._lane.scrub(self._scheduler.disown(sequence))
         if not self._grammars.is_compiling(sequence):
             self._scheduler.remove(sequence)
         self._grammars.forget(sequence)
@@ -327,6 +335,8 @@ class Engine:
             ids: Iterable[int] = getattr(params, param)
             if any(not 0 <= one < vocab_size for one in ids):
                 raise TokenyardError("invalid_value", f"{param}: token ids must be below {vocab_size:,}", param)
+        if params.processors is not None:
+            refuse_impossible(params.processors, vocab_size)
         most = self._limit - min(params.max_tokens, 1)
         if len(prompt_ids) > most:
             words = f"the prompt has {len(prompt_ids):,} tokens; at most {most:,} fit, so that one can be emitted"

@@ -47,6 +47,18 @@ class Allowed(NamedTuple):
             forbid(chosen, self.bits)
         scores[self.rows] = chosen
 
+    def prevail(self, scores: torch.Tensor, raw: torch.Tensor) -> None:
+        """The same where other rules may have banned all that is allowed: then these give way, for this one token.
+
+        raw: [R, V], the model's own logits.
+        """
+        free = raw.clone()
+        self.mask(free)
+        self.mask(scores)
+        chosen = scores[self.rows]
+        stuck = chosen.amax(dim=-1, keepdim=True) == -torch.inf
+        scores[self.rows] = torch.where(stuck, free[self.rows], chosen)
+
 
 def forbid(scores: torch.Tensor, bits: torch.Tensor) -> None:
     """Write minus infinity where a bit is 0. scores: [G, V]; bits: int32 [G, W]."""

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from tokenyard.workers.biases import has_biases
 from tokenyard.workers.drawn import BROKEN, Drawn
 from tokenyard.workers.draws import GREEDY_BELOW, Odds, log_min_p, noise_keys, num_ranks
 from tokenyard.workers.grammars import Allowed
@@ -63,7 +64,7 @@ class GraphSampler(Sampler):
         """What kind of graph draws these, if one does."""
         most = 0
         for params in (one.params for one in sequences):
-            if has_penalties(params) or params.logit_bias or params.min_tokens or params.logprobs >= 0:
+            if has_penalties(params) or has_biases(params) or params.processors or params.logprobs >= 0:
                 return None
             most = max(most, num_ranks(params, self._logits.shape[1]))
         return next((ranks for ranks in RANKS if most <= ranks), None)

@@ -4,6 +4,7 @@ Every causal language model of transformers is served by its own unmodified code
 it; what is none is refused here, with words. Must not know of sequences or steps.
 """
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -272,8 +273,5 @@ def _generation_defaults(generation: GenerationConfig | None) -> dict[str, Any]:
     """What the model's generation_config sets; the front applies it where a request is silent."""
     if generation is None:
         return {}
-    return {
-        key: value
-        for key, value in generation.to_diff_dict().items()
-        if key not in ("transformers_version", "_from_model_config")
-    }
+    defaults = json.loads(generation.to_json_string())  # as plain data: watermarks and the like are objects
+    return {key: value for key, value in defaults.items() if key not in ("transformers_version", "_from_model_config")}

@@ -36,6 +36,7 @@ class Sequence:
         "announced",
         "arrival",
         "blocks",
+        "follows_text",
         "hit_tokens",
         "ids",
         "job",
@@ -50,6 +51,10 @@ class Sequence:
     def __init__(self, job: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
         self.job = job
         self.params = params
+        self.follows_text = params.grammar is not None or (
+            params.processors is not None and params.processors.follows_text
+        )
+        """Whether what may be drawn depends on the tokens just before, so that a draw waits until they are known."""
         self.ids = array("I", prompt_ids)
         """Prompt, then emitted tokens; u32, as prefix keys are made of."""
         self.ids.extend(emitted_ids)

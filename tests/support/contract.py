@@ -11,6 +11,7 @@ Leaves = Mapping[Any, st.SearchStrategy[Any]]
 anything = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=9) | st.binary(max_size=9)
 
 LEAVES: Leaves = {
+    bool: st.booleans(),
     int: st.integers(-(2**63), 2**63 - 1),
     float: st.floats(allow_nan=False),
     str: st.text(max_size=9),

@@ -4,47 +4,116 @@
 1e-3), everything after it is checked by teacher forcing, and more than 1 near-tie in 10,000 tokens fails.
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.generation import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    ExponentialDecayLengthPenalty,
+    ForcedEOSTokenLogitsProcessor,
+    InfNanRemoveLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
+from transformers.generation.logits_process import TopHLogitsWarper
 
-from tokenyard.broker.params import Params
+from tokenyard.broker.params import Params, Processors
 from tokenyard.workers.noise import log_exponential, row_keys, vocab_words
 
 MARGIN = 1e-3
+Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""One of transformers' processors: token ids [1, T] and scores [1, V] to scores."""
 
 
 def plain_scores(raw: torch.Tensor, ids: list[int], num_prompt: int, params: Params) -> torch.Tensor:
     """One row's final scores [V] from raw logits [V], written as plainly as can be, by transformers where it has it."""
     scores = raw.float().clone().unsqueeze(0)
     context = torch.tensor([ids])
-    emitted = ids[num_prompt:]
+    for step in _processors(params, num_prompt):
+        scores = step(context, scores)
+    if params.temperature == 0:
+        return scores[0]
+    for step in _warpers(params):
+        scores = step(context, scores)
+    return scores[0] - noise(params.seed, len(ids) - num_prompt, len(raw))
+
+
+def _processors(params: Params, num_prompt: int) -> Iterator[Step]:
+    """In the order of transformers' _get_logits_processor; what it lacks comes where docs/architecture.md says."""
+    asked = params.processors or Processors()
+    if asked.sequence_bias:
+        yield SequenceBiasLogitsProcessor([[one.token_ids, one.bias] for one in asked.sequence_bias])
     if params.repetition_penalty != 1.0:
-        scores = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(context, scores)
+        yield RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
+    yield partial(_penalties_and_biases, params, num_prompt)
+    if asked.no_repeat_ngram_size:
+        yield NoRepeatNGramLogitsProcessor(asked.no_repeat_ngram_size)
+    if any(len(word) > 1 or word[0] not in params.stop_token_ids for word in asked.bad_words):
+        yield NoBadWordsLogitsProcessor(asked.bad_words, params.stop_token_ids or None)
+    if params.min_tokens:
+        yield MinNewTokensLengthLogitsProcessor(num_prompt, params.min_tokens, params.stop_token_ids)
+    if asked.allowed_token_ids:
+        yield partial(_only, asked.allowed_token_ids)
+    if asked.forced_eos_token_ids:
+        yield ForcedEOSTokenLogitsProcessor(num_prompt + params.max_tokens, asked.forced_eos_token_ids)
+    if asked.remove_invalid_values:
+        yield InfNanRemoveLogitsProcessor()
+    if asked.decay_factor != 1:
+        decay = (asked.decay_start, asked.decay_factor)
+        yield ExponentialDecayLengthPenalty(decay, params.stop_token_ids, num_prompt)
+    if asked.suppress_tokens:
+        yield SuppressTokensLogitsProcessor(asked.suppress_tokens)
+    if asked.begin_suppress_tokens:
+        yield SuppressTokensAtBeginLogitsProcessor(asked.begin_suppress_tokens, num_prompt)
+
+
+def _warpers(params: Params) -> Iterator[Step]:
+    asked = params.processors or Processors()
+    yield lambda _, scores: scores / params.temperature
+    if asked.top_h:
+        yield TopHLogitsWarper(asked.top_h)
+    if params.top_k:
+        yield TopKLogitsWarper(params.top_k)
+    if params.top_p < 1:
+        yield TopPLogitsWarper(params.top_p)
+    if params.min_p:
+        yield MinPLogitsWarper(params.min_p)
+    if asked.typical_p < 1:
+        yield TypicalLogitsWarper(asked.typical_p)
+    if asked.epsilon_cutoff:
+        yield EpsilonLogitsWarper(asked.epsilon_cutoff)
+    if asked.eta_cutoff:
+        yield EtaLogitsWarper(asked.eta_cutoff)
+
+
+def _penalties_and_biases(params: Params, num_prompt: int, context: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    emitted = context[0, num_prompt:].tolist()
     for token in set(emitted):
         scores[0, token] -= params.presence_penalty + params.frequency_penalty * emitted.count(token)
     for token, bias in params.logit_bias.items():
         scores[0, token] += bias
-    if len(emitted) < params.min_tokens:
-        scores[0, params.stop_token_ids] = -torch.inf
-    if params.temperature == 0:
-        return scores[0]
-    scores = scores / params.temperature
-    if params.top_k:
-        scores = TopKLogitsWarper(params.top_k)(context, scores)
-    if params.top_p < 1:
-        scores = TopPLogitsWarper(params.top_p)(context, scores)
-    if params.min_p:
-        scores = MinPLogitsWarper(params.min_p)(context, scores)
-    return scores[0] - noise(params.seed, len(emitted), len(raw))
+    return scores
+
+
+def _only(allowed: list[int], context: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    kept = torch.full_like(scores, -torch.inf)
+    kept[0, allowed] = scores[0, allowed]
+    return kept
 
 
 def noise(seed: int, index: int, vocab_size: int) -> torch.Tensor:
@@ -63,10 +132,11 @@ class Reference:
         self.num_ties = 0
 
     @torch.inference_mode()
-    def generate(self, prompt: list[int], count: int) -> list[int]:
-        """Greedy."""
+    def generate(self, prompt: list[int], count: int, **config: Any) -> list[int]:
+        """Greedy, with these attributes of a GenerationConfig."""
         ids = torch.tensor([prompt])
-        out = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+        limits = {"max_new_tokens": count, "do_sample": False}
+        out = self.model.generate(ids, attention_mask=torch.ones_like(ids), **limits, **config)
         return out[0, len(prompt) :].tolist()
 
     @torch.inference_mode()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tape import record
 
-from tokenyard.broker.params import Params
+from tokenyard.broker.params import Params, Processors
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.drawn import BROKEN
 from tokenyard.workers.grammars import Allowed
@@ -35,6 +35,8 @@ EAGER: list[dict[str, Any]] = [
     {"temperature": 0.0, "logit_bias": {3: 100.0}},
     {"temperature": 0.0, "min_tokens": 50, "stop_token_ids": [1]},
     {"temperature": 0.7, "logprobs": 2},
+    {"temperature": 0.7, "processors": Processors(typical_p=0.9)},
+    {"temperature": 0.0, "processors": Processors(no_repeat_ngram_size=1)},
 ]
 
 

@@ -29,14 +29,18 @@ def load(source: object, dtype: str = "auto", spec: ModelSpec | None = None, **o
 
 
 def test_card_of_a_directory(directory: Path) -> None:
-    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": 5, "top_k": 7, "do_sample": True}))
+    defaults = {"eos_token_id": 5, "top_k": 7, "do_sample": True, "suppress_tokens": [3], "sequence_bias": [[[1], 2.0]]}
+    watermark = {"watermarking_config": {"bias": 2.5, "hashing_key": 7}}
+    (directory / "generation_config.json").write_text(json.dumps(defaults | watermark))
     card = load(directory, kv_memory="1MiB").card
     assert card.names == ["tiny-llama"]
     assert card.source == str(directory)
     assert (card.context_length, card.vocab_size, card.block_size) == (CONTEXT, VOCAB, 16)
     assert (card.lane, card.dtype, card.device) == ("paged", "float32", "cpu")
     assert card.eos_token_ids == [5]
-    assert card.generation_config == {"eos_token_id": 5, "top_k": 7, "do_sample": True}
+    own = card.generation_config.pop("watermarking_config")
+    assert (own["bias"], own["hashing_key"]) == (2.5, 7)
+    assert card.generation_config == defaults
     token_bytes = 2 * 2 * 2 * 8 * 4  # keys and values, 2 layers, 2 heads of 8 float32
     assert card.pool_tokens == (1 << 20) // (16 * token_bytes) * 16
     assert card.created > 1_700_000_000

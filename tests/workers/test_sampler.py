@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import MARGIN, noise, plain_scores
 
-from tokenyard.broker.params import Params
+from tokenyard.broker.params import Params, Processors, SequenceBias
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.drawn import BROKEN
 from tokenyard.workers.sampler import Sampler
@@ -35,6 +35,20 @@ FEATURES: dict[str, dict[str, Any]] = {
     "bias": {"temperature": 0.0, "logit_bias": {3: 4.0, 5: -100.0, 8: 2.5}},
     "min_tokens": {"temperature": 0.0, "min_tokens": 7, "stop_token_ids": [1, 2], "logit_bias": {1: 50.0}},
     "min_tokens reached": {"temperature": 0.0, "min_tokens": 6, "stop_token_ids": [1, 2], "logit_bias": {1: 50.0}},
+    "sequence bias": {"temperature": 0.0, "processors": Processors([SequenceBias([3], 4.0), SequenceBias([5], -9.0)])},
+    "no repeated token": {**DRAWN, "processors": Processors(no_repeat_ngram_size=1)},
+    "bad words": {"temperature": 0.0, "processors": Processors(bad_words=[[token] for token in range(40)])},
+    "allowed": {**DRAWN, "processors": Processors(allowed_token_ids=[90, 3, 4])},
+    "length penalty": {
+        "temperature": 0.0,
+        "stop_token_ids": [1, 2],
+        "processors": Processors(decay_start=2, decay_factor=1.2),
+    },
+    "suppressed": {"temperature": 0.0, "processors": Processors(suppress_tokens=list(range(50)))},
+    "top_h": {**DRAWN, "processors": Processors(top_h=0.4)},
+    "typical_p": {**DRAWN, "processors": Processors(typical_p=0.5)},
+    "epsilon_cutoff": {**DRAWN, "processors": Processors(epsilon_cutoff=0.03)},
+    "eta_cutoff": {**DRAWN, "processors": Processors(eta_cutoff=0.03)},
     "all": {
         "temperature": 1.1,
         "top_k": 30,
@@ -46,6 +60,19 @@ FEATURES: dict[str, dict[str, Any]] = {
         "logit_bias": {4: 3.0},
         "min_tokens": 9,
         "stop_token_ids": [4, 6],
+        "processors": Processors(
+            sequence_bias=[SequenceBias([7], 1.5), SequenceBias([2, 9], 3.0)],
+            no_repeat_ngram_size=2,
+            bad_words=[[11], [3, 12], [4]],
+            decay_start=1,
+            decay_factor=1.1,
+            suppress_tokens=[13, 14],
+            begin_suppress_tokens=[15],
+            top_h=0.9,
+            typical_p=0.95,
+            epsilon_cutoff=1e-3,
+            eta_cutoff=1e-3,
+        ),
     },
 }
 
