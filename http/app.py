@@ -20,12 +20,12 @@ from tokenyard.http import chat_api, completions
 from tokenyard.http.anthropic import endpoints as anthropic
 from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.errors import HttpError
+from tokenyard.http.generation_config import unsupported_defaults
 from tokenyard.http.mcp import routes as mcp
 from tokenyard.http.middleware import ApiKeys, BodyLimit, LastResort, RequestIds, error_response
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.responses import routes as responses
-from tokenyard.http.sampling import unsupported_defaults
 from tokenyard.http.service import Service
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
 
     def on_card(card: Card) -> None:
         service.library.preload(card)
-        if names := unsupported_defaults(card.generation_config):
+        if names := unsupported_defaults(card):
             log.warning("%s: its generation_config sets what is not done here: %s", card.names[0], ", ".join(names))
 
     @asynccontextmanager

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from reprlib import Repr
 from typing import Any
 
+from tokenyard.broker.params import MAX_LISTED_IDS, MAX_RUN_TOKENS, MAX_RUNS, SequenceBias
 from tokenyard.http.errors import invalid
 
 Check = Callable[[Any, str], Any]
 
+MAX_CHOICES = 128
+"""OpenAI's limit of `n`."""
 MAX_STOPS = 16
 """OpenAI takes 4; each costs a search per token, so some end is needed."""
 MAX_LOGIT_BIAS = 1024
@@ -134,8 +137,45 @@ def stop_strings(value: Any, param: str) -> list[str]:
     return stops
 
 
-token_ids = array(integer(0, (1 << 32) - 1), high=MAX_STOP_TOKEN_IDS)
+_token_id = integer(0, (1 << 32) - 1)
+token_ids = array(_token_id, high=MAX_STOP_TOKEN_IDS)
 """A short list of token ids; the vocabulary's end is checked once the model is known."""
+listed_token_ids = array(_token_id, high=MAX_LISTED_IDS)
+"""A long one."""
+some_token_ids = array(_token_id, 1, MAX_LISTED_IDS)
+"""A long one that is not empty."""
+_token_run = array(_token_id, 1, MAX_RUN_TOKENS)
+token_runs = array(_token_run, high=MAX_RUNS)
+"""A list of lists of token ids, each a word."""
+
+_sequence_bias = number(-1e9, 1e9)
+"""Beyond every logit, and far from the end of float32."""
+
+
+def _pair(value: Any, param: str, words: str) -> Any:
+    if type(value) is not list or len(value) != 2:
+        invalid(param, f"must be {words}, not {_shown(value)}")
+    return value
+
+
+def sequence_bias(value: Any, param: str) -> list[SequenceBias]:
+    """A list of [[token ids], number], as transformers takes it: of equal token ids the last one counts."""
+    biases: dict[tuple[int, ...], float] = {}
+    for index, one in enumerate(array(anything, high=MAX_RUNS)(value, param)):
+        name = f"{param}.{index}"
+        ids, bias = _pair(one, name, "a list of token ids and a number")
+        biases[tuple(_token_run(ids, f"{name}.0"))] = _sequence_bias(bias, f"{name}.1")
+    return [SequenceBias(list(ids), bias) for ids, bias in biases.items()]
+
+
+_decay_start, _decay_factor = integer(0, (1 << 63) - 1), number(0, 100, above=True)
+
+
+def length_decay(value: Any, param: str) -> tuple[int, float]:
+    """[start, factor], as transformers takes it."""
+    start, factor = _pair(value, param, "[start, factor]")
+    return _decay_start(start, f"{param}.0"), _decay_factor(factor, f"{param}.1")
+
 
 _bias = number(-100, 100)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tokenyard.http.checks import (
+    MAX_CHOICES,
     Check,
     anything,
     array,
@@ -18,15 +19,17 @@ from tokenyard.http.checks import (
     logit_bias,
     mapping,
     number,
+    some_token_ids,
     stop_strings,
     string,
     token_ids,
 )
 from tokenyard.http.errors import invalid
+from tokenyard.http.generation_config import read_config
 from tokenyard.http.grammars import choice, ebnf, json_schema, regex, response_format, structured_outputs
 
-MAX_CHOICES = 128
-"""OpenAI's limit of `n`."""
+MAX_BAD_WORDS = 512
+"""Each costs two calls of the tokenizer."""
 MAX_MESSAGES = 4096
 """Twice OpenAI's limit."""
 MAX_TOOLS = 512
@@ -87,9 +90,13 @@ SAMPLING: dict[str, Field] = {
     "min_tokens": Field(integer(0, INT64)),
     "ignore_eos": Field(boolean),
     "stop_token_ids": Field(token_ids),
-    "generation_config": Field(instance(dict, str, words="an object or a JSON string")),
+    "bad_words": Field(array(string(1, 256), high=MAX_BAD_WORDS)),
+    "allowed_token_ids": Field(some_token_ids),
+    # llama.cpp's and TGI's
+    "typical_p": Field(number(0, 1, above=True)),
+    "generation_config": Field(read_config),
 }
-"""OpenAI's fields that reach the sampler, and vLLM's names for those that OpenAI lacks."""
+"""OpenAI's fields that reach the sampler, and other servers' names for those that OpenAI lacks: vLLM's, mostly."""
 
 GRAMMARS: dict[str, Field] = {
     "response_format": Field(response_format),
@@ -134,8 +141,6 @@ COMMON: dict[str, Field] = {
     "prompt_logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
     "truncate_prompt_tokens": Field(integer(-1, INT64)),
     "return_tokens_as_token_ids": Field(boolean),
-    "allowed_token_ids": refused_unless(),
-    "bad_words": refused_unless([]),
     "spaces_between_special_tokens": refused_unless(True),
     "guided_whitespace_pattern": refused_unless(),
 }

@@ -9,10 +9,13 @@ from hashlib import blake2b
 from typing import Any
 
 import orjson
+from tokenizers import Tokenizer
 
+from tokenyard.broker.params import MAX_RUN_TOKENS
 from tokenyard.broker.wire import Card
 from tokenyard.http.choice import Choice
 from tokenyard.http.detokenize import Detokenizer
+from tokenyard.http.errors import invalid
 from tokenyard.http.generation import Plan
 from tokenyard.http.library import LoadedTokenizer
 from tokenyard.http.pool import JobRequest
@@ -39,9 +42,10 @@ def make_plans(
     """
     card, loaded = prompter.card, prompter.loaded
     skip_special = request.skip_special_tokens
+    bad_words = _bad_word_ids(request.sampling.get("bad_words", []), loaded.backend)
     plans = []
     for number, prompt in enumerate(prompts):
-        params, stop = resolve(request, card, len(prompt.ids))
+        params, stop = resolve(request, card, len(prompt.ids), bad_words)
         context = prompt.ids[-CONTEXT_TOKENS:] if prompt.continued else []
         if prompt.end_ids and not request.sampling.get("ignore_eos"):
             params = params._replace(stop_token_ids=sorted({*params.stop_token_ids, *prompt.end_ids}))
@@ -80,6 +84,19 @@ def make_plans(
 def vocabulary_of(request: Request, loaded: LoadedTokenizer) -> Vocabulary:
     """What tokens are called in logprobs."""
     return loaded.vocabulary.as_ids() if request.return_tokens_as_token_ids else loaded.vocabulary
+
+
+def _bad_word_ids(words: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Each word's tokens at the beginning of a text and in its midst, as vLLM takes them."""
+    found: list[list[int]] = []
+    for index, word in enumerate(words):
+        first, inner = (tokenizer.encode(space + word.lstrip(), add_special_tokens=False).ids for space in ("", " "))
+        if not 0 < len(first) <= MAX_RUN_TOKENS:
+            invalid(f"bad_words.{index}", f"must be 1 to {MAX_RUN_TOKENS} tokens, not {len(first)}")
+        found.append(first)
+        if inner[0] != first[0] and len(inner) == len(first):  # else a space and the first form follow each other
+            found.append(inner)
+    return found
 
 
 class Head:

@@ -8,50 +8,18 @@ import secrets
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-import orjson
-
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.params import Params
+from tokenyard.broker.params import MAX_RUNS, Params, Processors
 from tokenyard.broker.wire import Card
-from tokenyard.http.checks import Check, boolean, integer, number, stop_strings, token_ids
 from tokenyard.http.errors import invalid
+from tokenyard.http.generation_config import named_ids, own_config
 from tokenyard.http.schemas import Request
 
-_MAX = 1 << 63
-
-CONFIG_FIELDS: dict[str, Check] = {
-    "do_sample": boolean,
-    "temperature": number(0, 100),
-    "top_p": number(0, 1, above=True),
-    "top_k": integer(0, _MAX),
-    "min_p": number(0, 1),
-    "repetition_penalty": number(0, 10, above=True),
-    "max_new_tokens": integer(1, _MAX),
-    "max_length": integer(1, _MAX),
-    "min_new_tokens": integer(0, _MAX),
-    "stop_strings": stop_strings,
-    "eos_token_id": lambda value, param: token_ids([value] if type(value) is int else value, param),
-}
-"""transformers' GenerationConfig as far as the engine does it."""
-
-CONFIG_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1,), "num_beam_groups": (1,), "num_return_sequences": (1,), "typical_p": (1,), "length_penalty": (1,),
-    "epsilon_cutoff": (0,), "eta_cutoff": (0,), "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1,), "diversity_penalty": (0,), "min_length": (0,), "penalty_alpha": (0,),
-    "token_healing": (False,),
+SHAPING: dict[str, float | None] = {
+    "temperature": None, "top_p": None, "top_k": None, "min_p": None,
+    "top_h": None, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0,
 }  # fmt: skip
-"""Attributes that we do not do, with the values at which they do nothing (transformers' own defaults)."""
-
-CONFIG_HARMLESS = frozenset({
-    "bos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version", "_from_model_config", "use_cache",
-    "cache_implementation", "cache_config", "compile_config", "disable_compile", "return_dict_in_generate",
-    "output_attentions", "output_hidden_states", "output_scores", "output_logits",
-})  # fmt: skip
-"""Attributes that say how transformers should run, or what else it should return: the text stays the same."""
-
-
-SHAPING = ("temperature", "top_p", "top_k", "min_p")
-"""Who names one of these wants to sample."""
+"""Who names one of these wants to sample, unless at the value that asks for nothing."""
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy: dividing by them leaves no other token a chance, or overflows (as in vLLM)."""
@@ -63,27 +31,26 @@ class Resolved(NamedTuple):
     stop: list[str]
 
 
-def resolve(request: Request, card: Card, num_prompt_tokens: int) -> Resolved:
-    """Merge request, generation_config and card for a prompt of this length.
+def resolve(request: Request, card: Card, num_prompt_tokens: int, bad_words: list[list[int]]) -> Resolved:
+    """Merge request, generation_config and card for a prompt of this length; `bad_words` are the request's, as tokens.
 
     Raises TokenyardError naming the field that does not fit the model.
     """
     asked = request.sampling
-    overlay = _read_config(asked.get("generation_config", {}))
-    config = {key: value for key, value in card.generation_config.items() if value is not None} | overlay
+    overlay: dict[str, Any] = asked.get("generation_config", {})
+    for key, value in overlay.items():
+        _in_vocabulary(named_ids(key, value), card, f"generation_config.{key}")
+    config = own_config(card) | overlay
     values = config | asked
     wants_to_sample = asked if "do_sample" in overlay else asked | overlay
-    if config.get("do_sample") is False and not any(name in wants_to_sample for name in SHAPING):
+    if config.get("do_sample") is False and all(wants_to_sample.get(name, off) == off for name, off in SHAPING.items()):
         values["temperature"] = 0.0
 
     max_tokens = _max_tokens(request, card, num_prompt_tokens, config, overlay)
-    min_tokens = asked.get("min_tokens", config.get("min_new_tokens", 0))
-    if "min_tokens" in asked and min_tokens > max_tokens:
-        invalid("min_tokens", f"must be at most the answer's limit of {max_tokens} tokens, not {min_tokens}")
     temperature = float(values.get("temperature", 1.0))
     params = Params(
         max_tokens=max_tokens,
-        min_tokens=min(min_tokens, max_tokens),
+        min_tokens=_min_tokens(asked, config, num_prompt_tokens, max_tokens),
         temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
         # vLLM's -1 and transformers' 0 both mean off; more than the vocabulary is all of it.
         top_k=max(0, min(values.get("top_k", 0), card.vocab_size)),
@@ -96,6 +63,7 @@ def resolve(request: Request, card: Card, num_prompt_tokens: int) -> Resolved:
         stop_token_ids=_stop_ids(asked, overlay, card),
         logprobs=request.num_logprobs,
         grammar=request.grammar,
+        processors=_processors(values, bad_words, card),
     )
     stop = config.get("stop_strings", [])
     return Resolved(params, request.stop or ([stop] if isinstance(stop, str) else stop))
@@ -109,39 +77,44 @@ def seeds(asked: int | None, count: int) -> list[int]:
     return [first, *(int.from_bytes(digest, "little") for digest in rest)]
 
 
-def unsupported_defaults(config: dict[str, Any]) -> list[str]:
-    """Names in a model's own generation_config that would change its text, and that we do not do: for one warning."""
-    return [
-        key
-        for key, value in config.items()
-        if value is not None and not _is_idle(key, value) and key not in CONFIG_FIELDS
-    ]
+def _min_tokens(asked: dict[str, Any], config: dict[str, Any], num_prompt_tokens: int, max_tokens: int) -> int:
+    if "min_tokens" in asked:
+        min_tokens: int = asked["min_tokens"]
+        if min_tokens > max_tokens:
+            invalid("min_tokens", f"must be at most the answer's limit of {max_tokens} tokens, not {min_tokens}")
+        return min_tokens
+    least: int = max(config.get("min_new_tokens", 0), config.get("min_length", 0) - num_prompt_tokens)
+    return min(least, max_tokens)
 
 
-def _is_idle(key: str, value: object) -> bool:
-    return key in CONFIG_HARMLESS or value in CONFIG_NEUTRAL.get(key, ())
-
-
-def _read_config(value: dict[str, Any] | str) -> dict[str, Any]:
-    """A request's generation_config, checked as strictly as its own fields."""
-    param = "generation_config"
-    if isinstance(value, str):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise TokenyardError("invalid_value", f"{param} is not valid JSON: {error}", param) from error
-        if type(value) is not dict:
-            invalid(param, "must hold a JSON object")
-    assert isinstance(value, dict)
-    config: dict[str, Any] = {}
-    for key, one in value.items():
-        name = f"{param}.{key}"
-        if one is None or _is_idle(key, one):
-            continue
-        if key not in CONFIG_FIELDS:
-            invalid(name, "is not supported here")
-        config[key] = CONFIG_FIELDS[key](one, name)
-    return config
+def _processors(values: dict[str, Any], bad_words: list[list[int]], card: Card) -> Processors | None:
+    """What few ask for; None where nobody does."""
+    start, factor = values.get("exponential_decay_length_penalty", (0, 1.0))
+    processors = Processors(
+        sequence_bias=values.get("sequence_bias", []),
+        # more than the context never comes twice
+        no_repeat_ngram_size=min(values.get("no_repeat_ngram_size", 0), card.context_length + 1),
+        bad_words=values.get("bad_words_ids", []) + bad_words,
+        allowed_token_ids=_in_vocabulary(values.get("allowed_token_ids", []), card, "allowed_token_ids"),
+        forced_eos_token_ids=values.get("forced_eos_token_id", []),
+        decay_start=start if factor != 1 else 0,
+        decay_factor=factor,
+        remove_invalid_values=values.get("remove_invalid_values", False),
+        suppress_tokens=values.get("suppress_tokens", []),
+        begin_suppress_tokens=values.get("begin_suppress_tokens", []),
+        top_h=values.get("top_h", 0.0),
+        typical_p=values.get("typical_p", 1.0),
+        epsilon_cutoff=values.get("epsilon_cutoff", 0.0),
+        eta_cutoff=values.get("eta_cutoff", 0.0),
+    )
+    if processors == Processors():
+        return None
+    if len(processors.bad_words) > MAX_RUNS:
+        invalid("bad_words", f"and bad_words_ids are more than {MAX_RUNS} together")
+    forced = set(processors.forced_eos_token_ids)
+    if forced and forced <= set(processors.suppress_tokens):
+        invalid("generation_config.forced_eos_token_id", "names only what suppress_tokens suppresses")
+    return processors
 
 
 def _max_tokens(

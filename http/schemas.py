@@ -12,8 +12,9 @@ import orjson
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Grammar
+from tokenyard.http.checks import MAX_CHOICES
 from tokenyard.http.errors import invalid
-from tokenyard.http.fields import CHAT, COMPLETIONS, GRAMMARS, MAX_CHOICES, SAMPLING, read
+from tokenyard.http.fields import CHAT, COMPLETIONS, GRAMMARS, SAMPLING, read
 from tokenyard.http.grammars import only_one
 
 MAX_NAMED_BYTES = 1 << 18
@@ -200,5 +201,8 @@ def _common(values: dict[str, Any], content: str) -> dict[str, Any]:
     if "prompt_logprobs" in values and values.get("stream"):
         invalid("prompt_logprobs", "is not possible with stream")
     values["grammar"] = only_one({name: values.pop(name) for name in GRAMMARS if name in values})
+    num_choices = values.get("generation_config", {}).get("num_return_sequences")
+    if num_choices is not None:
+        values.setdefault("n", num_choices)
     values["sampling"] = {name: values.pop(name) for name in SAMPLING if name in values}
     return values

@@ -98,6 +98,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("prompt_logprobs", 21, "prompt_logprobs"),
     ("truncate_prompt_tokens", -2, "truncate_prompt_tokens"),
     ("return_tokens_as_token_ids", 1, "return_tokens_as_token_ids"),
+    ("bad_words", [""], "bad_words.0"),
+    ("bad_words", "word", "bad_words"),
+    ("allowed_token_ids", [], "allowed_token_ids"),
+    ("allowed_token_ids", [1, -1], "allowed_token_ids.1"),
+    ("typical_p", 0, "typical_p"),
 ]
 
 

@@ -7,8 +7,8 @@ import pytest
 from models import CARD
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.params import Params
-from tokenyard.http.sampling import resolve, seeds, unsupported_defaults
+from tokenyard.broker.params import Params, Processors, SequenceBias
+from tokenyard.http.sampling import resolve, seeds
 from tokenyard.http.schemas import parse_chat, parse_completion
 
 SAMPLED = CARD._replace(generation_config={"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95})
@@ -16,7 +16,7 @@ SAMPLED = CARD._replace(generation_config={"do_sample": True, "temperature": 0.6
 
 def params(fields: dict[str, Any], card: Any = CARD, num_prompt_tokens: int = 10) -> Params:
     request = parse_chat({"model": "demo", "messages": [{}], **fields})
-    return resolve(request, card, num_prompt_tokens).params
+    return resolve(request, card, num_prompt_tokens, []).params
 
 
 def refused(fields: dict[str, Any], num_prompt_tokens: int = 10, card: Any = CARD) -> TokenyardError:
@@ -84,7 +84,7 @@ def test_the_answers_limit() -> None:
     assert params({"generation_config": {"max_length": 30}}).max_tokens == 20
     assert params({"generation_config": {"max_new_tokens": 10**6}}).max_tokens == 2038
     completion = parse_completion({"model": "demo", "prompt": "x"})
-    assert resolve(completion, CARD, 10).params.max_tokens == 16
+    assert resolve(completion, CARD, 10, []).params.max_tokens == 16
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -122,9 +122,9 @@ def test_min_tokens_fits_under_the_limit() -> None:
 
 def test_stop_strings_of_request_or_config() -> None:
     request = parse_chat({"model": "m", "messages": [{}], "generation_config": {"stop_strings": "a"}})
-    assert resolve(request, CARD, 1).stop == ["a"]
+    assert resolve(request, CARD, 1, []).stop == ["a"]
     request.stop = ["b"]
-    assert resolve(request, CARD, 1).stop == ["b"]
+    assert resolve(request, CARD, 1, []).stop == ["b"]
 
 
 def test_seeds_differ_among_choices_and_repeat_for_the_same_seed() -> None:
@@ -135,13 +135,83 @@ def test_seeds_differ_among_choices_and_repeat_for_the_same_seed() -> None:
     assert seeds(None, 2) != seeds(None, 2)
 
 
-def test_what_a_model_sets_and_we_do_not_do_is_named() -> None:
-    config = {
-        "num_beams": 4,
-        "typical_p": 1.0,
-        "top_k": 20,
-        "use_cache": True,
-        "dola_layers": "high",
-        "min_length": None,
-    }
-    assert unsupported_defaults(config) == ["num_beams", "dola_layers"]
+FULL = {
+    "sequence_bias": [[[5, 6], 2.0]],
+    "no_repeat_ngram_size": 3,
+    "bad_words_ids": [[7], [8, 9]],
+    "forced_eos_token_id": 2037,
+    "exponential_decay_length_penalty": [4, 1.5],
+    "remove_invalid_values": True,
+    "suppress_tokens": [10],
+    "begin_suppress_tokens": [11],
+    "top_h": 0.5,
+    "typical_p": 0.9,
+    "epsilon_cutoff": 0.01,
+    "eta_cutoff": 1.0,
+}
+PROCESSORS = Processors(
+    sequence_bias=[SequenceBias([5, 6], 2.0)],
+    no_repeat_ngram_size=3,
+    bad_words=[[7], [8, 9]],
+    forced_eos_token_ids=[2037],
+    decay_start=4,
+    decay_factor=1.5,
+    remove_invalid_values=True,
+    suppress_tokens=[10],
+    begin_suppress_tokens=[11],
+    top_h=0.5,
+    typical_p=0.9,
+    epsilon_cutoff=0.01,
+    eta_cutoff=0.0,
+)
+
+
+def test_processors_come_from_request_or_model() -> None:
+    assert params({"generation_config": FULL}).processors == PROCESSORS
+    model = CARD._replace(generation_config=FULL)
+    assert params({}, model).processors == PROCESSORS
+    assert params({"generation_config": {"top_h": 0.7}}, model).processors == PROCESSORS._replace(top_h=0.7)
+    fields = {"typical_p": 0.3, "allowed_token_ids": [1, 2]}
+    assert params(fields, model).processors == PROCESSORS._replace(typical_p=0.3, allowed_token_ids=[1, 2])
+
+
+def test_who_asks_for_no_processor_has_none() -> None:
+    idle = {"suppress_tokens": [], "typical_p": 1.0, "epsilon_cutoff": 1.0, "exponential_decay_length_penalty": [9, 1]}
+    assert params({"generation_config": idle, "bad_words": []}).processors is None
+
+
+def test_what_narrows_a_draw_asks_for_one() -> None:
+    assert params({"typical_p": 0.5}).temperature == 1
+    assert params({"generation_config": {"eta_cutoff": 0.1}}).temperature == 1
+    assert params({"typical_p": 1, "generation_config": {"eta_cutoff": 0.0, "epsilon_cutoff": 1}}).temperature == 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"bad_words_ids": [[1, 2048]]},
+        {"sequence_bias": [[[2048], 1.0]]},
+        {"suppress_tokens": [2048]},
+        {"begin_suppress_tokens": [2048]},
+        {"forced_eos_token_id": [1, 2048]},
+        {"forced_eos_token_id": [1, 2], "suppress_tokens": [1, 2, 3]},
+    ],
+)
+def test_processors_must_fit_the_model(config: dict[str, Any]) -> None:
+    assert refused({"generation_config": config}).param == f"generation_config.{next(iter(config))}"
+    assert refused({"allowed_token_ids": [2048]}).param == "allowed_token_ids"
+
+
+def test_min_length_counts_the_prompt() -> None:
+    config = {"min_length": 25, "min_new_tokens": 7}
+    assert params({"generation_config": config}).min_tokens == 15
+    assert params({"generation_config": config}, num_prompt_tokens=20).min_tokens == 7
+    assert params({"generation_config": config, "max_tokens": 3}).min_tokens == 3
+    assert params({"generation_config": config, "min_tokens": 2}).min_tokens == 2
+
+
+def test_num_return_sequences_is_n_where_the_request_names_none() -> None:
+    body = {"model": "demo", "generation_config": {"num_return_sequences": 3}}
+    assert parse_chat({**body, "messages": [{}]}).n == 3
+    assert parse_chat({**body, "messages": [{}], "n": 2}).n == 2
+    assert parse_completion({**body, "prompt": "x", "best_of": 3}).n == 3
