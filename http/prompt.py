@@ -177,7 +177,7 @@ class Prompter:
 
 _NOT_THE_TEMPLATES = {
     "messages", "conversation", "tools", "documents", "tokenize", "add_generation_prompt", "continue_final_message",
-    "chat_template", "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
+    "self", "chat_template", "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
     "return_assistant_tokens_mask",
 }  # fmt: skip
 """Arguments of apply_chat_template itself (transformers 5.23)."""

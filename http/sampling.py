@@ -132,7 +132,11 @@ def _max_tokens(
         return min(request.max_tokens, room)
     if "max_length" in overlay and "max_new_tokens" not in overlay:
         # A total. Only a request's own counts: files of old models carry transformers' former default of 20.
-        return max(1, min(int(overlay["max_length"]) - num_prompt_tokens, room))
+        total = int(overlay["max_length"])
+        if total <= num_prompt_tokens:
+            param = "generation_config.max_length"
+            invalid(param, f"is {total}, but the prompt alone has {num_prompt_tokens} tokens")
+        return min(total - num_prompt_tokens, room)
     for limit in (config.get("max_new_tokens"), request.SILENT_MAX_TOKENS):
         if limit is not None:
             return min(int(limit), room)

@@ -344,7 +344,7 @@ class Engine:
                 words = f"the prompt has {len(prompt_ids):,} tokens; at most {most:,} fit"
             if self._limit < self.model.card.context_length:
                 words += " in this worker's KV memory"
-            raise TokenyardError("context_length_exceeded", words, "messages")
+            raise TokenyardError("context_length_exceeded", words)  # messages or prompt: only the front knows
 
 
 def _was_right(guessed: Guessed, place: int) -> bool:

@@ -78,7 +78,8 @@ def test_template_kwargs_reach_the_template() -> None:
     assert text(chat_template_kwargs={"enable_thinking": True}).endswith("<think>\n")
     assert text(reasoning_effort="high").endswith("<think>\n")
     assert text(reasoning_effort="none") == text()
-    assert refused(chat, chat_template_kwargs={"tokenize": True}).param == "chat_template_kwargs.tokenize"
+    for name in ("tokenize", "self"):
+        assert refused(chat, chat_template_kwargs={name: True}).param == f"chat_template_kwargs.{name}"
 
 
 def test_reasoning_effort_needs_a_template_that_knows_it() -> None:

@@ -87,6 +87,14 @@ def test_the_answers_limit() -> None:
     assert resolve(completion, CARD, 10, []).params.max_tokens == 16
 
 
+@pytest.mark.parametrize("total", [1, 10])
+def test_a_total_that_the_prompt_fills_is_refused(total: int) -> None:
+    error = refused({"generation_config": {"max_length": total}})
+    assert error.param == "generation_config.max_length"
+    assert "10 tokens" in str(error)
+    assert params({"generation_config": {"max_length": 11}}).max_tokens == 1
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_a_limit_beyond_the_context_names_its_own_field(name: str) -> None:
     error = refused({name: 2039})
