@@ -15,12 +15,15 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokenyard.broker import logs
 from tokenyard.broker.config import RunDir, default_run_dir
 from tokenyard.broker.errors import SetupError
 from tokenyard.http.app import create_app
+from tokenyard.http.errors import HttpError
 from tokenyard.http.memory import bound_heap
+from tokenyard.http.middleware import error_response
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 
@@ -30,6 +33,16 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """uvicorn's own default."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """Answers in OpenAI's shape also to what is no HTTP."""
+
+    def send_400_response(self, msg: str) -> None:
+        error = error_response(HttpError(400, "bad_request", msg), "/")
+        head = b"".join(b"%s: %s\r\n" % header for header in [*error.raw_headers, (b"connection", b"close")])
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head + b"\r\n" + bytes(error.body))
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -69,7 +82,7 @@ def run(options: FrontOptions) -> None:
     config = uvicorn.Config(
         create_app(Pool(RunDir(options.run_dir)), options),
         loop="uvloop",
-        http="httptools",
+        http=_Protocol,
         lifespan="on",
         log_config=None,
         log_level="warning",

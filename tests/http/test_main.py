@@ -124,6 +124,20 @@ def test_an_inherited_socket_is_served(tmp_path: Path) -> None:
             wait_until(lambda: answers(f"http://127.0.0.1:{port}"), "the front")
 
 
+def test_what_is_no_http_is_answered_as_openai_words_errors(tmp_path: Path) -> None:
+    port = free_port()
+    with front(tmp_path, "--port", str(port)):
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), "the front")
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"no HTTP at all\r\n\r\n")
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/json" in head
+    assert int(head.partition(b"content-length: ")[2].split()[0]) == len(body)
+    assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
+
+
 def test_a_taken_port_is_said_in_words(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
