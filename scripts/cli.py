@@ -55,6 +55,10 @@ ApiKeys = Annotated[
     list[str] | None,
     typer.Option("--api-key", envvar="TOKENYARD_API_KEY", help="Key that clients must send; may be repeated."),
 ]
+CorsOrigins = Annotated[
+    list[str] | None,
+    typer.Option("--cors-origin", help="Origin whose pages may call; may be repeated.", show_default="any"),
+]
 DeviceKind = Annotated[Device, typer.Option()]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Longest context, in tokens.", show_default="the model's")]
@@ -119,6 +123,7 @@ def serve(
     trust_remote_code: TrustRemoteCode = None,
     quantization: Quantization = None,
     api_key: ApiKeys = None,
+    cors_origin: CorsOrigins = None,
     config: ConfigFile = None,
     run_dir: FreshDir = None,
     store: Store = None,
@@ -152,6 +157,7 @@ def serve(
         port=port,
         num_fronts=fronts,
         api_keys=api_key or [],
+        cors_origins=cors_origin or [],
         store=store,
         mcp=mcp,
         drain_timeout_s=drain_timeout,
@@ -218,6 +224,7 @@ def front(
     host: Host = None,
     port: Port = None,
     api_key: ApiKeys = None,
+    cors_origin: CorsOrigins = None,
     config: ConfigFile = None,
     fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
     index: Annotated[int, typer.Option(hidden=True, help="Which of several, for the log.")] = 0,
@@ -230,7 +237,10 @@ def front(
     from tokenyard.http.main import FrontOptions, run
     from tokenyard.scripts import plan
 
-    wishes = plan.make_plan(plan.Wishes(host=host, port=port, api_keys=api_key or [], store=store, mcp=mcp), config)
+    given = plan.Wishes(
+        host=host, port=port, api_keys=api_key or [], cors_origins=cors_origin or [], store=store, mcp=mcp
+    )
+    wishes = plan.make_plan(given, config)
     run(
         FrontOptions(
             run_dir=run_dir or default_run_dir(),
@@ -239,6 +249,7 @@ def front(
             fd=fd,
             index=index,
             api_keys=tuple(wishes.api_keys),
+            cors_origins=tuple(wishes.cors_origins),
             store=wishes.store,
             mcp=wishes.mcp,
             drain_s=drain_timeout,

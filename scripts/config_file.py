@@ -4,7 +4,7 @@ An unknown key or a wrong type is an error that names the file, the table and th
 
     [model.NAME]    source (Hub name or directory), revision, replicas, and the engine's keys
     [[worker]]      model (a NAME above, or a MODEL_SPEC), gpu = 0 or device = "cpu", and the engine's keys
-    [front]         host, port, count, api_keys, store, mcp
+    [front]         host, port, count, api_keys, cors_origins, store, mcp
 """
 
 import tomllib
@@ -33,7 +33,15 @@ ENGINE_KEYS: Mapping[str, type] = {
 """`tokenyard worker` has the same as options."""
 MODEL_KEYS: Mapping[str, type] = {"source": str, "revision": str, "replicas": int, **ENGINE_KEYS}
 WORKER_KEYS: Mapping[str, type] = {"model": str, "gpu": int, "device": str, **ENGINE_KEYS}
-FRONT_KEYS: Mapping[str, type] = {"host": str, "port": int, "count": int, "api_keys": list, "store": str, "mcp": str}
+FRONT_KEYS: Mapping[str, type] = {
+    "host": str,
+    "port": int,
+    "count": int,
+    "api_keys": list,
+    "cors_origins": list,
+    "store": str,
+    "mcp": str,
+}
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """A whole pool as one plan: the command line's wishes laid over tokenyard.toml, and each process's arguments."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from tokenyard.scripts.placement import (
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
+ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
+"""As browsers send it (RFC 6454): one with a slash at its end would never match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,10 @@ class Wishes:
     port: int | None = None
     num_fronts: int | None = None
     api_keys: Sequence[str] = ()
+    cors_origins: Sequence[str] = ()
     store: str | None = None
-    mcp: Path | None = None
     """Where fronts keep responses: a file, or `off`."""
+    mcp: Path | None = None
     drain_timeout_s: float = 30.0
     log_level: str = "info"
 
@@ -60,6 +64,8 @@ class Plan:
     port: int
     num_fronts: int
     api_keys: list[str]
+    cors_origins: list[str]
+    """Web pages of which origins browsers let call."""
     store: str
     """As FrontOptions.store."""
     mcp: Path | None
@@ -95,7 +101,8 @@ class Plan:
         drain = ["--drain-timeout", str(self.drain_timeout_s)]
         store = ["--store", self.store] if self.store else []
         mcp = ["--mcp", str(self.mcp)] if self.mcp else []
-        return ["front", "--fd", str(fd), "--index", str(index), *store, *mcp, *drain, *self._common(run_dir)]
+        cors = [part for origin in self.cors_origins for part in ("--cors-origin", origin)]
+        return ["front", "--fd", str(fd), "--index", str(index), *cors, *store, *mcp, *drain, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
         return [*row.arguments(), "--inc", inc.hex(), *self._common(run_dir)]
@@ -115,6 +122,10 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     api_keys = list(wishes.api_keys) or front.get("api_keys", [])
     if any(not isinstance(key, str) or not key or key.split() != [key] for key in api_keys):
         raise SetupError("an API key must be a word without spaces")
+    cors_origins = list(wishes.cors_origins) or front.get("cors_origins", ["*"])
+    for origin in cors_origins:
+        if not isinstance(origin, str) or not ORIGIN.fullmatch(origin):
+            raise SetupError(f"an origin is SCHEME://HOST[:PORT] without a path, or *; not {origin!r}")
     devices = choose_devices(wishes.device, wishes.gpus)
     workers = _plan_workers(wishes, config, devices)
     refuse_clashes(workers)
@@ -131,6 +142,7 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         port=front.get("port", DEFAULT_PORT) if wishes.port is None else wishes.port,
         num_fronts=num_fronts,
         api_keys=api_keys,
+        cors_origins=cors_origins,
         store=_store(wishes.store or front.get("store", "")),
         mcp=mcp.absolute() if mcp else None,
         drain_timeout_s=wishes.drain_timeout_s,

@@ -108,3 +108,19 @@ def test_one_model_may_be_named_in_many_ways(tmp_path: Path) -> None:
     assert len(same.workers) == 4
     with pytest.raises(SetupError, match="the name 'm' would stand for"):
         same.place_one("org/x,name=m", "", same.workers)
+
+
+def test_origins_reach_the_fronts(tmp_path: Path) -> None:
+    assert plan(None, tmp_path).cors_origins == ["*"]
+    file = "[front]\ncors_origins = ['https://a.example', 'http://localhost:3000']"
+    made = plan(file, tmp_path)
+    assert made.cors_origins == ["https://a.example", "http://localhost:3000"]
+    arguments = made.front_arguments(tmp_path, 3, 0)
+    assert [arguments[index + 1] for index, one in enumerate(arguments) if one == "--cors-origin"] == made.cors_origins
+    assert plan(file, tmp_path, cors_origins=["https://b.example"]).cors_origins == ["https://b.example"]
+
+
+@pytest.mark.parametrize("origin", ["localhost:3000", "https://a.example/", "https://a.example/app", "", 3])
+def test_what_is_no_origin_is_refused(tmp_path: Path, origin: object) -> None:
+    with pytest.raises(SetupError, match="an origin is SCHEME"):
+        plan(None, tmp_path, cors_origins=[origin])
