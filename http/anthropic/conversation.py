@@ -11,6 +11,7 @@ from tokenyard.http.anthropic.thoughts import thought_of
 from tokenyard.http.anthropic.tools import tool_name
 from tokenyard.http.checks import boolean, instance, string
 from tokenyard.http.errors import invalid
+from tokenyard.http.messages import MAX_PARTS
 
 ROLES = ("user", "assistant", "system")
 
@@ -146,6 +147,8 @@ def _blocks(content: Any, param: str) -> list[Block]:
         return [{"type": "text", "text": content}]
     if type(content) is not list:
         invalid(param, "must be a string or a list of blocks")
+    if len(content) > MAX_PARTS:
+        invalid(param, f"must have at most {MAX_PARTS} blocks, not {len(content)}")
     return content
 
 

@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 from tokenyard.broker.params import Grammar
 from tokenyard.http.checks import MAX_STOPS, Check, anything, array, instance, integer, number, string
 from tokenyard.http.errors import invalid
-from tokenyard.http.fields import COMMON, HARMLESS, INT64, SAMPLING, Field, refused_unless
+from tokenyard.http.fields import (
+    COMMON,
+    HARMLESS,
+    INT64,
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    SAMPLING,
+    Field,
+    refused_unless,
+)
 from tokenyard.http.grammars import json_schema
 
 MIN_BUDGET_TOKENS = 1024
@@ -102,12 +111,12 @@ MESSAGES: dict[str, Field] = {
     **SAMPLING,
     **{name: COMMON[name] for name in ("model", "max_tokens", "stream", "cache_salt", "priority")},
     "temperature": Field(number(0, 1)),
-    "messages": Field(array(anything, 1)),
+    "messages": Field(array(anything, 1, MAX_MESSAGES)),
     "system": Field(instance(str, list, words="a string or a list of text blocks")),
     "stop_sequences": Field(array(string(1, 1024), high=MAX_STOPS)),
-    "tools": Field(array(anything)),
+    "tools": Field(array(anything, high=MAX_TOOLS)),
     "tool_choice": Field(instance(dict, words="an object")),
-    "mcp_servers": Field(array(anything)),
+    "mcp_servers": Field(array(anything, high=MAX_TOOLS)),
     "thinking": Field(thinking),
     "output_config": Field(output_config),
     "output_format": Field(output_format),

@@ -125,6 +125,7 @@ BAD: list[tuple[Any, str]] = [
     ({"role": "user"}, "messages.0.content"),
     ({"role": "user", "content": 5}, "messages.0.content"),
     (user(text("a"), "b"), "messages.0.content.1"),
+    (user(*[text("a")] * 1025), "messages.0.content"),
     (user({"text": "a"}), "messages.0.content.0.type"),
     (user({"type": 1}), "messages.0.content.0.type"),
     (user({"type": "text"}), "messages.0.content.0.text"),

@@ -72,6 +72,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("thread", {"type": "create"}, "thread"),
     ("compaction", {}, "compaction"),
     ("mcp_servers", {"type": "url"}, "mcp_servers"),
+    ("messages", [{}] * 4097, "messages"),
+    ("tools", [{}] * 513, "tools"),
 ]
 
 
