@@ -19,6 +19,7 @@ from tokenyard.broker.wire import Card
 from tokenyard.http import chat_api, completions
 from tokenyard.http.anthropic import endpoints as anthropic
 from tokenyard.http.anthropic import models as anthropic_models
+from tokenyard.http.decisions import routes as decisions
 from tokenyard.http.errors import HttpError
 from tokenyard.http.generation_config import unsupported_defaults
 from tokenyard.http.mcp import routes as mcp
@@ -42,6 +43,7 @@ ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     anthropic.add_routes,
     responses.add_routes,
     mcp.add_routes,
+    decisions.add_routes,
 )
 """Each adds the routes of one API."""
 

@@ -58,6 +58,8 @@ class Choice:
         """Whole before the first token comes, if they were asked for."""
         self.sum_logprobs = 0.0
         """Of all tokens generated so far, if any logprobs were asked for."""
+        self.scores: list[float] = []
+        """Of a job of kind score, at its end."""
         self._detokenizer = detokenizer
         self._stops = stops
         self._show_stop_token = show_stop_token
@@ -83,6 +85,7 @@ class Choice:
             self.num_cached = extra.get("cached_tokens", self.num_cached)
         if told := extra.get("prompt_logprobs"):
             self.prompt_scores.push(told)
+        self.scores = extra.get("scores", self.scores)
         self.sum_logprobs += sum(logprob for logprob, _, _ in extra.get("logprobs", ()))
         self.num_tokens += len(token_ids)
         hidden = finish is not None and finish.reason == "stop" and not self._show_stop_token

@@ -31,8 +31,15 @@ STREAM_HEADERS = {
 }
 
 
-class Format(Protocol):
-    """One endpoint's shapes."""
+class WholeFormat(Protocol):
+    """One endpoint's shape of a whole answer."""
+
+    def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
+        """The body of a request that does not stream; `pieces` by choice index."""
+
+
+class Format(WholeFormat, Protocol):
+    """One endpoint's shapes, streamed and whole."""
 
     def opening(self, choice: Choice) -> bytes:
         """Events that come before a choice's first piece."""
@@ -45,9 +52,6 @@ class Format(Protocol):
 
     def failure(self, error: TokenyardError) -> bytes:
         """Events that end the stream instead, wherever it is."""
-
-    def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
-        """The body of a request that does not stream; `pieces` by choice index."""
 
 
 def event(value: Any) -> bytes:
@@ -75,7 +79,7 @@ async def _gone(receive: Receive) -> None:
 class WholeReply(Response):
     """Gathers all choices, then sends one body. Raises the generation's failure for the app's error handlers."""
 
-    def __init__(self, generation: Generation, form: Format) -> None:
+    def __init__(self, generation: Generation, form: WholeFormat) -> None:
         super().__init__()
         self._generation = generation
         self._form = form

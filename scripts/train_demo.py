@@ -27,6 +27,8 @@ from tokenyard.scripts.demo_optim import Schedule, StackedMuon
 logger = logging.getLogger(__name__)
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "workers" / "demo_model"
+DECISIONS = {"labels": {"noul": ["Y", "N"]}}
+"""What it answers yes and no with: the words themselves are several tokens of its small vocabulary."""
 WORK_DIR = MODEL_DIR.parent.parent / "build" / "demo_model"
 # The chats that the tokenizer is trained on: past the curriculum's copies, enough for stable merges.
 TOKENIZER_CHATS = (6_000, 30_000)
@@ -168,6 +170,7 @@ def write_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, tar
     for key in ("is_local", "local_files_only"):  # how this process loaded it, which is no part of the model
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(draft)
+    (draft / "decision.json").write_text(json.dumps(DECISIONS) + "\n")
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(draft.iterdir()):
         file.chmod(0o644)

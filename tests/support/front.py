@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from models import CARD, demo_tokenizer
 from scripted import Job, ScriptedPool
 from starlette.types import ASGIApp
 
+from tokenyard.broker.wire import Finish
 from tokenyard.http.app import create_app
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
@@ -30,6 +32,17 @@ def says(text: str) -> Callable[[Job], None]:
             if job.cancelled:
                 return
         job.end()
+
+    return play
+
+
+def decides(*odds: float) -> Callable[[Job], None]:
+    """A job of kind score whose tokens have these odds, as many as it asks for."""
+
+    def play(job: Job) -> None:
+        job.run()
+        scores = [math.log(one) - 5 for one in odds[: len(job.request.params.score_ids)]]
+        job.sink.delta([], {"scores": scores}, Finish("length"))
 
     return play
 
