@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -9,13 +10,14 @@ import orjson
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.echoes import vllm_prompt_logprobs
+from tokenyard.http.formats.forcing import Forcing
 from tokenyard.http.generation import Generation, Plan
 from tokenyard.http.mcp.progress import ServerCalls
-from tokenyard.http.messages import check_tool_choice
 from tokenyard.http.plans import UNLIKELY, Head, make_plans, vocabulary_of
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import DONE, event, openai_failure
 from tokenyard.http.schemas import ChatRequest
+from tokenyard.http.tools import read_calling, read_tools
 from tokenyard.http.turns import (
     Call,
     CallArguments,
@@ -41,20 +43,21 @@ class ChatPlan(NamedTuple):
 
 async def plan_chat(request: ChatRequest, prompter: Prompter) -> ChatPlan:
     """Render and tokenize. Raises TokenyardError naming the field that does not fit."""
-    check_tool_choice(request.tool_choice)
+    calling = read_calling(read_tools(request.tools), request.tool_choice, request.parallel_tool_calls)
     prompt = await prompter.of_chat(request)
-    calling = request.tools and request.tool_choice != "none"
-    tools = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in request.tools}
-    speech = prompter.loaded.speech
-    parsers = [
-        speech.parser(prompt.text, prompt.begun, tools if calling else None, None if request.parallel_tool_calls else 1)
-        for _ in range(request.n)
-    ]
-    reading = [parser for parser in parsers if parser is not None]
-    plans = make_plans(request, prompter, [prompt], prompter.loaded.hidden if reading else None)
-    for plan in plans if reading else ():
+    loaded, speech = prompter.loaded, prompter.loaded.speech
+    forcing = Forcing(speech.format and speech.format.layout, speech.thought, loaded.special)
+    grammar = forcing.grammar(calling, request.grammar, speech.thinking(prompt.text, prompt.begun))
+    request = replace(request, grammar=grammar)
+
+    tools = {tool.name: tool.parameters for tool in calling.tools} or None
+    limit = None if calling.many else 1
+    made = [speech.parser(prompt.text, prompt.begun, tools, limit) for _ in range(request.n)]
+    parsers = [parser for parser in made if parser is not None]
+    plans = make_plans(request, prompter, [prompt], loaded.hidden if parsers else None)
+    for plan in plans if parsers else ():
         plan.choice.num_thought = 0
-    return ChatPlan(plans, reading)
+    return ChatPlan(plans, parsers)
 
 
 def read_piece(parser: TurnParser, choice: Choice, piece: Piece) -> list[Part]:

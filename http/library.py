@@ -8,6 +8,7 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
+from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -15,11 +16,17 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http import infill
 from tokenyard.http.formats.registry import recognise
+from tokenyard.http.formats.thoughts import Marks
 from tokenyard.http.infill import Infill
 from tokenyard.http.memory import trim
 from tokenyard.http.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
+
+TEMPLATE_FAILURES = (
+    TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError,
+)  # fmt: skip
+"""Templates are programs of the model's author: they refuse by raise_exception, or just fall over."""
 
 
 class LoadedTokenizer:
@@ -34,11 +41,13 @@ class LoadedTokenizer:
         template = tokenizer.chat_template
         self.template: str = template if isinstance(template, str) else ""
         """Jinja source; empty for a base model."""
-        self.speech = recognise(self.template)
+        speech = recognise(self.template)
+        self.speech = speech._replace(opens=speech.thought is not None and _opens_thoughts(tokenizer, speech.thought))
+        added = self.backend.get_added_tokens_decoder()
+        self.special = {token.content: token_id for token_id, token in added.items() if token.special}
+        """Special tokens by their text."""
         self.hidden = frozenset(
-            token_id
-            for token_id, token in self.backend.get_added_tokens_decoder().items()
-            if token.special and not any(token.content in mark for mark in self.speech.marks)
+            token_id for text, token_id in self.special.items() if not any(text in mark for mark in speech.marks)
         )
         """Special tokens that are no part of a call or a thought: what a parser must not see."""
         self.marks = frozenset(token.content for token in self.backend.get_added_tokens_decoder().values())
@@ -48,6 +57,18 @@ class LoadedTokenizer:
     def infill(self) -> Infill | None:
         """How the model fills in the middle, if its tokenizer tells."""
         return infill.recognise(self.backend)
+
+
+def _opens_thoughts(tokenizer: PreTrainedTokenizerFast, marks: Marks) -> bool:
+    """Whether a thought that is asked for is opened by the chat template, not by the model."""
+    messages = [{"role": "user", "content": "?"}]
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=True, thinking=True
+        )
+    except TEMPLATE_FAILURES:
+        return False
+    return isinstance(text, str) and text.rstrip().endswith(marks.opening.rstrip())
 
 
 class TokenizerLibrary:

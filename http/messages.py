@@ -1,4 +1,4 @@
-"""A conversation and its tools as clients send them, checked and brought to the shape that chat templates expect.
+"""A conversation as clients send it, checked and brought to the shape that chat templates expect.
 
 Knows no template and no tokenizer.
 """
@@ -7,15 +7,13 @@ from typing import Any
 
 import orjson
 
-from tokenyard.http.checks import string
 from tokenyard.http.errors import invalid
+from tokenyard.http.tools import function_name
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 MAX_PARTS = 1024
 """Of one message, and of calls in one: each is a check and a place in the template, and OpenAI's limits are lower."""
-
-_function_name = string(1, 256)
 
 
 def read_messages(raw: list[Any]) -> list[dict[str, Any]]:
@@ -90,7 +88,7 @@ def _tool_calls(raw: Any, param: str) -> list[dict[str, Any]]:
         function = call.get("function") if type(call) is dict else None
         if type(function) is not dict:
             invalid(f"{at}.function", "must be an object")
-        name = _function_name(function.get("name"), f"{at}.function.name")
+        name = function_name(function.get("name"), f"{at}.function.name")
         arguments = _arguments(function.get("arguments"), f"{at}.function.arguments")
         calls.append({"id": call.get("id"), "type": "function", "function": {"name": name, "arguments": arguments}})
     return calls
@@ -109,28 +107,3 @@ def _arguments(raw: Any, param: str) -> Any:
     except orjson.JSONDecodeError:
         return raw
     return value if isinstance(value, dict) else raw
-
-
-def read_tools(raw: list[Any]) -> list[dict[str, Any]]:
-    """Function tools for the template. Raises TokenyardError naming the tool and its part."""
-    for index, tool in enumerate(raw):
-        param = f"tools.{index}"
-        if type(tool) is not dict:
-            invalid(param, "must be an object")
-        if tool.get("type") != "function":
-            invalid(f"{param}.type", "must be 'function'")
-        function = tool.get("function")
-        if type(function) is not dict:
-            invalid(f"{param}.function", "must be an object")
-        _function_name(function.get("name"), f"{param}.function.name")
-        if not isinstance(function.get("parameters", {}), dict | None):
-            invalid(f"{param}.function.parameters", "must be a JSON schema")
-        if function.get("strict"):
-            invalid(f"{param}.function.strict", "is not supported yet: calls are not constrained to the schema")
-    return raw
-
-
-def check_tool_choice(choice: Any) -> None:
-    """Raises TokenyardError for a choice that would have to constrain the answer."""
-    if choice is not None and choice not in ("none", "auto"):
-        invalid("tool_choice", "must be 'auto' or 'none': calls cannot be forced yet")

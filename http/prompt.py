@@ -6,16 +6,15 @@ Knows no sockets and no jobs.
 import asyncio
 from typing import Any, NamedTuple
 
-from jinja2.exceptions import TemplateError
-
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http.encode import encode, is_surely_longer
 from tokenyard.http.errors import invalid
-from tokenyard.http.library import LoadedTokenizer
-from tokenyard.http.messages import read_messages, read_tools
+from tokenyard.http.library import TEMPLATE_FAILURES, LoadedTokenizer
+from tokenyard.http.messages import read_messages
 from tokenyard.http.sampling import too_long, usable_tokens
 from tokenyard.http.schemas import ChatRequest, CompletionRequest, Request
+from tokenyard.http.tools import read_tools
 
 LONG_PROMPT_CHARS = 4_000
 """Texts above this go to a thread: at 1 to 2 µs a character (measured), it holds the loop for over 4 ms."""
@@ -143,16 +142,7 @@ class Prompter:
                 continue_final_message=continued,
                 **kwargs,
             )
-        except (
-            TemplateError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            LookupError,
-            ArithmeticError,
-            RecursionError,
-        ) as error:
-            # Templates are programs of the model's author: they refuse by raise_exception, or just fall over.
+        except TEMPLATE_FAILURES as error:
             words = f"the model's chat template refuses these messages: {error}"
             raise TokenyardError("invalid_value", words, "messages") from error
         assert isinstance(text, str)

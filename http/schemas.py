@@ -166,10 +166,7 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     if top is not None and not wanted:
         invalid("top_logprobs", "needs logprobs to be true")
     values["num_logprobs"] = (top or 0) if wanted else -1
-    request = ChatRequest(**_common(values, ChatRequest.CONTENT))
-    if request.grammar is not None and request.tools and request.tool_choice != "none":
-        invalid(request.grammar.param, "leaves no room for tool calls; send tool_choice 'none' with it")
-    return request
+    return ChatRequest(**_common(values, ChatRequest.CONTENT))
 
 
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:

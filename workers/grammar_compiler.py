@@ -29,6 +29,8 @@ NUM_THREADS = 2
 """So that one grammar that takes seconds does not hold up all others. Compiling leaves the GIL alone (measured)."""
 THREADS_EACH = 2
 """Of one compilation, so that on a CPU the model's own threads keep their cores."""
+NO_TEXT = b"\xff"
+"""Never part of UTF-8. Tokens without any bytes would be refused even where a grammar names them (xgrammar 0.2.8)."""
 _ANY_OBJECT = '{"type": "object"}'
 _PLACE = re.compile(r"^\[[\d:]+\] \S+: (?:Check failed: .* is (?:true|false): )?")
 """What xgrammar puts before its words: time, source file and line."""
@@ -95,7 +97,8 @@ class GrammarCompiler:
 
 
 def _vocabulary(card: Card) -> "xgrammar.TokenizerInfo":
-    """The bytes of every token. Special ones have none, so that no text can hold them, and one more means the end."""
+    """The bytes of every token. Special ones have bytes that no text can hold: only a grammar that names such a token
+    allows it. One more token means the end."""
     import xgrammar
 
     local = Path(card.source).is_dir()
@@ -110,7 +113,7 @@ def _vocabulary(card: Card) -> "xgrammar.TokenizerInfo":
     texts = tokens.decoded_vocab
     for token_id, token in tokenizer.added_tokens_decoder.items():
         if token.special and token_id < card.vocab_size:
-            texts[token_id] = b""
+            texts[token_id] = NO_TEXT
     return xgrammar.TokenizerInfo(
         [*texts, b""], xgrammar.VocabType.RAW, vocab_size=card.vocab_size + 1, stop_token_ids=[card.vocab_size]
     )

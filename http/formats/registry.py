@@ -4,7 +4,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from tokenyard.http.formats import harmony
+from tokenyard.http.formats import harmony, layouts
+from tokenyard.http.formats.forcing import Thinking
+from tokenyard.http.formats.layouts import Layout
 from tokenyard.http.formats.literals import GEMMA, PYTHON, read_gemma, read_pythonic
 from tokenyard.http.formats.marked import (
     DEEPSEEK,
@@ -39,6 +41,8 @@ class Format(NamedTuple):
     """What it is made of; where these are special tokens, they must come through as text."""
     signs: tuple[str, ...]
     """A chat template that holds all of these teaches this format."""
+    layout: Layout | None = None
+    """How grammars lay a call out, where calls can be forced."""
     turn: str = ""
     """What a prompt ends with, for a format that says by itself what is thought and what is text."""
     new_id: Callable[[], str] | None = None
@@ -51,18 +55,24 @@ def _mistral_id() -> str:
 
 
 FORMATS: dict[str, Format] = {
-    "harmony": Format(harmony.read_harmony, harmony.MARKS, ("<|channel|>", "<|message|>"), harmony.TURN),
+    "harmony": Format(
+        harmony.read_harmony, harmony.MARKS, ("<|channel|>", "<|message|>"), layouts.HARMONY, harmony.TURN
+    ),
     "gemma4": Format(read_gemma, GEMMA, GEMMA[:1]),
-    "kimi": Format(read_kimi, (*KIMI, KIMI_ARGUMENTS), KIMI[:1]),
-    "deepseek-v3": Format(read_deepseek, (*DEEPSEEK, DEEPSEEK_SEPARATOR), (DEEPSEEK.begin, "```json")),
-    "deepseek-v3.1": Format(read_deepseek, (*DEEPSEEK, DEEPSEEK_SEPARATOR), (DEEPSEEK.begin,)),
-    "mistral-v11": Format(read_mistral, MISTRAL, ("[TOOL_CALLS]", "[ARGS]"), new_id=_mistral_id),
-    "mistral-v3": Format(read_mistral, MISTRAL, ("[TOOL_CALLS]",), new_id=_mistral_id),
-    "glm": Format(read_glm, GLM.marks, ("<tool_call>", "<arg_key>")),
-    "qwen-coder": Format(read_qwen_coder, QWEN_CODER.marks, ("<tool_call>", "<function=")),
-    "hermes": Format(read_hermes, HERMES, ("<tool_call>",)),
-    "pythonic": Format(read_pythonic, PYTHON, ("func_name1(",)),
-    "llama-json": Format(read_llama_json, (PYTHON_TAG,), ('"parameters": dictionary of argument name',)),
+    "kimi": Format(read_kimi, (*KIMI, KIMI_ARGUMENTS), KIMI[:1], layouts.KIMI_K2),
+    "deepseek-v3": Format(
+        read_deepseek, (*DEEPSEEK, DEEPSEEK_SEPARATOR), (DEEPSEEK.begin, "```json"), layouts.DEEPSEEK_V3
+    ),
+    "deepseek-v3.1": Format(read_deepseek, (*DEEPSEEK, DEEPSEEK_SEPARATOR), (DEEPSEEK.begin,), layouts.DEEPSEEK_V31),
+    "mistral-v11": Format(read_mistral, MISTRAL, ("[TOOL_CALLS]", "[ARGS]"), layouts.MISTRAL_V11, new_id=_mistral_id),
+    "mistral-v3": Format(read_mistral, MISTRAL, ("[TOOL_CALLS]",), layouts.MISTRAL_V3, new_id=_mistral_id),
+    "glm": Format(read_glm, GLM.marks, ("<tool_call>", "<arg_key>"), layouts.GLM),
+    "qwen-coder": Format(read_qwen_coder, QWEN_CODER.marks, ("<tool_call>", "<function="), layouts.QWEN_CODER),
+    "hermes": Format(read_hermes, HERMES, ("<tool_call>",), layouts.HERMES),
+    "pythonic": Format(read_pythonic, PYTHON, ("func_name1(",), layouts.PYTHONIC),
+    "llama-json": Format(
+        read_llama_json, (PYTHON_TAG,), ('"parameters": dictionary of argument name',), layouts.LLAMA_JSON
+    ),
 }
 """By the name that --tool-format takes. The first whose signs a template holds is the model's: the rarer come first."""
 
@@ -74,11 +84,24 @@ class Speech(NamedTuple):
     """Of its tool calls, if it knows any."""
     thought: Marks | None
     """Around its reasoning, if it may reason so."""
+    opens: bool = False
+    """Whether its template opens the thoughts, so that none comes where it did not."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """Texts that must reach the parser, also where they are special tokens."""
         return (self.format.marks if self.format else ()) + (self.thought or ())
+
+    def thinking(self, prompt: str, continued: str) -> Thinking:
+        """Whether a turn that goes on where this prompt ends begins with a thought."""
+        if self.format is not None and self.format.turn:
+            return Thinking.NONE if continued else Thinking.POSSIBLE
+        if self.thought is None:
+            return Thinking.NONE
+        if unfinished(prompt, continued, self.thought):
+            return Thinking.BEGUN
+        done = continued or self.opens or prompt.rstrip().endswith(self.thought.closing)
+        return Thinking.NONE if done else Thinking.POSSIBLE
 
     def parser(
         self, prompt: str, continued: str, tools: Mapping[str, Schema] | None, max_calls: int | None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tokenyard.http.formats.parser import FormatParser, Read
 from tokenyard.http.formats.reading import Reading
 from tokenyard.http.formats.source import Sink, Steps
-from tokenyard.http.formats.values import Schema, dumps, is_text, property_of, value_of
+from tokenyard.http.formats.values import Schema, dumps, is_free_text, property_of, value_of
 from tokenyard.http.turns import gather
 
 
@@ -110,7 +110,7 @@ def _read_argument(reading: Reading, tags: Tags, parameters: Schema, separator: 
         yield from reading.sign(tags.value)
     schema = property_of(parameters, key)
     reading.argue(f"{separator}{dumps(key)}: ")
-    if is_text(schema):
+    if is_free_text(schema):
         reading.argue('"')
         sink: Sink = lambda text: reading.argue(dumps(text)[1:-1])  # noqa: E731
         yield from reading.copy_until((tags.value_end,), OnLines(sink) if tags.on_lines else sink)

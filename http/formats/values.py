@@ -20,6 +20,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
+_BOUND = {"enum", "const", "pattern", "format", "minLength", "maxLength"}
 _PYTHON = {"True": True, "False": False, "None": None}
 """Constants as models write them that think in Python."""
 
@@ -62,9 +63,9 @@ def property_of(parameters: Schema, name: str) -> Schema:
     return schema if isinstance(schema, dict) else {}
 
 
-def is_text(schema: Schema) -> bool:
-    """Whether a value can only be text, or nothing says that it is anything else."""
-    return _types(schema) <= {"string"}
+def is_free_text(schema: Schema) -> bool:
+    """Whether a value can be any text, white space at its ends included, or nothing says that it is anything else."""
+    return _types(schema) <= {"string"} and not schema.keys() & _BOUND
 
 
 def value_of(text: str, schema: Schema) -> Any:

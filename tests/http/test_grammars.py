@@ -43,6 +43,7 @@ def of_schema(schema: Any, **more: Any) -> dict[str, Any]:
         ({"response_format": {"type": "text"}, "guided_regex": "a"}, Grammar("regex", "a", "guided_regex")),
         ({"guided_regex": "a", "tools": [TOOL], "tool_choice": "none"}, Grammar("regex", "a", "guided_regex")),
         ({"response_format": {"type": "text"}, "tools": [TOOL]}, None),
+        ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, Grammar("json_object", "", "response_format")),
     ],
 )
 def test_each_field_becomes_a_grammar(fields: dict[str, Any], grammar: Grammar | None) -> None:
@@ -95,7 +96,6 @@ def deep_value(depth: int) -> Any:
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
         ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
-        ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "response_format"),
     ],
 )
 def test_what_is_no_grammar_is_refused_by_its_path(fields: dict[str, Any], param: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.http.messages import check_tool_choice, read_messages, read_tools
+from tokenyard.http.messages import read_messages
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"function": {"name": "f", "arguments": "{}"}}
@@ -73,30 +73,3 @@ def test_arguments_of_earlier_calls_become_objects_where_they_can(sent: Any, ren
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": sent}}
     (message,) = read_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
     assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": rendered}
-
-
-@pytest.mark.parametrize(
-    ("tool", "param"),
-    [
-        (1, "tools.1"),
-        ({"type": "web_search"}, "tools.1.type"),
-        ({"type": "function"}, "tools.1.function"),
-        ({"type": "function", "function": {}}, "tools.1.function.name"),
-        ({"type": "function", "function": {"name": "f", "parameters": "x"}}, "tools.1.function.parameters"),
-        ({"type": "function", "function": {"name": "f", "strict": True}}, "tools.1.function.strict"),
-    ],
-)
-def test_tools_are_checked(tool: Any, param: str) -> None:
-    assert read_tools([TOOL]) == [TOOL]
-    with pytest.raises(TokenyardError) as caught:
-        read_tools([TOOL, tool])
-    assert caught.value.param == param
-
-
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}, 1])
-def test_calls_cannot_be_forced(choice: Any) -> None:
-    check_tool_choice("auto")
-    check_tool_choice(None)
-    with pytest.raises(TokenyardError) as caught:
-        check_tool_choice(choice)
-    assert caught.value.param == "tool_choice"

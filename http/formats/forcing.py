@@ -1,0 +1,225 @@
+"""Grammars that force calls of tools, in the format that the model speaks, as xgrammar's structural tags.
+
+A mark that is a special token of the vocabulary is named by its id, for no text can hold it
+(workers/grammar_compiler.py); any other is plain text.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from tokenyard.broker.params import Grammar
+from tokenyard.http.errors import invalid
+from tokenyard.http.formats.layouts import Layout, Piece, Regex, Slot
+from tokenyard.http.formats.thoughts import Marks
+from tokenyard.http.tools import ANY_ARGUMENTS, Calling, Tool
+
+Node = dict[str, Any]
+"""One of xgrammar's formats: a JSON object with a type."""
+
+MAX_WHITESPACE = 20
+"""Between two tokens of JSON, as in all other grammars (workers/grammar_compiler.py)."""
+NO_LAYOUT = Layout(())
+_NAME = re.compile(r"[\w.\-]+")
+_SPACE: Node = {"type": "regex", "pattern": r"[ \n]{0,4}"}
+
+
+class Thinking(Enum):
+    """Whether a thought comes before what is forced."""
+
+    NONE = "none"
+    POSSIBLE = "possible"
+    BEGUN = "begun"
+    """The prompt has opened it."""
+
+
+class Forcing:
+    """Makes the grammars of one model's turns."""
+
+    def __init__(self, layout: Layout | None, thought: Marks | None, special: Mapping[str, int]) -> None:
+        """`special` are the vocabulary's special tokens, by their text."""
+        self._layout = layout or NO_LAYOUT
+        self._thought = self._layout.thought or thought
+        self._special = special
+        marks = sorted(special, key=len, reverse=True)
+        self._marks = re.compile(f"({'|'.join(map(re.escape, marks))})" if marks else "(?!)()")
+
+    def grammar(self, calling: Calling, answer: Grammar | None, thinking: Thinking) -> Grammar | None:
+        """What a turn must match, if anything. Raises TokenyardError naming what cannot be forced.
+
+        `answer` is what the text must match in a turn without calls.
+        """
+        param = _reason(calling)
+        if not param:
+            if answer is None or not (calling.tools or self._layout.answer or thinking is not Thinking.NONE):
+                return answer
+            param = answer.param
+        if calling.tools and not self._layout.call:
+            invalid(param, "cannot be done: calls in the format that this model speaks cannot be forced")
+        if calling.required:
+            node = self._calls(calling)
+        elif answer is not None:
+            said = _sequence([*self._text(self._layout.answer), _answer(answer)])
+            node = _either([said, self._calls(calling)]) if calling.tools else said
+        else:
+            node = self._text_or_calls(calling)
+        text = orjson.dumps({"type": "structural_tag", "format": self._turn(thinking, node)}).decode()
+        return Grammar("structural_tag", text, param)
+
+    def _turn(self, thinking: Thinking, rest: Node) -> Node:
+        """A whole turn: what follows its thought is given."""
+        if thinking is Thinking.NONE or (marks := self._thought) is None:
+            return rest
+        after = self._text(self._layout.after_thought) or [_SPACE]
+        inside = [*self._free_until(marks.closing), *after]
+        if thinking is Thinking.BEGUN:
+            return _sequence([*inside, rest])
+        return _sequence([{"type": "optional", "content": _sequence([*self._text(marks.opening), *inside])}, rest])
+
+    def _calls(self, calling: Calling, behind: str = "") -> Node:
+        """One call, or one and more, and nothing else; `behind` the mark that they begin with."""
+        layout = self._layout
+        call = _either([self._call(tool) for tool in calling.tools])
+        more: list[Node] = []
+        if calling.many and not layout.single:
+            more = [{"type": "star", "content": _sequence([*self._pieces(layout.between), call])}]
+        if not behind:
+            return _sequence([*self._pieces(layout.begin), call, *more, *self._pieces(layout.end)])
+        if layout.begin:
+            return _sequence([*self._pieces(layout.begin, behind), call, *more, *self._pieces(layout.end)])
+        return _either([self._call(tool, behind) for tool in calling.tools])
+
+    def _text_or_calls(self, calling: Calling) -> Node:
+        """Any text, in which every call is one of these."""
+        special, mark = self._special, self._layout.mark
+        if mark in special:
+            others = [token_id for text, token_id in special.items() if text != mark]
+            rules = [[special[mark], self._calls(calling, behind=mark)]]
+            return {"type": "token_dispatch", "rules": rules, "loop": calling.many, "exclude_tokens": others}
+        if mark:
+            return {"type": "dispatch", "rules": [[mark, self._calls(calling, behind=mark)]], "loop": calling.many}
+        if self._layout.answer:
+            text = _sequence([*self._text(self._layout.answer), self._any_tokens()])
+        else:
+            first: Node = {"type": "regex", "pattern": self._layout.unlike}
+            text = {"type": "optional", "content": _sequence([first, {"type": "any_text"}])}
+        return _either([text, self._calls(calling)])
+
+    def _call(self, tool: Tool, behind: str = "") -> Node:
+        if not _NAME.fullmatch(tool.name):
+            invalid(f"{tool.param}.function.name", "must be of letters, digits, _, . and - for calls to be forced")
+        schema = tool.enforceable()
+        nodes: list[Node] = []
+        text = ""
+        for piece in self._layout.call:
+            if piece is Slot.NAME or isinstance(piece, str):
+                text += tool.name if isinstance(piece, Slot) else piece
+                continue
+            nodes += self._text(text.removeprefix(behind) if not nodes else text)
+            text = ""
+            nodes += [self._arguments(schema)] if piece is Slot.ARGUMENTS else self._pieces((piece,))
+        return _sequence([*nodes, *self._text(text)])
+
+    def _arguments(self, schema: dict[str, Any]) -> Node:
+        if self._layout.style == "python":
+            return python_arguments(schema)
+        return _schema(schema, self._layout.style)
+
+    def _pieces(self, pieces: Iterable[Piece], behind: str = "") -> list[Node]:
+        nodes: list[Node] = []
+        for piece in pieces:
+            assert not isinstance(piece, Slot)
+            if isinstance(piece, Regex):
+                nodes.append({"type": "regex", "pattern": piece.pattern})
+            else:
+                nodes += self._text(piece.removeprefix(behind))
+        return nodes
+
+    def _text(self, text: str) -> list[Node]:
+        """This text, with special tokens in it named by their ids."""
+        return [
+            {"type": "token", "token": self._special[piece]}
+            if piece in self._special
+            else {"type": "const_string", "value": piece}
+            for piece in self._marks.split(text)
+            if piece
+        ]
+
+    def _any_tokens(self) -> Node:
+        return {"type": "any_tokens", "exclude_tokens": list(self._special.values())}
+
+    def _free_until(self, mark: str) -> list[Node]:
+        """Any text up to this mark, and the mark."""
+        if mark in self._special:
+            return [self._any_tokens(), *self._text(mark)]
+        return [{"type": "tag", "begin": "", "content": {"type": "any_text"}, "end": mark}]
+
+
+def _reason(calling: Calling) -> str:
+    """The field that asks for calls to be forced or restricted; empty if none does."""
+    if calling.required or calling.restricted:
+        return "tool_choice"
+    return next((f"{tool.param}.function.strict" for tool in calling.tools if tool.strict), "")
+
+
+def _answer(grammar: Grammar) -> Node:
+    """A request's own grammar as a node."""
+    text = grammar.text
+    match grammar.kind:
+        case "json_schema":
+            return _schema(orjson.loads(text))
+        case "json_object":
+            return _schema(ANY_ARGUMENTS)
+        case "regex":
+            return {"type": "regex", "pattern": text}
+        case "choice":
+            return _either([{"type": "const_string", "value": choice} for choice in orjson.loads(text)])
+        case "ebnf":
+            return {"type": "grammar", "grammar": text}
+    tag = orjson.loads(text)
+    return tag["format"] if type(tag) is dict and type(tag.get("format")) is dict else {"type": "any_text"}
+
+
+def python_arguments(schema: dict[str, Any]) -> Node:
+    """Keyword arguments of a Python call, the required ones first, with values as JSON, which its parser reads too."""
+    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return _any_keywords()
+    required = [name for name in schema.get("required", ()) if name in properties]
+    optional = [name for name in properties if name not in required]
+
+    def keyword(name: str, before: str) -> Node:
+        inner = properties[name]
+        value = {**inner, **definitions} if isinstance(inner, dict) else inner
+        return _sequence([{"type": "const_string", "value": f"{before}{name}="}, _schema(value)])
+
+    def rest(names: Sequence[str]) -> list[Node]:
+        return [{"type": "optional", "content": keyword(name, ", ")} for name in names]
+
+    if required:
+        first = [keyword(name, ", " if index else "") for index, name in enumerate(required)]
+        return _sequence([*first, *rest(optional)])
+    starts = [_sequence([keyword(name, ""), *rest(optional[index + 1 :])]) for index, name in enumerate(optional)]
+    return {"type": "optional", "content": _either(starts)} if starts else {"type": "const_string", "value": ""}
+
+
+def _any_keywords() -> Node:
+    keyword = _sequence([{"type": "regex", "pattern": "[A-Za-z_][A-Za-z0-9_]{0,63}="}, _schema(True)])
+    more = {"type": "star", "content": _sequence([{"type": "const_string", "value": ", "}, keyword])}
+    return {"type": "optional", "content": _sequence([keyword, more])}
+
+
+def _schema(schema: Any, style: str = "json") -> Node:
+    return {"type": "json_schema", "json_schema": schema, "style": style, "max_whitespace_cnt": MAX_WHITESPACE}
+
+
+def _sequence(nodes: list[Node]) -> Node:
+    return nodes[0] if len(nodes) == 1 else {"type": "sequence", "elements": nodes}
+
+
+def _either(nodes: list[Node]) -> Node:
+    return nodes[0] if len(nodes) == 1 else {"type": "or", "elements": nodes}
