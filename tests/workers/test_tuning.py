@@ -1,6 +1,9 @@
 """Tuned models: the streams of the plain one, and back to the plain one where a change is wrong."""
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,57 @@ def test_without_a_compiler_it_is_said_and_served(
         bench = Bench.load(save_tiny(tmp_path, "llama"), compile=True)
     assert "no C++ compiler is found" in caplog.text
     check_streams(bench)
+
+
+@pytest.mark.skipif(tuning.find_compiler() is None, reason="nothing is compiled without one, as tested above")
+@pytest.mark.parametrize(
+    ("wanted", "large_from", "compiles"),
+    [(None, 0, True), (None, 1 << 40, False), (False, 0, False), (True, 1 << 40, True)],
+)
+def test_size_decides_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool | None, large_from: int, compiles: bool
+) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(tuning, "COMPILE_BYTES", large_from)
+    monkeypatch.setattr(tuning, "_compile", compiled.append)
+    Bench.load(save_tiny(tmp_path, "llama"), compile=wanted)
+    assert bool(compiled) == compiles
+
+
+LOAD = """
+import sys
+import torch
+from tokenyard.broker.spec import ModelSpec
+from tokenyard.workers.model import EngineOptions, load_model
+from tokenyard.workers.compiled import CompiledLayer
+torch.set_num_threads(1)
+loaded = load_model(ModelSpec(sys.argv[1]), "cpu", "float32", EngineOptions(compile=True))
+assert any(isinstance(one, CompiledLayer) for one in loaded.model.modules())
+found = torch._dynamo.utils.counters["inductor"]
+print(found["fxgraph_cache_hit"], found["fxgraph_cache_miss"])
+"""
+"""Compiles a model as a worker does, in a process of its own."""
+
+
+@pytest.mark.slow  # about half a minute of compiling on two busy cores
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(tuning.find_compiler() is None, reason="nothing is compiled without one, as tested above")
+def test_the_next_process_finds_what_was_compiled(tmp_path: Path) -> None:
+    model = save_narrow(tmp_path / "model", "qwen3")
+    environment = {**os.environ, "TOKENYARD_CACHE_DIR": str(tmp_path / "cache")}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # set by whoever compiled in this process
+
+    def load() -> tuple[int, int, set[Path]]:
+        command = [sys.executable, "-W", "ignore", "-c", LOAD, str(model)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        assert done.returncode == 0, done.stderr
+        hits, misses = map(int, done.stdout.split())
+        return hits, misses, set((tmp_path / "cache" / "compiled" / "threads-1").rglob("*.so"))
+
+    hits, misses, built = load()
+    assert misses > 0
+    assert built
+    assert load() == (hits + misses, 0, built)
 
 
 @pytest.mark.slow  # about a minute of compiling on two busy cores
