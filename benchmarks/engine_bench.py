@@ -22,7 +22,7 @@ from engine_tables import DECODE_HEAD, PREFILL_HEAD, RATES_HEAD, decode_cells, p
 from machine import load_average, machine, today, versions
 from offline import Rates, compare, uneven
 from offline_run import BATCHING, OURS, STEP_TOKENS, Ask
-from roofline import Device, Work, measure_device, work_of
+from roofline import Device, Work, measure_device, untuned, work_of
 from tables import TARGET_HEAD, markdown, target_cells
 from targets import Target, engine_targets
 
@@ -108,7 +108,7 @@ def measure_steps(place: Place, shape: Shape, *, profiled: bool) -> Steps:
     device = measure_device(place.device, place.dtype, place.threads)
     say(f"the device moves {device.bytes_per_s / 1e9:,.1f} GB/s and does {device.flop_per_s / 1e12:,.3f} TFLOP/s")
     rig = Rig(place._replace(options={**room, **place.options}))
-    work = work_of(rig.engine.model.model)
+    work = work_of(untuned(rig.engine.model.model))
     decodes, prefills = [], []
     for batch, context in cells(shape.batches, shape.contexts, shape.num_steps, rig, shape.max_cell_tokens):
         decodes.append(measure_decode(rig, batch, context, shape.num_steps, work, device))
@@ -146,6 +146,7 @@ def main(
     engines: Annotated[str, typer.Option(help="Which run the batches of requests.")] = f"{OURS},{BATCHING}",
     batches: Annotated[str | None, typer.Option(help="With commas.")] = None,
     contexts: Annotated[str | None, typer.Option(help="With commas.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Lengths of prompts alone, with commas.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of a decode cell; larger ones are left out.")] = None,
     requests: Annotated[int | None, typer.Option(help="Of uneven lengths; 0: none.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Repetitions of what is not a step.")] = None,
@@ -159,6 +160,7 @@ def main(
     shape = base._replace(
         batches=numbers(batches) if batches else base.batches,
         contexts=numbers(contexts) if contexts else base.contexts,
+        prompts=numbers(prompts) if prompts else base.prompts,
         max_cell_tokens=max_tokens or base.max_cell_tokens,
         num_uneven=base.num_uneven if requests is None else requests,
         rounds=rounds or base.rounds,

@@ -55,6 +55,17 @@ class Work(NamedTuple):
         return 2 * num_tokens * self.num_weights + 2 * self.num_head_weights + attention
 
 
+def untuned(model: Any) -> Any:
+    """A model to count: the same, or what it was before a worker compiled it at load, on no device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if model.get_output_embeddings() is not None:  # compiled ones do not lead to their layers any more
+        return model
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model.config, dtype=model.config.dtype)  # type: ignore[no-untyped-call]
+
+
 def work_of(model: Any) -> Work:
     """Count a decoder's weights. `model`: a transformers model of one stack of layers that all keep all tokens."""
     config = model.config.get_text_config()
@@ -64,7 +75,7 @@ def work_of(model: Any) -> Work:
     all_bytes = sum(one.numel() * one.element_size() for one in everything)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    tied = head is table or head.data_ptr() == table.data_ptr()
+    tied = head is table or head.data_ptr() == table.data_ptr() != 0  # 0 on no device
     outside = table.numel() + (0 if tied else head.numel())
     return Work(
         weight_bytes=all_bytes - (0 if tied else table.numel() * table.element_size()),

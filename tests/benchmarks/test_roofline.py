@@ -5,6 +5,8 @@ import roofline
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from tokenyard.workers.compiled import CompiledBody
+
 LAYER = 8 * 16 * 2 + 8 * 8 * 2 + 3 * 8 * 24 + 4 * 2 + 8 * 2
 """q and o, k and v, the MLP, q and k norms, the two norms: weights of a layer of SHAPE."""
 SHAPE = {
@@ -29,6 +31,15 @@ def test_work_of_a_model(tied: bool) -> None:
     assert work.weight_bytes == 2 * (work.num_weights + TABLE)  # an untied embedding is looked up, not read
     assert work.kv_bytes == 2 * 2 * (2 * 4) * 2
     assert work.attention_width == 2 * 4 * 4
+
+
+def test_a_compiled_model_is_counted_as_it_was() -> None:
+    model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=True)).to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
+    wanted = roofline.work_of(model)
+    assert roofline.untuned(model) is model
+    model.model = CompiledBody(model.model, 2)
+    assert roofline.work_of(roofline.untuned(model)) == wanted
 
 
 def test_steps_cost_weights_once_and_context_for_each_sequence() -> None:
