@@ -66,8 +66,11 @@ KvMemory = Annotated[
     str | None, typer.Option(help="Size of each worker's KV pool: 2GiB, or 40% of free device memory.")
 ]
 MaxNumSeqs = Annotated[int | None, typer.Option(min=1, help="Sequences that run at once in a worker.")]
-MaxNumBatchedTokens = Annotated[int | None, typer.Option(min=1, help="Tokens in one engine step.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker.")]
+MaxNumBatchedTokens = Annotated[int | None, typer.Option(min=1, help="Tokens in one engine step at the most.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads of each worker.", show_default="its share of the usable cores but one"),
+]
 Eager = Annotated[
     bool | None,
     typer.Option("--eager/--no-eager", help="The model as it is: no CUDA graphs, nothing merged or compiled."),

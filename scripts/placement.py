@@ -11,9 +11,15 @@ from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import ModelSpec, local_directory, parse_spec
+from tokenyard.scripts.cores import usable_cores
 
 GPU_FILES = re.compile(r"nvidia(\d+)")
 """/dev/nvidia0 and so on: one file for each GPU that this machine, or this container, may use."""
+
+OTHERS_CORES = 1
+"""For broker, fronts and clients, which run whenever a worker does: a worker's threads wait for the slowest of them, so
+one that shares its core holds up all. On two cores, two threads instead of one cost small models half of their tokens/s
+(docs/performance.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +136,6 @@ def refuse_clashes(rows: Sequence[WorkerRow]) -> None:
 
 
 def share_cores(rows: Sequence[WorkerRow]) -> list[WorkerRow]:
-    """The same workers; those on the CPU that do not say how many threads they take have an even share of the cores.
-
-    Contended torch threads made every step 10 times slower (measured).
-    """
-    threads = max(1, (os.cpu_count() or 1) // max(1, len(rows)))
+    """The same workers; those on the CPU that do not say how many threads they take have an even share of the cores."""
+    threads = max(1, (usable_cores() - OTHERS_CORES) // max(1, len(rows)))
     return [row if row.gpu is not None else replace(row, engine={"threads": threads} | row.engine) for row in rows]

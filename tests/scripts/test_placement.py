@@ -43,10 +43,19 @@ def test_replicas_go_before_workers_before_the_devices() -> None:
     ]
 
 
-def test_cpu_workers_share_the_cores() -> None:
-    cores = os.cpu_count() or 1
-    rows = share_cores(place([A], [None], 2))
-    assert [row.engine for row in rows] == [{"threads": max(1, cores // 2)}] * 2
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (4, 1, 3), (4, 3, 1), (9, 2, 4)]
+)
+def test_cpu_workers_share_the_cores_but_one(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr("tokenyard.scripts.cores.quotas", lambda membership, groups: [])
+    rows = share_cores(place([A], [None], workers))
+    assert [row.engine for row in rows] == [{"threads": threads}] * workers
+
+
+def test_who_says_how_many_threads_has_them() -> None:
     assert share_cores(place([Model("a", engine={"threads": 7})], [None], None))[0].engine == {"threads": 7}
     assert share_cores(place([A], [0], None))[0].engine == {}
 
