@@ -3,6 +3,8 @@
 The tokenizer takes some 200 bytes a token while it encodes (measured), so 8 MB of letters would take 1.6 GB.
 """
 
+from itertools import accumulate
+
 from tokenizers import Tokenizer
 
 WHOLE_CHARS = 1 << 18
@@ -24,10 +26,25 @@ def is_surely_longer(backend: Tokenizer, text: str, num_tokens: int) -> bool:
     """Whether a text has more tokens than that, found without encoding much more; False for texts near the limit."""
     if len(text) <= max(WHOLE_CHARS, num_tokens):
         return False
+    starts = range(0, len(text), SLICE_CHARS)
+    return any(count > num_tokens * SLACK for count in accumulate(_count(backend, text, start) for start in starts))
+
+
+def count_in_slices(backend: Tokenizer, text: str) -> int:
+    """Tokens of a text of any length, to within a handful."""
+    return sum(_count(backend, text, start) for start in range(0, len(text), SLICE_CHARS))
+
+
+def end_of(backend: Tokenizer, text: str, num_tokens: int) -> str:
+    """So much of a text's end that its last so many tokens are those of the whole."""
     count = 0
-    for start in range(0, len(text), SLICE_CHARS):
-        (encoding,) = backend.encode_batch_fast([text[start : start + SLICE_CHARS]], add_special_tokens=False)
-        count += len(encoding)
+    for start in range(len(text) - SLICE_CHARS, 0, -SLICE_CHARS):
+        count += _count(backend, text, start)
         if count > num_tokens * SLACK:
-            return True
-    return False
+            return text[start:]
+    return text
+
+
+def _count(backend: Tokenizer, text: str, start: int) -> int:
+    (encoding,) = backend.encode_batch_fast([text[start : start + SLICE_CHARS]], add_special_tokens=False)
+    return len(encoding)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
-from tokenyard.http.encode import encode, is_surely_longer
+from tokenyard.http.encode import count_in_slices, encode, end_of, is_surely_longer
 from tokenyard.http.errors import invalid
 from tokenyard.http.library import TEMPLATE_FAILURES, LoadedTokenizer
 from tokenyard.http.messages import read_messages
@@ -44,15 +44,25 @@ class Prompter:
 
     async def of_chat(self, request: ChatRequest) -> Prompt:
         """A rendered conversation."""
+        text, begun = await self._rendered(request)
+        prompt = Prompt(await self._encode(text, "messages", False, self._most(request)), bool(begun), text, begun)
+        return self._cut(prompt, request)._replace(text=text)
+
+    async def count_chat(self, request: ChatRequest) -> int:
+        """Tokens of a rendered conversation, be it longer than the context; then to within a handful."""
+        text, _ = await self._rendered(request)
+        backend, usable = self.loaded.backend, usable_tokens(self.card)
+        if await asyncio.to_thread(is_surely_longer, backend, text, usable):
+            return await asyncio.to_thread(count_in_slices, backend, text)
+        return len(await self._encode(text, "messages", False))
+
+    async def _rendered(self, request: ChatRequest) -> tuple[str, str]:
         if not self.loaded.template:
             words = f"{self.card.names[0]} is a base model without a chat template; use /v1/completions"
             raise TokenyardError("invalid_value", words, "messages")
         if _num_items(request) <= MANY_ITEMS:
-            text, begun = self._conversation(request)
-        else:
-            text, begun = await asyncio.to_thread(self._conversation, request)
-        prompt = Prompt(await self._encode(text, "messages", False), bool(begun), text, begun)
-        return self._cut(prompt, request)._replace(text=text)
+            return self._conversation(request)
+        return await asyncio.to_thread(self._conversation, request)
 
     def _conversation(self, request: ChatRequest) -> tuple[str, str]:
         """As text, and what it says already of the answer, which goes on with its last message."""
@@ -72,7 +82,11 @@ class Prompter:
     async def _of_one(self, request: CompletionRequest, given: Any, param: str) -> Prompt:
         """A prompt as it was given, and what the request makes of it."""
         special = request.add_special_tokens and not request.suffix
-        prompt = self._of_ids(given, param) if isinstance(given, list) else await self._of_text(given, param, special)
+        prompt = (
+            self._of_ids(given, param)
+            if isinstance(given, list)
+            else await self._of_text(given, param, special, request)
+        )
         if request.suffix:
             prompt = await self._filling(prompt, request)
         return self._cut(prompt, request)
@@ -89,11 +103,15 @@ class Prompter:
         suffix = await self._encode(request.suffix, "suffix", False)
         return Prompt([*begin, *infill.join(prefix.ids, suffix)], continued=True, end_ids=infill.end_ids)
 
+    def _most(self, request: Request) -> int:
+        """Tokens of a prompt's end that the request allows; 0: all."""
+        if request.truncate_prompt_tokens >= 0:
+            return request.truncate_prompt_tokens
+        return max(1, usable_tokens(self.card) - (request.max_tokens or 1))
+
     def _cut(self, prompt: Prompt, request: Request) -> Prompt:
         """Only the prompt's end, where the request allows no more; what a tokenizer puts before any text stays."""
-        most = request.truncate_prompt_tokens
-        if most < 0:
-            most = max(1, usable_tokens(self.card) - (request.max_tokens or 1))
+        most = self._most(request)
         if not 0 < most < len(prompt.ids):
             return prompt
         begin = encode(self.loaded.backend, "", True) if prompt.text else []
@@ -101,10 +119,10 @@ class Prompter:
             begin = []
         return prompt._replace(ids=[*begin, *prompt.ids[len(begin) - most :]], text="")
 
-    async def _of_text(self, text: Any, param: str, add_special_tokens: bool) -> Prompt:
+    async def _of_text(self, text: Any, param: str, add_special_tokens: bool, request: Request) -> Prompt:
         if not isinstance(text, str):
             invalid(param, "must be a string or a list of token ids")
-        ids = await self._encode(text, param, add_special_tokens)
+        ids = await self._encode(text, param, add_special_tokens, self._most(request))
         if not ids:
             invalid(param, "must not be empty")
         return Prompt(ids, continued=True, text=text)
@@ -118,13 +136,16 @@ class Prompter:
                 invalid(f"{param}.{index}", f"must be a token id from 0 to {self.card.vocab_size - 1}")
         return Prompt(ids, continued=True)
 
-    async def _encode(self, text: str, param: str, add_special_tokens: bool) -> list[int]:
+    async def _encode(self, text: str, param: str, add_special_tokens: bool, most: int = 0) -> list[int]:
+        """`most`: only so many tokens of the end are wanted, so that what comes long before may be left out."""
         backend = self.loaded.backend
         if len(text) <= LONG_PROMPT_CHARS:
             return encode(backend, text, add_special_tokens)
         usable = usable_tokens(self.card)
         if await asyncio.to_thread(is_surely_longer, backend, text, usable):
-            raise too_long(self.card, f"more than {usable}", param)
+            if not 0 < most <= usable:
+                raise too_long(self.card, f"more than {usable}", param)
+            text = await asyncio.to_thread(end_of, backend, text, most)
         return await asyncio.to_thread(encode, backend, text, add_special_tokens)
 
     def _render(self, request: ChatRequest, messages: list[dict[str, Any]], continued: bool) -> str:

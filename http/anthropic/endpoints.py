@@ -36,4 +36,4 @@ def add_routes(api: FastAPI, service: Service) -> None:
         request = await read_body(http, parse_count)
         prompter = await service.prompter(request.model)
         set_reasoning(request, prompter.loaded.template)
-        return {"input_tokens": len((await prompter.of_chat(request)).ids)}
+        return {"input_tokens": await prompter.count_chat(request)}

@@ -3,7 +3,7 @@
 import pytest
 from models import demo_tokenizer
 
-from tokenyard.http.encode import SLICE_CHARS, WHOLE_CHARS, encode, is_surely_longer
+from tokenyard.http.encode import SLICE_CHARS, WHOLE_CHARS, count_in_slices, encode, end_of, is_surely_longer
 
 
 class Counted:
@@ -30,6 +30,24 @@ def test_a_text_that_fits_is_never_called_longer(words: str) -> None:
     num_tokens = len(encode(backend, text, False))
     assert not is_surely_longer(backend, text, num_tokens)
     assert is_surely_longer(backend, text, num_tokens // 3)
+
+
+@pytest.mark.parametrize("words", ["word ", "1 + 2; ", "é"])
+def test_a_long_text_is_counted_to_within_a_handful(words: str) -> None:
+    backend = demo_tokenizer().backend
+    text = words * (300_000 // len(words))
+    num_tokens = len(encode(backend, text, False))
+    assert num_tokens <= count_in_slices(backend, text) <= num_tokens * 1.001
+
+
+def test_a_texts_end_has_the_tokens_of_the_whole() -> None:
+    backend = demo_tokenizer().backend
+    text = " ".join(map(str, range(60_000)))
+    whole = encode(backend, text, False)
+    end = end_of(backend, text, 5000)
+    assert len(end) < len(text) / 2
+    assert encode(backend, end, False)[-5000:] == whole[-5000:]
+    assert end_of(backend, text, len(whole)) == text
 
 
 def test_short_texts_are_not_counted() -> None:

@@ -162,3 +162,22 @@ def test_a_long_conversation_is_rendered_as_a_short_one_is() -> None:
     )
     assert chat(messages=[*turns, USER]).text == expected
     assert refused(chat, messages=[*turns, {"role": "wizard"}]).param == "messages.80.role"
+
+
+def test_of_a_text_far_too_long_the_end_can_be_kept() -> None:
+    words = " ".join(map(str, range(100_000)))
+    expected = demo_tokenizer().backend.encode(words, add_special_tokens=False).ids[-1000:]
+    request = parse_completion({"model": "demo", "prompt": words, "truncate_prompt_tokens": 1000})
+    (prompt,) = asyncio.run(Prompter(CARD, demo_tokenizer()).of_completion(request))
+    assert prompt.ids == expected
+    request.truncate_prompt_tokens = 10_000
+    error = refused(lambda: asyncio.run(Prompter(CARD, demo_tokenizer()).of_completion(request)))
+    assert error.code == "context_length_exceeded"
+
+
+def test_a_conversation_can_be_counted_however_long_it_is() -> None:
+    prompter = Prompter(CARD, demo_tokenizer())
+    for text, least in (("hi", 5), ("1 " * 500_000, 900_000)):
+        request = parse_chat({"model": "demo", "messages": [{"role": "user", "content": text}]})
+        assert asyncio.run(prompter.count_chat(request)) >= least
+    assert asyncio.run(prompter.count_chat(parse_chat({"model": "demo", "messages": [USER]}))) == len(chat().ids)
