@@ -16,7 +16,7 @@ from tokenyard.http.responses.ids import new_id
 from tokenyard.http.responses.request import ResponsesRequest
 from tokenyard.http.responses.sequencer import Event, Sequencer
 from tokenyard.http.responses.store import Record
-from tokenyard.http.turns import PlainText, Text, TurnParser
+from tokenyard.http.turns import CallArguments, PlainText, Text, Thought, TurnParser
 from tokenyard.http.vocabulary import Vocabulary
 
 PADDING_STEP = 16
@@ -86,7 +86,7 @@ class ResponsesFormat:
         self._record = record
         self.sequencer = Sequencer(response, request.toolbox.offers, request.sealed)
         self._waiting: list[dict[str, Any]] = []
-        """Logprobs of tokens whose text the parser holds back."""
+        """Logprobs of tokens that no part has claimed yet: the parser holds them back, or they are marks."""
         self._reason = ""
 
     # Events, for streams and for what runs in the background.
@@ -105,11 +105,8 @@ class ResponsesFormat:
         cut = piece.finish_reason == "length"
         for part in parts:
             logprobs: list[dict[str, Any]] = []
-            if isinstance(part, Text):
-                logprobs, self._waiting = self._waiting, []
-            else:
-                # A thought's or a call's tokens: they have no place in the answer's text.
-                self._waiting.clear()
+            if self._waiting and isinstance(part, Text | Thought | CallArguments):
+                logprobs, self._waiting = claim(self._waiting, part.text)
             events += self.sequencer.push(part, logprobs, cut)
         return events
 
@@ -195,6 +192,23 @@ def describe(entry: TokenLogprob, vocabulary: Vocabulary) -> dict[str, Any]:
         return {"token": text, "bytes": list(data), "logprob": max(logprob, UNLIKELY)}
 
     return {**one(entry.token_id, entry.logprob), "top_logprobs": [one(*other) for other in entry.top]}
+
+
+def claim(waiting: list[dict[str, Any]], text: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The tokens that a text is made of, and those after them. What comes before was a mark: nobody's."""
+    data = text.encode()
+    start = b"".join(bytes(entry["bytes"]) for entry in waiting).find(data)
+    if start < 0:  # what is no UTF-8 was replaced in the text
+        return waiting, []
+    claimed, rest, offset = [], [], 0
+    for entry in waiting:
+        after = offset + len(entry["bytes"])
+        if offset >= start + len(data):
+            rest.append(entry)
+        elif after > start:
+            claimed.append(entry)
+        offset = after
+    return claimed, rest
 
 
 def _error_code(error: TokenyardError) -> str:

@@ -78,6 +78,15 @@ def test_api_keys_stay_out_of_the_arguments(tmp_path: Path) -> None:
         plan(None, tmp_path, api_keys=["two words"])
 
 
+def test_the_store_is_told_to_every_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "--store" not in plan(None, tmp_path).front_arguments(tmp_path, 3, 0)
+    for given, told in (("off", "off"), ("kept.db", str(tmp_path / "kept.db"))):
+        arguments = plan(None, tmp_path, store=given).front_arguments(tmp_path, 3, 0)
+        assert arguments[arguments.index("--store") + 1] == told
+    assert plan('[front]\nstore = "off"', tmp_path).store == "off"
+
+
 @pytest.mark.parametrize(
     "specs",
     [

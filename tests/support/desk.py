@@ -52,6 +52,25 @@ class Desk:
         error: dict[str, Any] = answer.json()["error"]
         return error
 
+    async def hang_up(self, **fields: Any) -> None:
+        """A client that goes as soon as the first of its answer's stream is there."""
+        there = asyncio.Event()
+        body = json.dumps({"model": "demo", "input": "hi", "stream": True, **fields}).encode()
+        messages: list[dict[str, Any]] = [{"type": "http.request", "body": body}]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await there.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                there.set()
+
+        scope = {"type": "http", "method": "POST", "path": RESPONSES, "headers": [], "query_string": b""}
+        await self._app(scope, receive, send)
+
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """The application is started, and goes down at the end."""

@@ -10,6 +10,7 @@ from desk import Desk, named_events
 from scripted import Job
 from shapes import EVENTS
 
+from tokenyard.http.responses import background
 from tokenyard.http.responses.database import Database
 
 ENDED = ("completed", "failed", "cancelled", "incomplete")
@@ -122,6 +123,12 @@ def test_it_streams_and_can_be_followed_from_anywhere_in_the_stream(store: Path)
         assert (await there.ask("GET", f"{path}&starting_after={last}")).text == ""
 
     asyncio.run(run())
+
+
+def test_all_events_are_written_before_the_end_is(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "FLUSH_S", 30)
+    events = asyncio.run(Desk(store).stream(background=True))
+    assert "".join(event["delta"] for event in events if "delta" in event) == "Hello 🤖!"
 
 
 def test_a_follower_sees_events_while_they_are_made_and_its_end_when_cancelled(store: Path) -> None:

@@ -49,10 +49,11 @@ def test_messages_in_every_spelling() -> None:
 
 def test_instructions_and_the_first_system_messages_are_one() -> None:
     system = [{"role": "developer", "content": "b"}, {"role": "system", "content": "c"}]
-    assert messages([*system, {"role": "user", "content": "d"}, {"role": "system", "content": "e"}], "a") == [
+    assert messages([*system, {"role": "user", "content": "d"}, *system], "a") == [
         {"role": "system", "content": "a\n\nb\n\nc"},
         {"role": "user", "content": "d"},
-        {"role": "system", "content": "e"},
+        {"role": "system", "content": "b"},
+        {"role": "system", "content": "c"},
     ]
 
 

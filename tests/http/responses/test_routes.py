@@ -1,7 +1,9 @@
 """/v1/responses over a scripted pool: what the pool is asked, what the client gets, what is kept."""
 
 import asyncio
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from scripted import Job
 from shapes import unknown_to_openai, unknown_to_openresponses
 
 from tokenyard.broker.errors import KINDS
+from tokenyard.http.responses.database import Database
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
@@ -42,6 +45,14 @@ def check_shapes(value: dict[str, Any], openresponses: bool = True) -> None:
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path / "responses.db")
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Database]:
+    """What the desk has kept."""
+    database = Database(tmp_path / "responses.db")
+    yield database
+    database.close()
 
 
 def test_a_whole_response(desk: Desk) -> None:
@@ -159,6 +170,61 @@ def test_failures_in_mid_stream_are_the_responses_own(desk: Desk, code: str, our
         assert kept == last["response"]
 
     asyncio.run(run())
+
+
+def test_failures_before_the_first_token_leave_nothing_behind(desk: Desk, kept: Database) -> None:
+    desk.pool.play = lambda job: job.fail("queue_full")
+
+    async def run() -> None:
+        for stream in (True, False):
+            await desk.ask("POST", json={"model": "demo", "input": "hi", "stream": stream})
+        await desk.ask("GET", "/resp_none")  # asked after all that was written
+        assert kept.totals() == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_what_its_client_left_is_cancelled(desk: Desk, kept: Database) -> None:
+    def play(job: Job) -> None:
+        job.run()
+        job.say("Hello")
+
+    desk.pool.play = play
+
+    async def run() -> None:
+        await desk.hang_up()
+        assert desk.pool.jobs[0].cancelled
+        await desk.ask("GET", "/resp_none")
+        ((body,),) = kept.connection.execute("SELECT body FROM responses").fetchall()
+        left = json.loads(body)
+        assert (left["status"], left["output"][0]["status"]) == ("cancelled", "incomplete")
+        assert text_of({"output": [{**left["output"][0], "status": "completed"}]}) == "Hello"
+
+    asyncio.run(run())
+
+
+def test_going_on_waits_for_an_end_that_is_about_to_be_written(desk: Desk, kept: Database) -> None:
+    """Its client has seen the last event, perhaps through another front, which writes at this moment."""
+
+    async def run() -> None:
+        body = await desk.create()
+        again = {**body, "id": "resp_again", "status": "in_progress"}
+        kept.begin(again, [], streams=False)
+        following = asyncio.create_task(desk.create(previous_response_id="resp_again"))
+        await desk.ask("GET", "/resp_again")
+        kept.update({**again, "status": "completed"})
+        assert (await following)["status"] == "completed"
+
+    asyncio.run(run())
+
+
+def test_logprobs_are_of_the_text_alone(desk: Desk) -> None:
+    desk.pool.play = says(f"I think.\n</think>\n\nSure.\n{CALL}")
+    wish = {"include": ["message.output_text.logprobs"], "reasoning": {"effort": "low"}, "tools": [TOOL]}
+    thought, message, call = asyncio.run(desk.create(**wish))["output"]
+    assert (thought["type"], message["type"], call["type"]) == ("reasoning", "message", "function_call")
+    (part,) = message["content"]
+    assert b"".join(bytes(entry["bytes"]) for entry in part["logprobs"]).decode() == part["text"]
 
 
 def test_deltas_are_padded_where_asked(desk: Desk) -> None:
@@ -288,6 +354,15 @@ def test_the_oldest_messages_go_where_truncation_is_auto(desk: Desk) -> None:
         assert (too_long["code"], too_long["param"]) == ("context_length_exceeded", "input")
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("num_words", range(100, 400, 40))
+def test_outputs_of_tools_go_with_their_calls(desk: Desk, num_words: int) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "add", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c", "output": "word " * num_words}
+    items = [{"role": "user", "content": "word " * num_words}, call, output] * 10
+    asyncio.run(desk.create(input=[*items, {"role": "user", "content": "the last"}], truncation="auto"))
+    assert 0 < desk.prompt.count("<tool_response>") == desk.prompt.count("<tool_call>") < 10
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
