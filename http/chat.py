@@ -84,6 +84,7 @@ class ChatFormat:
         self._ending: dict[str, Any] = {"usage": None} if self._options.include_usage else {}
         self._parsers = dict(enumerate(parsers))
         self._server_calls = ServerCalls()
+        self._shows_thoughts = request.include_reasoning
         self._plain = (
             request.num_logprobs < 0 and not request.return_token_ids and not self._options.continuous_usage_stats
         )
@@ -117,7 +118,7 @@ class ChatFormat:
                 told = self._server_calls.take(part)
                 if self._options.include_mcp:
                     yield event({**self._head.fields, "choices": [], "mcp": told, **self._ending})
-            elif delta := _delta(part):
+            elif (self._shows_thoughts or not isinstance(part, Thought)) and (delta := _delta(part)):
                 deltas.append(delta)
         if not deltas and (logprobs or ids):
             deltas = [{"content": ""}]
@@ -181,7 +182,7 @@ class ChatFormat:
                     self._server_calls.take(part)
             turn = gather(parts)
             message["content"] = turn.text
-            if turn.thought:
+            if turn.thought and self._shows_thoughts:
                 message["reasoning_content"] = turn.thought
             if turn.calls:
                 message["content"] = turn.text or None

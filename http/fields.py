@@ -27,6 +27,7 @@ from tokenyard.http.checks import (
 from tokenyard.http.errors import invalid
 from tokenyard.http.generation_config import read_config
 from tokenyard.http.grammars import choice, ebnf, json_schema, regex, response_format, structured_outputs
+from tokenyard.http.reasoning import effort, reasoning, thinking
 
 MAX_BAD_WORDS = 512
 """Each costs two calls of the tokenizer."""
@@ -154,7 +155,13 @@ CHAT: dict[str, Field] = {
     "tools": Field(array(anything, high=MAX_TOOLS)),
     "tool_choice": Field(anything),
     "parallel_tool_calls": Field(boolean),
-    "reasoning_effort": Field(string(1, 32)),
+    "reasoning_effort": Field(effort),
+    "enable_thinking": Field(boolean),
+    "thinking": Field(thinking),
+    "reasoning": Field(reasoning),
+    "include_reasoning": Field(boolean),
+    "thinking_token_budget": refused_unless(),
+    "thinking_budget": refused_unless(),
     "chat_template_kwargs": Field(instance(dict, words="an object")),
     "continue_final_message": Field(boolean),
     "add_generation_prompt": Field(boolean),

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from tokenyard.broker.params import Grammar
-from tokenyard.http.checks import array, boolean, string
+from tokenyard.http.checks import array, boolean, instance, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.json_schemas import check_schema
 
@@ -19,6 +19,7 @@ MAX_CHOICES = 1000
 """OpenAI's limit of an enum's values."""
 
 _text = string(1, MAX_CHARS)
+_structures = array(instance(dict, words="an object"), 1, MAX_CHOICES)
 _choices = array(string(1, MAX_CHARS), 1, MAX_CHOICES)
 
 
@@ -29,8 +30,10 @@ def response_format(value: Any, param: str) -> Grammar | None:
         return None
     if kind == "json_object":
         return Grammar("json_object", "", param)
+    if kind == "structural_tag":
+        return structural_tag(value, param)
     if kind != "json_schema":
-        invalid(param, "must be an object whose type is 'text', 'json_object' or 'json_schema'")
+        invalid(param, "must be an object whose type is text, json_object, json_schema or structural_tag")
     inner = value.get("json_schema")
     if type(inner) is not dict:
         invalid(f"{param}.json_schema", "must be an object with a name and a schema")
@@ -76,11 +79,49 @@ def _json_object(value: Any, param: str) -> Grammar | None:
     return Grammar("json_object", "", param) if boolean(value, param) else None
 
 
-_STRUCTURED = {"json": json_schema, "regex": regex, "choice": choice, "grammar": ebnf, "json_object": _json_object}
+def structural_tag(value: Any, param: str) -> Grammar:
+    """xgrammar's structural tag, as an object or as a string that holds one; its older form with triggers, too."""
+    if type(value) is str:
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            invalid(param, "is not valid JSON")
+    if type(value) is not dict:
+        invalid(param, "must be an object")
+    if "format" not in value:
+        value = {"format": _triggered(value, param)}
+    if type(value["format"]) is not dict:
+        invalid(f"{param}.format", "must be an object")
+    try:
+        text = orjson.dumps({"type": "structural_tag", "format": value["format"]}).decode()
+    except orjson.JSONEncodeError as error:  # nested too deeply
+        invalid(param, str(error))
+    return Grammar("structural_tag", _text(text, param), param)
+
+
+def _triggered(value: dict[str, Any], param: str) -> dict[str, Any]:
+    tags = []
+    for index, tag in enumerate(_structures(value.get("structures"), f"{param}.structures")):
+        at = f"{param}.structures.{index}"
+        schema = json_schema(tag.get("schema"), f"{at}.schema")
+        content = {"type": "json_schema", "json_schema": orjson.loads(schema.text)}
+        begin, end = (_text(tag.get(name), f"{at}.{name}") for name in ("begin", "end"))
+        tags.append({"type": "tag", "begin": begin, "content": content, "end": end})
+    return {"type": "triggered_tags", "triggers": _choices(value.get("triggers"), f"{param}.triggers"), "tags": tags}
+
+
+_STRUCTURED = {
+    "json": json_schema,
+    "regex": regex,
+    "choice": choice,
+    "grammar": ebnf,
+    "json_object": _json_object,
+    "structural_tag": structural_tag,
+}
 
 
 def structured_outputs(value: Any, param: str) -> Grammar | None:
-    """vLLM's object: exactly one of json, regex, choice, grammar, json_object."""
+    """vLLM's object: exactly one of json, regex, choice, grammar, json_object, structural_tag."""
     if type(value) is not dict:
         invalid(param, "must be an object")
     named = {key: one for key, one in value.items() if one is not None}

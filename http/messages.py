@@ -3,6 +3,7 @@
 Knows no template and no tokenizer.
 """
 
+import json
 from typing import Any
 
 import orjson
@@ -11,6 +12,9 @@ from tokenyard.http.errors import invalid
 from tokenyard.http.tools import function_name
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+
+REASONING = ("reasoning_content", "reasoning")
+"""What clients call a thought that comes back; templates read the first."""
 
 MAX_PARTS = 1024
 """Of one message, and of calls in one: each is a check and a place in the template, and OpenAI's limits are lower."""
@@ -29,11 +33,11 @@ def _message(raw: Any, param: str) -> dict[str, Any]:
         invalid(f"{param}.role", f"must be one of {', '.join(ROLES)}" if role is not None else "is required")
     message: dict[str, Any] = {"role": "system" if role == "developer" else role}
     message["content"] = _content(raw, role, param)
-    for name in ("name", "tool_call_id", "reasoning_content"):
+    for name in ("name", "tool_call_id", *REASONING):
         if raw.get(name) is not None:
             if type(raw[name]) is not str:
                 invalid(f"{param}.{name}", "must be a string")
-            message[name] = raw[name]
+            message[REASONING[0] if name in REASONING else name] = raw[name]
     if raw.get("function_call") is not None:
         invalid(f"{param}.function_call", "is deprecated and not supported; use tool_calls")
     if raw.get("audio") is not None:
@@ -88,10 +92,29 @@ def _tool_calls(raw: Any, param: str) -> list[dict[str, Any]]:
         function = call.get("function") if type(call) is dict else None
         if type(function) is not dict:
             invalid(f"{at}.function", "must be an object")
-        name = function_name(function.get("name"), f"{at}.function.name")
+        # A model's own slips come back: a call without a name, or without an id, is no reason to refuse the next turn.
+        name = function_name(function["name"], f"{at}.function.name") if function.get("name") else ""
         arguments = _arguments(function.get("arguments"), f"{at}.function.arguments")
-        calls.append({"id": call.get("id"), "type": "function", "function": {"name": name, "arguments": arguments}})
+        own_id = {"id": call["id"]} if call.get("id") is not None else {}
+        calls.append({**own_id, "type": "function", "function": {"name": name, "arguments": arguments}})
     return calls
+
+
+def with_written_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same messages with each call's arguments as JSON, for templates that want to print them as they are."""
+
+    def written(call: dict[str, Any]) -> dict[str, Any]:
+        function = call["function"]
+        if type(function["arguments"]) is str:
+            return call
+        return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+    return [
+        {**message, "tool_calls": [written(call) for call in message["tool_calls"]]}
+        if "tool_calls" in message
+        else message
+        for message in messages
+    ]
 
 
 def _arguments(raw: Any, param: str) -> Any:

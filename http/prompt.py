@@ -11,7 +11,8 @@ from tokenyard.broker.wire import Card
 from tokenyard.http.encode import count_in_slices, encode, end_of, is_surely_longer
 from tokenyard.http.errors import invalid
 from tokenyard.http.library import TEMPLATE_FAILURES, LoadedTokenizer
-from tokenyard.http.messages import read_messages
+from tokenyard.http.messages import read_messages, with_written_arguments
+from tokenyard.http.reasoning import template_kwargs
 from tokenyard.http.sampling import too_long, usable_tokens
 from tokenyard.http.schemas import ChatRequest, CompletionRequest, Request
 from tokenyard.http.tools import read_tools
@@ -154,36 +155,38 @@ class Prompter:
             invalid("tools", f"are not supported with {self.card.names[0]}: its template teaches no calls that we know")
         generation_prompt = not continued if request.add_generation_prompt is None else request.add_generation_prompt
         kwargs = self._template_kwargs(request)
-        try:
-            text = self.loaded.chat.apply_chat_template(
-                messages,
-                tools=list(tools) or None,
-                tokenize=False,
-                add_generation_prompt=generation_prompt,
-                continue_final_message=continued,
-                **kwargs,
-            )
-        except TEMPLATE_FAILURES as error:
-            words = f"the model's chat template refuses these messages: {error}"
-            raise TokenyardError("invalid_value", words, "messages") from error
-        assert isinstance(text, str)
-        return text
+        failures: list[Exception] = []
+        for read in (messages, with_written_arguments(messages)):
+            try:
+                text = self.loaded.chat.apply_chat_template(
+                    read,
+                    tools=list(tools) or None,
+                    tokenize=False,
+                    add_generation_prompt=generation_prompt,
+                    continue_final_message=continued,
+                    **kwargs,
+                )
+            except TEMPLATE_FAILURES as error:
+                failures.append(error)
+            else:
+                assert isinstance(text, str)
+                return text
+        words = f"the model's chat template refuses these messages: {failures[0]}"
+        raise TokenyardError("invalid_value", words, "messages") from failures[0]
 
     def _template_kwargs(self, request: ChatRequest) -> dict[str, Any]:
         kwargs = request.chat_template_kwargs
         for name in kwargs:
             if name in _NOT_THE_TEMPLATES:
                 invalid(f"chat_template_kwargs.{name}", "is not the template's to take")
-        effort = request.reasoning_effort
-        if effort is None:
-            return kwargs
-        if "reasoning_effort" in self.loaded.template:
-            return {"reasoning_effort": effort} | kwargs
-        if "enable_thinking" in self.loaded.template:
-            return {"enable_thinking": effort != "none"} | kwargs
-        if effort != "none":
-            invalid("reasoning_effort", f"is not supported with {self.card.names[0]}: its template does not know it")
-        return kwargs
+        wishes = template_kwargs(
+            self.loaded.template,
+            self.loaded.speech,
+            request.think,
+            request.think_param,
+            request.reasoning_effort,
+        )
+        return wishes | kwargs
 
 
 _NOT_THE_TEMPLATES = {

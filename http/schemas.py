@@ -16,6 +16,7 @@ from tokenyard.http.checks import MAX_CHOICES
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import CHAT, COMPLETIONS, GRAMMARS, SAMPLING, read
 from tokenyard.http.grammars import only_one
+from tokenyard.http.reasoning import merge_wishes
 
 MAX_NAMED_BYTES = 1 << 18
 """In longer bodies that are no JSON the culprit is not looked for: this is 20 ms of work."""
@@ -86,6 +87,12 @@ class ChatRequest(Request):
     tool_choice: Any = None
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
+    think: bool | None = None
+    """Whether the model is to think; None leaves it to its template."""
+    think_param: str = "enable_thinking"
+    """Which field said so, for the words of an error."""
+    include_reasoning: bool = True
+    """Whether thoughts are shown."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -166,6 +173,7 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     if top is not None and not wanted:
         invalid("top_logprobs", "needs logprobs to be true")
     values["num_logprobs"] = (top or 0) if wanted else -1
+    merge_wishes(values)
     return ChatRequest(**_common(values, ChatRequest.CONTENT))
 
 

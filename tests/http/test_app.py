@@ -206,6 +206,15 @@ def test_a_thought_is_told_apart_and_counted(said: str, stream: bool) -> None:
     assert 4 <= usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"] - 1
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_thought_can_be_kept_back(stream: bool) -> None:
+    body = {**MESSAGES, "stream": stream, "include_reasoning": False}
+    response, _ = post(CHAT, body, says("<think>\nOne.\n</think>\n\nTwo."))
+    assert "reasoning_content" not in response.text
+    choices = [event["choices"][0] for event in events(response)] if stream else response.json()["choices"]
+    assert "".join(one["delta" if stream else "message"].get("content", "") for one in choices) == "Two."
+
+
 def test_a_thought_that_the_prompt_opened() -> None:
     body = {**MESSAGES, "chat_template_kwargs": {"enable_thinking": True}}
     message = post(CHAT, body, says("Hm.\n</think>\n\nYes."))[0].json()["choices"][0]["message"]

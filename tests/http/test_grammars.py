@@ -42,6 +42,14 @@ def of_schema(schema: Any, **more: Any) -> dict[str, Any]:
         ({"structured_outputs": {"json_object": True}}, Grammar("json_object", "", "structured_outputs.json_object")),
         ({"response_format": {"type": "text"}, "guided_regex": "a"}, Grammar("regex", "a", "guided_regex")),
         ({"guided_regex": "a", "tools": [TOOL], "tool_choice": "none"}, Grammar("regex", "a", "guided_regex")),
+        (
+            {"structured_outputs": {"structural_tag": '{"type": "structural_tag", "format": {"type": "any_text"}}'}},
+            Grammar(
+                "structural_tag",
+                '{"type":"structural_tag","format":{"type":"any_text"}}',
+                "structured_outputs.structural_tag",
+            ),
+        ),
         ({"response_format": {"type": "text"}, "tools": [TOOL]}, None),
         ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, Grammar("json_object", "", "response_format")),
     ],
@@ -94,6 +102,21 @@ def deep_value(depth: int) -> Any:
         ({"structured_outputs": []}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a", "json_object": True}}, "structured_outputs"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"structural_tag": []}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"structural_tag": {"format": 1}}}, "structured_outputs.structural_tag.format"),
+        (
+            {"structured_outputs": {"structural_tag": {"format": {"x": deep_value(300)}}}},
+            "structured_outputs.structural_tag",
+        ),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.structures"),
+        (
+            {"response_format": {"type": "structural_tag", "structures": [{"schema": {"not": {}}}]}},
+            "response_format.structures.0.schema.not",
+        ),
+        (
+            {"response_format": {"type": "structural_tag", "structures": [{"schema": {}, "begin": ""}]}},
+            "response_format.structures.0.begin",
+        ),
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
         ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
     ],
@@ -153,3 +176,12 @@ def test_what_a_schema_says_and_nothing_enforces_is_refused_by_its_path(schema: 
 )
 def test_what_can_be_enforced_passes_and_what_is_malformed_is_the_workers_to_refuse(schema: dict[str, Any]) -> None:
     assert chat(guided_json=schema) is not None
+
+
+def test_the_older_form_of_structural_tags_is_read() -> None:
+    structures = [{"begin": "<f>", "schema": {"type": "integer"}, "end": "</f>"}]
+    grammar = chat(response_format={"type": "structural_tag", "structures": structures, "triggers": ["<f"]})
+    assert grammar is not None
+    content = {"type": "json_schema", "json_schema": {"type": "integer"}}
+    tag = {"type": "tag", "begin": "<f>", "content": content, "end": "</f>"}
+    assert json.loads(grammar.text)["format"] == {"type": "triggered_tags", "triggers": ["<f"], "tags": [tag]}

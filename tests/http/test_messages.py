@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.http.messages import read_messages
+from tokenyard.http.messages import read_messages, with_written_arguments
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"function": {"name": "f", "arguments": "{}"}}
@@ -27,7 +27,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
         ({"role": "user", "content": [{"type": "input_audio"}]}, "messages.0.content.0.type"),
         ({"role": "assistant", "content": "x", "tool_calls": {}, "audio": {"id": "a"}}, "messages.0.audio"),
         ({"role": "assistant", "tool_calls": [{}]}, "messages.0.tool_calls.0.function"),
-        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages.0.tool_calls.0.function.name"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": 1}}]}, "messages.0.tool_calls.0.function.name"),
         ({"role": "user", "content": "x", "tool_calls": [{}]}, "messages.0.tool_calls"),
         ({"role": "user", "content": "x", "name": 3}, "messages.0.name"),
         ({"role": "user", "content": [{"type": "text", "text": "x"}] * 1025}, "messages.0.content"),
@@ -73,3 +73,30 @@ def test_arguments_of_earlier_calls_become_objects_where_they_can(sent: Any, ren
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": sent}}
     (message,) = read_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
     assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": rendered}
+
+
+def test_a_models_own_slips_may_come_back() -> None:
+    calls = [{"function": {"arguments": "{"}}, {"id": None, "function": {"name": "f"}}]
+    said = {"role": "assistant", "content": None, "tool_calls": calls}
+    heard = {"role": "tool", "name": "f", "content": [{"type": "text", "text": "4"}]}
+    message, result = read_messages([said, heard])
+    assert message["tool_calls"] == [
+        {"type": "function", "function": {"name": "", "arguments": "{"}},
+        {"type": "function", "function": {"name": "f", "arguments": {}}},
+    ]
+    assert result == {"role": "tool", "name": "f", "content": "4"}
+
+
+def test_a_thought_comes_back_under_either_name() -> None:
+    for name in ("reasoning_content", "reasoning"):
+        (message,) = read_messages([{"role": "assistant", "content": "x", name: "Hm."}])
+        assert message["reasoning_content"] == "Hm."
+
+
+def test_arguments_can_be_written_out() -> None:
+    calls = [{"type": "function", "function": {"name": "f", "arguments": one}} for one in ({"a": "é"}, "{bro")]
+    user, message = with_written_arguments(
+        [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": calls}]
+    )
+    assert user == {"role": "user", "content": "x"}
+    assert [call["function"]["arguments"] for call in message["tool_calls"]] == ['{"a": "é"}', "{bro"]

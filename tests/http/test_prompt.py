@@ -181,3 +181,11 @@ def test_a_conversation_can_be_counted_however_long_it_is() -> None:
         request = parse_chat({"model": "demo", "messages": [{"role": "user", "content": text}]})
         assert asyncio.run(prompter.count_chat(request)) >= least
     assert asyncio.run(prompter.count_chat(parse_chat({"model": "demo", "messages": [USER]}))) == len(chat().ids)
+
+
+def test_templates_that_print_arguments_as_they_are_get_them_written() -> None:
+    """As DeepSeek's does."""
+    template = "{% for m in messages if m.tool_calls %}{{ '>' + m.tool_calls[0].function.arguments }}{% endfor %}"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, USER]
+    assert text(with_template(template), messages=messages) == '>{"a": 1}'
