@@ -5,6 +5,7 @@ Without torch: main.py sets USE_TORCH=0 first, and AutoTokenizer, which imports 
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http import infill
+from tokenyard.http.formats.names import chosen, read_choices
 from tokenyard.http.formats.registry import recognise
 from tokenyard.http.formats.thoughts import Marks
 from tokenyard.http.infill import Infill
@@ -32,7 +34,8 @@ TEMPLATE_FAILURES = (
 class LoadedTokenizer:
     """All that the front reads of one model."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, tool_format: str | None = None) -> None:
+        """`tool_format` names the format of tool calls, where its template is not to tell."""
         self.chat = tokenizer
         """For apply_chat_template."""
         self.backend: Tokenizer = tokenizer.backend_tokenizer
@@ -41,7 +44,7 @@ class LoadedTokenizer:
         template = tokenizer.chat_template
         self.template: str = template if isinstance(template, str) else ""
         """Jinja source; empty for a base model."""
-        speech = recognise(self.template)
+        speech = recognise(self.template, tool_format)
         self.speech = speech._replace(opens=speech.thought is not None and _opens_thoughts(tokenizer, speech.thought))
         added = self.backend.get_added_tokens_decoder()
         self.special = {token.content: token_id for token_id, token in added.items() if token.special}
@@ -74,7 +77,9 @@ def _opens_thoughts(tokenizer: PreTrainedTokenizerFast, marks: Marks) -> bool:
 class TokenizerLibrary:
     """Loads on demand and remembers; all calls on the event loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, tool_formats: Sequence[str] = ()) -> None:
+        """Raises SetupError if one of FrontOptions.tool_formats is none."""
+        self._tool_formats = read_choices(tool_formats)
         self._loads: dict[tuple[str, str], asyncio.Task[LoadedTokenizer]] = {}
         """By source and commit."""
 
@@ -96,14 +101,14 @@ class TokenizerLibrary:
         key = (card.source, card.commit)
         load = self._loads.get(key)
         if load is None or (load.done() and load.exception() is not None):
-            load = self._loads[key] = asyncio.create_task(_load_in_thread(card))
+            load = self._loads[key] = asyncio.create_task(_load_in_thread(card, chosen(self._tool_formats, card.names)))
             load.add_done_callback(_log_failure)
         return load
 
 
-async def _load_in_thread(card: Card) -> LoadedTokenizer:
+async def _load_in_thread(card: Card, tool_format: str | None) -> LoadedTokenizer:
     try:
-        return LoadedTokenizer(await asyncio.to_thread(load_tokenizer, card))
+        return LoadedTokenizer(await asyncio.to_thread(load_tokenizer, card), tool_format)
     except (OSError, ValueError) as error:
         raise TokenyardError("worker_error", f"the tokenizer of {card.names[0]} cannot be loaded") from error
 

@@ -20,6 +20,8 @@ class FrontOptions:
     api_keys: tuple[str, ...] = ()
     """Any of them opens /v1; without one, /v1 is open."""
     cors_origins: tuple[str, ...] = ("*",)
+    tool_formats: tuple[str, ...] = ()
+    """In which format models write tool calls: FORMAT or MODEL=FORMAT each; else their chat templates tell."""
     log_level: str = "INFO"
     access_log: bool = False
     max_body_bytes: int = 8 << 20

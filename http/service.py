@@ -27,7 +27,7 @@ class Service:
     def __init__(self, pool: Pool, options: FrontOptions) -> None:
         self.pool = pool
         self.options = options
-        self.library = TokenizerLibrary()
+        self.library = TokenizerLibrary(options.tool_formats)
         self.hub = Hub(read_servers(options.mcp) if options.mcp else [])
         """The MCP servers; it starts with the front."""
         self._at_start: list[Hook] = []

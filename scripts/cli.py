@@ -59,6 +59,14 @@ CorsOrigins = Annotated[
     list[str] | None,
     typer.Option("--cors-origin", help="Origin whose pages may call; may be repeated.", show_default="any"),
 ]
+ToolFormats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tool-format",
+        help="Format of tool calls, of all models or as MODEL=FORMAT; may be repeated.",
+        show_default="as each model's template tells",
+    ),
+]
 DeviceKind = Annotated[Device, typer.Option()]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Longest context, in tokens.", show_default="the model's")]
@@ -127,6 +135,7 @@ def serve(
     quantization: Quantization = None,
     api_key: ApiKeys = None,
     cors_origin: CorsOrigins = None,
+    tool_format: ToolFormats = None,
     config: ConfigFile = None,
     run_dir: FreshDir = None,
     store: Store = None,
@@ -161,6 +170,7 @@ def serve(
         num_fronts=fronts,
         api_keys=api_key or [],
         cors_origins=cors_origin or [],
+        tool_formats=tool_format or [],
         store=store,
         mcp=mcp,
         drain_timeout_s=drain_timeout,
@@ -228,6 +238,7 @@ def front(
     port: Port = None,
     api_key: ApiKeys = None,
     cors_origin: CorsOrigins = None,
+    tool_format: ToolFormats = None,
     config: ConfigFile = None,
     fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
     index: Annotated[int, typer.Option(hidden=True, help="Which of several, for the log.")] = 0,
@@ -241,7 +252,13 @@ def front(
     from tokenyard.scripts import plan
 
     given = plan.Wishes(
-        host=host, port=port, api_keys=api_key or [], cors_origins=cors_origin or [], store=store, mcp=mcp
+        host=host,
+        port=port,
+        api_keys=api_key or [],
+        cors_origins=cors_origin or [],
+        tool_formats=tool_format or [],
+        store=store,
+        mcp=mcp,
     )
     wishes = plan.make_plan(given, config)
     run(
@@ -253,6 +270,7 @@ def front(
             index=index,
             api_keys=tuple(wishes.api_keys),
             cors_origins=tuple(wishes.cors_origins),
+            tool_formats=tuple(wishes.tool_formats),
             store=wishes.store,
             mcp=wishes.mcp,
             drain_s=drain_timeout,

@@ -4,7 +4,7 @@ An unknown key or a wrong type is an error that names the file, the table and th
 
     [model.NAME]    source (Hub name or directory), revision, replicas, and the engine's keys
     [[worker]]      model (a NAME above, or a MODEL_SPEC), gpu = 0 or device = "cpu", and the engine's keys
-    [front]         host, port, count, api_keys, cors_origins, store, mcp
+    [front]         host, port, count, api_keys, cors_origins, tool_formats, store, mcp
 """
 
 import tomllib
@@ -39,6 +39,7 @@ FRONT_KEYS: Mapping[str, type] = {
     "count": int,
     "api_keys": list,
     "cors_origins": list,
+    "tool_formats": list,
     "store": str,
     "mcp": str,
 }

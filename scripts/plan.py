@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO
+from tokenyard.http.formats.names import read_choices
 from tokenyard.http.mcp.config import read_servers
 from tokenyard.scripts.config_file import ConfigFile, read_config
 from tokenyard.scripts.placement import (
@@ -44,6 +45,7 @@ class Wishes:
     num_fronts: int | None = None
     api_keys: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
+    tool_formats: Sequence[str] = ()
     store: str | None = None
     """Where fronts keep responses: a file, or `off`."""
     mcp: Path | None = None
@@ -65,6 +67,7 @@ class Plan:
     num_fronts: int
     api_keys: list[str]
     cors_origins: list[str]
+    tool_formats: list[str]
     """Web pages of which origins browsers let call."""
     store: str
     """As FrontOptions.store."""
@@ -102,7 +105,9 @@ class Plan:
         store = ["--store", self.store] if self.store else []
         mcp = ["--mcp", str(self.mcp)] if self.mcp else []
         cors = [part for origin in self.cors_origins for part in ("--cors-origin", origin)]
-        return ["front", "--fd", str(fd), "--index", str(index), *cors, *store, *mcp, *drain, *self._common(run_dir)]
+        formats = [part for one in self.tool_formats for part in ("--tool-format", one)]
+        options = [*cors, *formats, *store, *mcp, *drain]
+        return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
         return [*row.arguments(), "--inc", inc.hex(), *self._common(run_dir)]
@@ -126,6 +131,8 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     for origin in cors_origins:
         if not isinstance(origin, str) or not ORIGIN.fullmatch(origin):
             raise SetupError(f"an origin is SCHEME://HOST[:PORT] without a path, or *; not {origin!r}")
+    tool_formats = list(wishes.tool_formats) or front.get("tool_formats", [])
+    read_choices(tool_formats)
     devices = choose_devices(wishes.device, wishes.gpus)
     workers = _plan_workers(wishes, config, devices)
     refuse_clashes(workers)
@@ -143,6 +150,7 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         num_fronts=num_fronts,
         api_keys=api_keys,
         cors_origins=cors_origins,
+        tool_formats=tool_formats,
         store=_store(wishes.store or front.get("store", "")),
         mcp=mcp.absolute() if mcp else None,
         drain_timeout_s=wishes.drain_timeout_s,

@@ -129,6 +129,17 @@ def test_origins_reach_the_fronts(tmp_path: Path) -> None:
     assert plan(file, tmp_path, cors_origins=["https://b.example"]).cors_origins == ["https://b.example"]
 
 
+def test_tool_formats_reach_the_fronts(tmp_path: Path) -> None:
+    assert plan(None, tmp_path).tool_formats == []
+    made = plan("[front]\ntool_formats = ['hermes', 'org/chat=kimi']", tmp_path)
+    arguments = made.front_arguments(tmp_path, 3, 0)
+    formats = [arguments[index + 1] for index, one in enumerate(arguments) if one == "--tool-format"]
+    assert formats == ["hermes", "org/chat=kimi"]
+    assert plan(None, tmp_path, tool_formats=["glm"]).tool_formats == ["glm"]
+    with pytest.raises(SetupError, match="a tool format is one of deepseek-v3, "):
+        plan(None, tmp_path, tool_formats=["chat=qwen9"])
+
+
 @pytest.mark.parametrize("origin", ["localhost:3000", "https://a.example/", "https://a.example/app", "", 3])
 def test_what_is_no_origin_is_refused(tmp_path: Path, origin: object) -> None:
     with pytest.raises(SetupError, match="an origin is SCHEME"):
