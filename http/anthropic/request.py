@@ -51,8 +51,6 @@ def _request(values: dict[str, Any]) -> MessagesRequest:
     has_servers = len(all_tools) > len(tools) or bool(values.get("mcp_servers"))
     choice = read_tool_choice(values.pop("tool_choice", None), tools, has_servers)
     grammar = next((grammar for grammar in grammars if grammar is not None), None)
-    if grammar is not None and tools and choice.choice != "none":
-        invalid(grammar.param, "leaves no room for tool calls; send tool_choice {'type': 'none'} with it")
     messages = read_conversation(
         values.pop("messages"), values.pop("system", None), values.pop("context_management", None)
     )

@@ -193,7 +193,17 @@ def test_a_schema_for_the_text() -> None:
         assert (grammar.kind, grammar.param.split(".")[0]) == ("json_schema", next(iter(fields)))
     both = {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
     assert refusal({**both, "output_format": both["output_config"]["format"]}).startswith("output_format")
-    assert refusal({**both, "tools": [TOOL]}).startswith("output_config.format.schema")
+    _, (job,) = post(PATH, {**BODY, **both, "tools": [TOOL]})
+    assert job.request.params.grammar is not None
+    assert job.request.params.grammar.kind == "structural_tag"
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "add"}])
+def test_a_call_can_be_forced(choice: dict[str, Any]) -> None:
+    response, (job,) = post(PATH, {**BODY, "tools": [TOOL], "tool_choice": choice}, says(CALL))
+    assert response.json()["stop_reason"] == "tool_use"
+    assert job.request.params.grammar is not None
+    assert job.request.params.grammar.kind == "structural_tag"
 
 
 def test_tokens_are_counted_as_they_are_sent() -> None:
