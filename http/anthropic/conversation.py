@@ -51,32 +51,43 @@ def read_conversation(raw: list[Any], system: str | list[Any] | None, kept_thoug
             reader.say(f"<system-reminder>\n{_join(_texts(content, param, role))}\n</system-reminder>")
         else:
             instructions += _texts(content, param, role)
+    messages = reader.finish()
     if kept_thoughts is not None:
-        _clear_thoughts(reader.messages, kept_thoughts)
+        _clear_thoughts(messages, kept_thoughts)
     instructions = [text for text in instructions if text and not text.startswith(BILLING)]
     opening = [{"role": "system", "content": _join(instructions)}] if instructions else []
-    return opening + reader.messages
+    return opening + messages
 
 
 class _Reader:
     """Gathers turns: consecutive messages of one role are one turn, as Anthropic has it."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self._messages: list[Message] = []
+        """Texts are lists until `finish`: to join them one by one would take a long turn quadratic time."""
         self._names: dict[str, str] = {}
         """Tools' names by the ids of their calls: some templates want a result to name its tool."""
-
-    @property
-    def begun(self) -> bool:
+        self.begun = False
         """Whether the assistant has said something."""
-        return any(message["role"] == "assistant" for message in self.messages)
+
+    def finish(self) -> list[Message]:
+        """The messages; nothing may be read after."""
+        for message in self._messages:
+            texts = message["content"]
+            message["content"] = "".join(texts) if message["role"] == "assistant" else _join(texts)
+            if "reasoning_content" in message:
+                message["reasoning_content"] = "".join(message["reasoning_content"])
+        return self._messages
+
+    def _turn(self, role: str) -> Message:
+        """The turn that is being read: the last message, or a new one."""
+        if not self._messages or self._messages[-1]["role"] != role:
+            self._messages.append({"role": role, "content": []})
+        return self._messages[-1]
 
     def say(self, text: str) -> None:
         """More of the user's turn."""
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.messages[-1]["content"] = _join([self.messages[-1]["content"], text])
-        else:
-            self.messages.append({"role": "user", "content": text})
+        self._turn("user")["content"].append(text)
 
     def user(self, blocks: list[Block], param: str) -> None:
         """Results of tools, then text; templates want them right behind the calls."""
@@ -96,14 +107,15 @@ class _Reader:
         text = "" if content is None else _join(_texts(content, f"{param}.content", "tool"))
         if block.get("is_error") is not None and boolean(block["is_error"], f"{param}.is_error"):
             text = f"Error: {text}"
-        message = {"role": "tool", "tool_call_id": call_id, "content": text}
+        message = {"role": "tool", "tool_call_id": call_id, "content": [text]}
         if call_id in self._names:
             message["name"] = self._names[call_id]
-        self.messages.append(message)
+        self._messages.append(message)
 
     def assistant(self, blocks: list[Block], param: str) -> None:
         """Text, thoughts and calls; a trailing turn of text is gone on with."""
-        turn = self._turn()
+        self.begun = True
+        turn = self._turn("assistant")
         for index, block in enumerate(blocks):
             at = f"{param}.{index}"
             match _kind(block, at):
@@ -111,19 +123,13 @@ class _Reader:
                     turn.setdefault("tool_calls", []).append(self._call({**block, "name": call_name(block)}, at))
                 case "mcp_tool_result":
                     self._result(block, at)
-                    turn = self._turn() if index + 1 < len(blocks) else turn
+                    turn = self._turn("assistant") if index + 1 < len(blocks) else turn
                 case "tool_use":
                     turn.setdefault("tool_calls", []).append(self._call(block, at))
                 case "thinking" | "redacted_thinking":
-                    turn["reasoning_content"] = turn.get("reasoning_content", "") + thought_of(block, at)
+                    turn.setdefault("reasoning_content", []).append(thought_of(block, at))
                 case _:
-                    turn["content"] += _read_text(block, at, "assistant")
-
-    def _turn(self) -> Message:
-        """The assistant's turn that is being read: the last message, or a new one."""
-        if not self.messages or self.messages[-1]["role"] != "assistant":
-            self.messages.append({"role": "assistant", "content": ""})
-        return self.messages[-1]
+                    turn["content"].append(_read_text(block, at, "assistant"))
 
     def _call(self, block: Block, param: str) -> dict[str, Any]:
         call_id = _call_id(block.get("id"), f"{param}.id")
