@@ -1,6 +1,8 @@
 """Many streams at once, and clients that leave."""
 
 import asyncio
+import time
+from itertools import pairwise
 
 import httpx
 import pytest
@@ -8,6 +10,9 @@ from sse import stream
 from yard import Yard, wait_until
 
 pytestmark = pytest.mark.slow
+
+MAX_STALL_S = 0.5
+"""A few steps of 20 to 100 ms, on two cores that others use, too."""
 
 
 def test_32_concurrent_streams_all_finish(server: Yard) -> None:
@@ -62,3 +67,39 @@ def test_a_client_that_leaves_frees_its_worker(server: Yard) -> None:
     for streaming in (True, False):
         asyncio.run(leave(streaming))
         wait_until(lambda: running(server) == 0, "the job to be gone", 5)
+
+
+def test_a_long_prompt_does_not_stall_running_streams(server: Yard) -> None:
+    counting = {
+        "model": "tokenyard-demo",
+        "messages": [{"role": "user", "content": "Count from 1 to 60."}],
+        "max_tokens": 3000,
+        "ignore_eos": True,
+    }
+    long_prompt = {"model": "tokenyard-demo", "prompt": [5] * 7000, "max_tokens": 1}
+
+    async def run() -> None:
+        times: list[list[float]] = [[] for _ in range(4)]
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            streams = [
+                asyncio.create_task(
+                    stream(client, counting, lambda count, index=index: times[index].append(time.monotonic()))  # type: ignore[misc]
+                )
+                for index in range(len(times))
+            ]
+            while any(len(events) < 20 for events in times):
+                await asyncio.sleep(0.01)
+            began = time.monotonic()
+            answer = await client.post("/v1/completions", json=long_prompt)
+            ended = time.monotonic()
+            assert answer.status_code == 200, answer.text
+            for task in streams:
+                task.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
+        for events in times:
+            during = [began, *(moment for moment in events if began < moment < ended)]
+            gaps = [after - before for before, after in pairwise(during)]
+            assert len(gaps) > 5, f"{len(gaps)} tokens in the {ended - began:.2f} s of the prefill"
+            assert max(gaps) < max(MAX_STALL_S, (ended - began) / 4)
+
+    asyncio.run(run())

@@ -162,6 +162,15 @@ def test_nothing_outlives_a_killed_supervisor(start: Callable[..., Served]) -> N
 
 
 @pytest.mark.slow
+def test_nothing_outlives_a_supervisor_killed_while_a_stream_runs(start: Callable[..., Served]) -> None:
+    served = start().wait_ready()
+    served.process_tree()
+    with pytest.raises(httpx.TransportError):
+        asyncio.run(count_while(served.url, served.process.kill))
+    served.wait_gone()
+
+
+@pytest.mark.slow
 def test_nothing_outlives_one_killed_at_its_very_start(start: Callable[..., Served]) -> None:
     served = start()
     wait_until(served.process_tree, "a first child")
