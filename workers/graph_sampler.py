@@ -39,6 +39,9 @@ class GraphSampler(Sampler):
         self._pinned = Pinned(len(logits), NUM_WORDS, device)
         self._filled_for: list[list[Sequence]] = [[], []]
         """Whose parameters each host buffer holds."""
+        self._ranked: list[Sequence] = []
+        self._ranks: int | None = None
+        """What kind of graph draws the batch `_ranked`."""
         self._tokens = torch.zeros(len(logits), dtype=torch.int64, device=device)
         self._graphs: dict[tuple[int, int], Graph] = {}
         """By bucket and ranks."""
@@ -51,7 +54,9 @@ class GraphSampler(Sampler):
                 self._graphs[bucket, ranks] = recorder(partial(self._draw, bucket, min(ranks, self._logits.shape[1])))
 
     def draw(self, logits: torch.Tensor, sequences: list[Sequence], allowed: Allowed | None = None) -> Drawn:
-        ranks = self._ranks(sequences)
+        if sequences != self._ranked:
+            self._ranked, self._ranks = list(sequences), self._ranks_of(sequences)
+        ranks = self._ranks
         if ranks is None or logits.data_ptr() != self._logits.data_ptr():
             return super().draw(logits, sequences, allowed)
         if allowed is not None:
@@ -60,7 +65,7 @@ class GraphSampler(Sampler):
         self._graphs[self._buckets[bisect_left(self._buckets, len(sequences))], ranks].replay()
         return Drawn(self._tokens[: len(sequences)].clone())
 
-    def _ranks(self, sequences: list[Sequence]) -> int | None:
+    def _ranks_of(self, sequences: list[Sequence]) -> int | None:
         """What kind of graph draws these, if one does."""
         most = 0
         for params in (one.params for one in sequences):
