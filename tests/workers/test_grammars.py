@@ -14,7 +14,7 @@ from models import CARD, DEMO, demo_tokenizer
 from tape import record
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.params import Grammar, Params
+from tokenyard.broker.params import Grammar, Params, Processors
 from tokenyard.broker.wire import Finish, WorkerJob
 from tokenyard.workers import grammar_compiler
 from tokenyard.workers.engine import Engine, Output
@@ -82,6 +82,7 @@ def finish(engine: Engine, streams: Streams | None = None, first_index: int = 0)
     assert engine.load()["free_blocks"] == engine.load()["num_blocks"]
     assert not engine._grammars._places, "who has ended is forgotten"
     assert not engine._sampler._counts._row_of
+    assert not engine._sampler._rules
     return streams
 
 
@@ -122,6 +123,26 @@ def test_penalties_and_biases_move_tokens_within_what_is_allowed(engine: Engine)
     biased = wish._replace(logit_bias={**beginnings, encode("zebra")[0]: 100.0})
     assert text_of(answer(engine, biased)) == other
     check_schema(answer(engine, follow("json_schema", SCHEMA, repetition_penalty=1.5, frequency_penalty=1.0, top_k=3)))
+
+
+def test_bans_hold_within_what_is_allowed_and_give_way_where_that_is_all(engine: Engine) -> None:
+    wish = follow("choice", ["port", "capital"], temperature=0.0)
+    (likely, other) = ("port", "capital") if text_of(answer(engine, wish)) == "port" else ("capital", "port")
+    beginnings = {word: [encode(word[:count])[0] for count in range(1, len(word) + 1)] for word in ("port", "capital")}
+    banned = Processors(suppress_tokens=beginnings[likely])
+    assert text_of(answer(engine, wish._replace(processors=banned))) == other
+    all_banned = Processors(suppress_tokens=beginnings[likely] + beginnings[other], no_repeat_ngram_size=1)
+    assert text_of(answer(engine, wish._replace(processors=all_banned))) == likely
+    processors = Processors(no_repeat_ngram_size=1, typical_p=0.9)
+    check_schema(answer(engine, follow("json_schema", SCHEMA, processors=processors)))
+
+
+def test_no_token_is_forced_where_the_grammar_does_not_allow_it(engine: Engine) -> None:
+    stream = answer(
+        engine, follow("json_schema", SCHEMA, max_tokens=5, processors=Processors(forced_eos_token_ids=EOS))
+    )
+    assert stream.finish == Finish("length")
+    assert not set(stream.ids) & set(EOS)
 
 
 def test_logprobs_are_those_of_the_raw_logits(demo: Bench, engine: Engine) -> None:
