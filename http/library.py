@@ -44,7 +44,7 @@ class LoadedTokenizer:
         template = tokenizer.chat_template
         self.template: str = template if isinstance(template, str) else ""
         """Jinja source; empty for a base model."""
-        speech = recognise(self.template, tool_format)
+        speech = recognise(self.template, tool_format, getattr(tokenizer, "response_template", None))
         self.speech = speech._replace(opens=speech.thought is not None and _opens_thoughts(tokenizer, speech.thought))
         added = self.backend.get_added_tokens_decoder()
         self.special = {token.content: token_id for token_id, token in added.items() if token.special}

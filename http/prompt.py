@@ -151,7 +151,7 @@ class Prompter:
 
     def _render(self, request: ChatRequest, messages: list[dict[str, Any]], continued: bool) -> str:
         tools = read_tools(request.tools) if request.tool_choice != "none" else []
-        if tools and self.loaded.speech.format is None:
+        if tools and not self.loaded.speech.calls:
             invalid("tools", f"are not supported with {self.card.names[0]}: its template teaches no calls that we know")
         generation_prompt = not continued if request.add_generation_prompt is None else request.add_generation_prompt
         kwargs = self._template_kwargs(request)

@@ -2,10 +2,13 @@
 
 import secrets
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from transformers.utils.chat_parsing.response_templates import ResponseTemplate
 
 from tokenyard.http.formats import harmony, layouts
 from tokenyard.http.formats.forcing import Thinking
+from tokenyard.http.formats.foreign import ForeignParser, has_calls, load_template, marks_of
 from tokenyard.http.formats.layouts import Layout
 from tokenyard.http.formats.literals import GEMMA, PYTHON, read_gemma, read_pythonic
 from tokenyard.http.formats.marked import (
@@ -84,13 +87,22 @@ class Speech(NamedTuple):
     """Of its tool calls, if it knows any."""
     thought: Marks | None
     """Around its reasoning, if it may reason so."""
+    template: ResponseTemplate | None = None
+    """The tokenizer's own, which tells how to read turns whose format is none of ours."""
     opens: bool = False
     """Whether its template opens the thoughts, so that none comes where it did not."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """Texts that must reach the parser, also where they are special tokens."""
+        if self.template is not None:
+            return marks_of(self.template)
         return (self.format.marks if self.format else ()) + (self.thought or ())
+
+    @property
+    def calls(self) -> bool:
+        """Whether the model can call tools."""
+        return self.format is not None or (self.template is not None and has_calls(self.template))
 
     def thinking(self, prompt: str, continued: str) -> Thinking:
         """Whether a turn that goes on where this prompt ends begins with a thought."""
@@ -111,6 +123,8 @@ class Speech(NamedTuple):
         Without tools, calls are text. None if all is text.
         """
         form, marks = self.format, self.thought
+        if self.template is not None:
+            return ForeignParser(self.template, prompt, tools, max_calls)
         if form is not None and form.turn:
             _, found, begun = prompt.rpartition(form.turn)
             limit = max_calls if tools is not None else 0
@@ -128,10 +142,13 @@ class Speech(NamedTuple):
         return FormatParser(read_both, tools or {}, begun=begun, max_calls=max_calls, new_id=new_id)
 
 
-def recognise(template: str, name: str | None = None) -> Speech:
-    """The speech that a chat template teaches, with calls in the format of this name if one is given."""
+def recognise(template: str, name: str | None = None, own: Any = None) -> Speech:
+    """The speech that a chat template teaches, with calls in the format of this name if one is given.
+
+    `own` is the tokenizer's response_template, for a format that is none of ours: ours stream.
+    """
     if name is not None:
         form: Format | None = FORMATS[name]
     else:
         form = next((one for one in FORMATS.values() if all(sign in template for sign in one.signs)), None)
-    return Speech(form, thought_marks(template))
+    return Speech(form, thought_marks(template), load_template(own) if form is None else None)
