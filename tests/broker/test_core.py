@@ -420,6 +420,7 @@ def test_a_worker_cannot_become_a_front() -> None:
 # ---- whatever a peer may say
 
 few_leaves = {
+    bool: st.booleans(),
     int: st.sampled_from([0, 1, 1, 2, 3, PROTOCOL, -1, 2**63, -(2**63)]),
     float: st.sampled_from([0.0, 1.0]),
     str: st.sampled_from([MODEL, MODEL, "other", "ready", "loading", "draining", "crash", ""]),
