@@ -52,11 +52,10 @@ def run(options: BrokerOptions) -> None:
     run_dir = RunDir(options.run_dir).create()
     run_dir.lock("broker")
     broker = Broker(run_dir, options)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: broker.end())
     try:
         broker.serve()
-    except KeyboardInterrupt:
         log.info("told to end")
     finally:
         broker.close()
@@ -81,6 +80,7 @@ class Broker:
     """Names a peer by its socket's letter and its routing id: two ROUTERs may give out the same id."""
 
     def __init__(self, run_dir: RunDir, options: BrokerOptions) -> None:
+        self._ending = False
         self._core = Core(
             secrets.token_bytes(INC_BYTES),
             time.monotonic(),
@@ -103,8 +103,8 @@ class Broker:
         self._complaints = Complaints()
 
     def serve(self) -> None:
-        """The loop: wait, take what came, hear of deaths, look at the clock."""
-        while True:
+        """The loop, until told to end: wait, take what came, hear of deaths, look at the clock."""
+        while not self._ending:
             wait_s = max(0.0, self._core.next_tick_s - time.monotonic())
             ready = dict(self._poller.poll(1 + int(1000 * wait_s)))
             for letter, socket in self._sockets.items():
@@ -113,6 +113,10 @@ class Broker:
             if self._deaths.fileno() in ready:
                 self._reap()
             self._perform(self._core.tick(time.monotonic()))
+
+    def end(self) -> None:
+        """Leave the loop within a sweep. No exception does that safely: one out of a signal may end in pyzmq."""
+        self._ending = True
 
     def close(self) -> None:
         for peer in list(self._pidfds):
