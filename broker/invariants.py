@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tokenyard.broker.membership import clash
+from tokenyard.broker.membership import clash, identity
 from tokenyard.broker.records import Peer, Phase, State
 
 
@@ -58,6 +58,8 @@ def _check_jobs(state: State) -> None:
         assert (job.submit is not None) == (job.phase is Phase.QUEUED) == (job.model is not None)
         if job.worker is not None:
             assert state.workers[job.worker.inc] is job.worker
+            assert job.worker.card is not None
+            assert job.identity == identity(job.worker.card), "a stream goes on with another model"
             assert not job.worker.placements[job.key].aborted
         if job.phase is Phase.ENDED:
             assert job in lingering, "an ended job that nobody will forget"

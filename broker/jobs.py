@@ -53,7 +53,11 @@ class Jobs:
             return self._refuse(front, submit, "model_not_found", f"no model {submit.model!r}; served: {served}")
         if crashes >= MAX_CRASHES:
             return self._refuse(front, submit, "job_crashes_workers", _crash_words(crashes))
+        begun_as = old.identity if old else None
+        if begun_as is not None and model.identity not in (None, begun_as):
+            return self._refuse(front, submit, "pool_unavailable", changed_words(model))
         job = Job(front, submit.job, submit.attempt, crashes, Phase.QUEUED, Accepted(submit.job, submit.attempt))
+        job.identity = begun_as
         front.jobs[job.number] = job
         self._enqueue(job, submit, model)
         self.dispatch(model)
@@ -211,6 +215,7 @@ class Jobs:
             model.note_placed(job, worker)
             self._dequeue(job)
             job.phase, job.worker, job.answer = Phase.PLACED, worker, Placed(job.number, job.attempt, worker.inc)
+            job.identity = model.identity
             start = Start(*key, submit.kind, submit.prompt_ids, submit.emitted_ids, submit.params)
             state.send(worker.peer, start)
             state.send(job.front.peer, job.answer)
@@ -296,6 +301,7 @@ class Jobs:
         front.jobs[key.job] = Job(
             front, key.job, key.attempt, crashes, Phase.PLACED, answer, worker=worker, confirmed=confirmed
         )
+        front.jobs[key.job].identity = worker.model.identity
         state.send(front.peer, answer)
 
     def _dispatch_on(self, worker: Worker) -> None:
@@ -315,6 +321,11 @@ class Jobs:
     def _refuse(self, front: Front, submit: Submit, code: str, words: str, retry_ms: int = 0) -> None:
         """Never queued, so nothing to remember: a repeat is judged again."""
         self._state.send(front.peer, Reject(submit.job, submit.attempt, code, words, retry_ms))
+
+
+def changed_words(model: Model) -> str:
+    """Why a job that is meant for what a model was before cannot run."""
+    return f"{model.name} has changed meanwhile: send the request again"
 
 
 def _crash_words(num_crashes: int) -> str:

@@ -8,7 +8,7 @@ import logging
 from math import inf
 
 from tokenyard.broker.dispatch import Model
-from tokenyard.broker.jobs import Jobs
+from tokenyard.broker.jobs import Jobs, changed_words
 from tokenyard.broker.records import State, Worker
 from tokenyard.broker.wire import Card, WorkerDown, WorkerUp
 
@@ -50,7 +50,7 @@ class Membership:
         model = state.models.setdefault(name, Model(name, inf))
         if model.identity not in (None, identity(card)):
             # Their prompts were rendered and tokenized for what the model was, and some have begun to be answered.
-            self._jobs.reject_queued(model, "pool_unavailable", f"{name} has changed meanwhile: send the request again")
+            self._jobs.reject_queued(model, "pool_unavailable", changed_words(model))
         model.identity = identity(card)
         model.join(worker)
         log.info("worker %s serves %s", worker.inc.hex(), name)

@@ -58,6 +58,8 @@ class Job:
     """None once placed (the payload has gone on) and when adopted from a worker's claim."""
     model: "Model | None" = None
     """Set while queued."""
+    identity: tuple[str, str] | None = None
+    """Of the model that has begun to answer it (membership.py); only its like may go on."""
     lane: Lane = Lane.CLEAN
     """The queue it stands in; `crashes` may be higher when it was raised after placing."""
     deadline_s: float = inf

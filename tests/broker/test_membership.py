@@ -100,6 +100,21 @@ def test_what_waited_for_the_old_model_is_not_run_by_the_new_one() -> None:
     assert switch.mail("w2") == []
 
 
+def test_a_stream_that_one_model_began_is_not_gone_on_with_by_another() -> None:
+    switch = Switch()
+    switch.front()
+    switch.worker("w1")
+    switch.say("front", submit(1))
+    switch.worker("w2", **CHANGED)
+    switch.gone("w1")
+    (reject,) = switch.say("front", submit(1, attempt=2))
+    assert isinstance(reject, Reject)
+    assert reject.code == "pool_unavailable"
+    assert "has changed" in reject.words
+    assert switch.mail("w2") == []
+    assert switch.say("front", submit(2)) == [Placed(2, 1, inc("w2"))]
+
+
 def test_what_waited_runs_on_a_like_worker() -> None:
     switch = Switch()
     switch.front()
