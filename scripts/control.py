@@ -27,6 +27,10 @@ SHORT = 8
 WATCH_S = 1.0
 """Between two pictures of `status --watch`."""
 
+NUMBERS = ("RUNNING", "STEPS", "SILENT")
+GUESSES = ("GUESSED", "RIGHT")
+"""Columns of `status`: of every worker, and where one speculates."""
+
 Question = Callable[[int], wire.ControlToBroker]
 
 
@@ -109,13 +113,20 @@ def find_worker(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
     return found[0]
 
 
+def _guesses(load: dict[str, int]) -> tuple[str, str]:
+    """How many tokens a worker guessed, and the share that was right; nothing where it does not."""
+    guessed = load.get("guessed")
+    if guessed is None:
+        return "", ""
+    return f"{guessed:,}", f"{load['confirmed'] / guessed:.0%}" if guessed else ""
+
+
 def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
     """The pool as `tokenyard status` shows it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("WORKER", "PID", "STATE", "MODEL", "DEVICE", "RUNNING", "STEPS", "SILENT"):
-        table.add_column(
-            title, no_wrap=True, justify="right" if title in ("PID", "RUNNING", "STEPS", "SILENT") else "left"
-        )
+    guessing = any("guessed" in row["load"] for row in body["workers"])
+    for title in ("WORKER", "PID", "STATE", "MODEL", "DEVICE", *NUMBERS, *(GUESSES if guessing else ())):
+        table.add_column(title, no_wrap=True, justify="right" if title in ("PID", *NUMBERS, *GUESSES) else "left")
     for row in body["workers"]:
         table.add_row(
             row["inc"][:SHORT],
@@ -126,6 +137,7 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
             f"{row['running']}/{row['capacity']}",
             f"{row['step']:,}",
             f"{row['silent_s']:.1f} s",
+            *(_guesses(row["load"]) if guessing else ()),
         )
     counts = f"{len(body['workers'])} workers, {len(body['fronts'])} fronts, {len(body['agents'])} agents"
     notes = [f"{row['inc'][:SHORT]} is kept out: {row['words']}" for row in body["workers"] if row.get("words")]

@@ -6,6 +6,7 @@ device error leaves step() and ends the process. Called from one thread. Must no
 clock: who calls step() may say how long it took (took()).
 """
 
+import logging
 import math
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
 from tokenyard.workers.token_rules import refuse_impossible
+
+log = logging.getLogger(__name__)
 
 
 class Output(NamedTuple):
@@ -68,7 +71,9 @@ class Engine:
         )
         self._sampler = make_sampler(self._lane, card.vocab_size, model.device)
         self._grammars = Grammars(card, model.device)
-        self._speculation = Speculation(options.num_drafts if self._lane.guesses else 0)
+        self._speculation = Speculation(options.num_drafts if self._lane.most_drafts(0) else 0)
+        if options.num_drafts and not self._speculation.num_drafts:
+            log.warning("--speculate does nothing here: the %s lane cannot check guesses", card.lane)
         self._embedder = Embedder(model, options.max_batch_tokens)
         self._pace = Pace(options.max_batch_tokens, min(card.block_size, options.max_batch_tokens))
         self._work: Work | None = None
@@ -93,8 +98,7 @@ class Engine:
             "preempted": self._scheduler.num_preempted,
             "compiling": self._grammars.num_compiling,
             "embedding": self._embedder.num_waiting,
-            "guessed": self._speculation.num_guessed,
-            "confirmed": self._speculation.num_confirmed,
+            **self._speculation.figures(),
         }
 
     def add(self, key: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
@@ -148,9 +152,10 @@ class Engine:
         self._work = None
         embedded = self._embed(held)
         outputs, self._ready = self._ready + self._admit_compiled() + embedded, []
-        if self._speculation.num_drafts:
-            outputs += self._land()  # what to guess depends on the tokens in flight
-        drafts = self._speculation.drafts(self._scheduler.running)
+        running = self._scheduler.running
+        if self._flight and self._speculation.may_guess(running):
+            outputs += self._land()
+        drafts = self._speculation.drafts(running, self._lane.most_drafts(len(running)))
         plan = self._scheduler.schedule(held, drafts, self._pace.budget)
         ahead = self._lane.runs_ahead(plan)
         if not ahead:
@@ -228,18 +233,21 @@ class Engine:
     def _confirm(self, guessed: list[Guessed]) -> list[Output]:
         """Draw on, token by token as if each had a step of its own, where the last draw was what had been guessed."""
         outputs = []
-        self._speculation.num_guessed += sum(len(one.drafts) for one in guessed)
+        num_right = dict.fromkeys((one.sequence for one in guessed), 0)
+        right = guessed
         for place in range(self._speculation.num_drafts):
-            guessed = [one for one in guessed if self._lives(one.sequence) and _was_right(one, place)]
-            if not guessed:
+            right = [one for one in right if self._lives(one.sequence) and _was_right(one, place)]
+            if not right:
                 break
-            self._speculation.num_confirmed += len(guessed)
-            sequences = [one.sequence for one in guessed]
-            rows = torch.stack([one.rows[place] for one in guessed])
+            sequences = [one.sequence for one in right]
+            rows = torch.stack([one.rows[place] for one in right])
             drawn = self._sampler.draw(rows, sequences, self._grammars.allowed(sequences))
             for sequence in sequences:
+                num_right[sequence] += 1
                 self._scheduler.advance(sequence, sequence.num_computed + 1)
             outputs += self._emit_all(sequences, drawn)
+        for sequence, drafts, _ in guessed:
+            self._speculation.judge(sequence, len(drafts), num_right[sequence])
         return outputs
 
     def _emit_all(self, sequences: list[Sequence], drawn: Drawn) -> list[Output]:

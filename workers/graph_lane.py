@@ -1,6 +1,7 @@
 """The graph lane: the paged lane, with steps that only decode replayed as CUDA graphs.
 
-One graph for each bucket of batch sizes and width of block tables. A replay takes its input tokens from the host or,
+One graph for each bucket of batch sizes and width of block tables. Guesses are rows like any other: all rows of a layer
+are written before any of them attends, each up to its own position. A replay takes its input tokens from the host or,
 where the host does not know them yet, from the last draw on the device: so a step can be launched before the one
 before it has landed. Must not know how tokens are drawn.
 """
@@ -9,51 +10,50 @@ import sys
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import partial
+from itertools import count
 
 import torch
 
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.graphs import Graph, Recorder, buckets
-from tokenyard.workers.lane import Lane, Logits
+from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.scheduler import Chunk, Plan, Sequence
-from tokenyard.workers.stage import POSITION, TABLE, TOKEN, Stage
+from tokenyard.workers.stage import POSITION, TABLE, TOKEN, Row, Stage
 from tokenyard.workers.static_step import DecodeKernel, StaticStep
 
 
 class GraphLane(Lane):
     """Decodes by graphs, all else by the paged lane."""
 
-    guesses = True
-
     def __init__(
         self,
         model: LoadedModel,
         paged: PagedLane,
-        max_num_seqs: int,
+        num_rows: int,
         widths: list[int],
         decode: DecodeKernel,
         most_blocks: int = sys.maxsize,
     ) -> None:
         """`widths`: of block tables, ascending, the last for the longest sequence; more than one where width costs.
 
-        `most_blocks`: larger tables have no graph.
+        `num_rows`: of the largest graph; `most_blocks`: larger tables have no graph.
         """
         device = model.device
         self._model = model
         self._paged = paged
         self._decode = decode
-        self.buckets = buckets(max_num_seqs)
+        self.buckets = buckets(num_rows)
         self._widths = widths
         self._most_blocks = most_blocks
-        self._stage = Stage(max_num_seqs, widths[-1], paged.pool.null_block, paged.pool.spill_block, device)
-        self._drawn = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
+        self._stage = Stage(num_rows, widths[-1], paged.pool.null_block, paged.pool.spill_block, device)
+        self._drawn = torch.zeros(num_rows, dtype=torch.int64, device=device)
         """Tokens of the last draw."""
         self._row_of: dict[Sequence, int] = {}
         """Its row of each sequence."""
-        self.logits = torch.zeros(max_num_seqs, model.card.vocab_size, dtype=model.dtype, device=device)
+        self.logits = torch.zeros(num_rows, model.card.vocab_size, dtype=model.dtype, device=device)
         self.recorder: Recorder | None = None
         """What recorded the graphs: others that are to share their memory need the same."""
         self._graphs: dict[tuple[int, int], Graph] = {}
@@ -78,7 +78,7 @@ class GraphLane(Lane):
         expected = self._paged.run(Plan([one], [])).rows
         errors = []
         for bucket, width in self._graphs:
-            found = self._replay([one] * bucket, bucket, width)
+            found = self._replay([Row(1, size, one.blocks)] * bucket, bucket, width)
             errors.append((found - expected).abs().max() / expected.abs().max())
         self._paged.scrub(one.blocks)
         return torch.stack(errors).max().item()
@@ -90,14 +90,24 @@ class GraphLane(Lane):
     def scores_prompts(self) -> bool:
         return self._paged.scores_prompts()
 
+    def most_drafts(self, num_decodes: int) -> int:
+        return max(0, self.buckets[-1] - num_decodes)
+
     def runs_ahead(self, plan: Plan) -> bool:
-        return self._shape(plan) in self._graphs
+        return not plan.guesses and self._shape(plan) in self._graphs
 
     def run(self, plan: Plan) -> Logits:
         shape = self._shape(plan)
         if shape not in self._graphs:
             return self._paged.run(plan)
-        return Logits(plan.decodes, self._replay(plan.decodes, *shape))
+        sampled = [*plan.decodes, *(guess.sequence for guess in plan.guesses)]
+        words = [Row(self._token(one), one.num_computed, one.blocks) for one in sampled]
+        for sequence, drafts in plan.guesses:
+            words += [Row(*one, sequence.blocks) for one in zip(drafts, count(sequence.num_computed + 1))]
+        rows = self._replay(words, *shape)
+        later = torch.split(rows[len(sampled) :], [len(drafts) for _, drafts in plan.guesses])
+        guessed = [Guessed(*guess, after) for guess, after in zip(plan.guesses, later, strict=True)]
+        return Logits(sampled, rows[: len(sampled)], guessed)
 
     def drew(self, sequences: list[Sequence], tokens: torch.Tensor) -> None:
         self._drawn[: len(tokens)] = tokens
@@ -111,22 +121,24 @@ class GraphLane(Lane):
 
     def _shape(self, plan: Plan) -> tuple[int, int]:
         """Bucket and width that a plan needs; (0, 0) where it is none for graphs."""
-        if plan.prefills or plan.guesses or not plan.decodes:
+        sequences = [*plan.decodes, *(guess.sequence for guess in plan.guesses)]
+        num_rows = len(sequences) + sum(len(drafts) for _, drafts in plan.guesses)
+        if plan.prefills or not 0 < num_rows <= self.buckets[-1]:
             return 0, 0
-        longest = max(len(one.blocks) for one in plan.decodes)
-        bucket = self.buckets[bisect_left(self.buckets, len(plan.decodes))]
+        longest = max(len(one.blocks) for one in sequences)
+        bucket = self.buckets[bisect_left(self.buckets, num_rows)]
         return bucket, self._widths[bisect_left(self._widths, longest)]
-
-    def _replay(self, decodes: list[Sequence], bucket: int, width: int) -> torch.Tensor:
-        """Logits [R, V], to be read before the next replay."""
-        self._stage.send(decodes, [self._token(one) for one in decodes], bucket)
-        self._graphs[bucket, width].replay()
-        return self.logits[: len(decodes)]
 
     def _token(self, sequence: Sequence) -> int:
         """Word 0 of its row."""
         known = len(sequence.ids) == sequence.num_tokens
         return sequence.ids[-1] if known else -1 - self._row_of[sequence]
+
+    def _replay(self, rows: list[Row], bucket: int, width: int) -> torch.Tensor:
+        """Logits [R, V] after each row, to be read before the next replay."""
+        self._stage.send(rows, bucket)
+        self._graphs[bucket, width].replay()
+        return self.logits[: len(rows)]
 
     def _forward(self, bucket: int, width: int) -> None:
         """What a graph records: reads the first rows of the stage, writes the first rows of the logits."""

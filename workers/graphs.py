@@ -15,6 +15,11 @@ NUM_WARM_UPS = 2
 so)."""
 
 
+DRAFTING = 8
+"""Streams for whose guesses there are rows in any case. With more, a step computes so much that guesses get only what
+the batch leaves free."""
+
+
 class Graph(Protocol):
     """What was recorded."""
 
@@ -27,16 +32,21 @@ Recorder = Callable[[Callable[[], None]], Graph]
 """Runs a function some times and returns its recording."""
 
 
-def buckets(max_num_seqs: int) -> list[int]:
-    """Batch sizes worth a graph, ascending: 1, 2, 4, 8, 16, 24, 32, 48, ...; the last is exactly the largest batch.
+def buckets(most: int) -> list[int]:
+    """Batch sizes worth a graph, ascending: 1, 2, 4, 8, 16, 24, 32, 48, ...; the last is exactly the largest, `most`.
 
     A decode is bound by reading the weights until some hundred rows, so a few rows of padding cost next to nothing.
     """
     sizes = [1]
-    while sizes[-1] < max_num_seqs:
+    while sizes[-1] < most:
         step = min(sizes[-1], 8 if sizes[-1] < 32 else 16)
-        sizes.append(min(sizes[-1] + step, max_num_seqs))
+        sizes.append(min(sizes[-1] + step, most))
     return sizes
+
+
+def num_rows(max_num_seqs: int, num_drafts: int) -> int:
+    """Rows of the largest graph: all sequences, or DRAFTING of them with their guesses."""
+    return max(max_num_seqs, min(max_num_seqs, DRAFTING) * (1 + num_drafts))
 
 
 class CudaRecorder:

@@ -40,8 +40,9 @@ class Logits(NamedTuple):
 class Lane(Protocol):
     """Runs steps of one loaded model. Called from the engine's thread only, within inference mode."""
 
-    guesses: bool = False
-    """Whether it runs plans with guesses."""
+    def most_drafts(self, num_decodes: int) -> int:
+        """Guessed tokens that it can check beside so many decodes; 0 from a lane that cannot."""
+        return 0
 
     def scores_prompts(self) -> bool:
         """Whether it can tell the logprobs of a prompt's own tokens."""

@@ -10,7 +10,7 @@ from tokenyard.workers.batch import GROUP_BYTES
 from tokenyard.workers.embedder import EncoderLane
 from tokenyard.workers.graph_lane import GraphLane
 from tokenyard.workers.graph_sampler import GraphSampler
-from tokenyard.workers.graphs import CudaRecorder, Recorder
+from tokenyard.workers.graphs import CudaRecorder, Recorder, num_rows
 from tokenyard.workers.kernels import compile_failures
 from tokenyard.workers.lane import Lane
 from tokenyard.workers.model import EngineOptions, LoadedModel
@@ -32,13 +32,13 @@ def make_lane(model: LoadedModel, options: EngineOptions) -> Lane:
     paged = PagedLane(model)
     if model.device.type != "cuda" or options.eager:
         return paged
-    return graphed(model, paged, options.max_num_seqs, CudaRecorder(model.device))
+    return graphed(model, paged, num_rows(options.max_num_seqs, options.num_drafts), CudaRecorder(model.device))
 
 
-def graphed(model: LoadedModel, paged: PagedLane, max_num_seqs: int, recorder: Recorder) -> Lane:
-    """The paged lane with its decodes as CUDA graphs, if the model can be recorded and gives the same logits then."""
+def graphed(model: LoadedModel, paged: PagedLane, most: int, recorder: Recorder) -> Lane:
+    """The paged lane with its decodes as CUDA graphs of up to `most` rows, unless they fail or give other logits."""
     began = time.perf_counter()
-    lane = _graph_lane(model, paged, max_num_seqs)
+    lane = _graph_lane(model, paged, most)
     try:
         lane.record(recorder)
         error = lane.selftest()
@@ -52,14 +52,14 @@ def graphed(model: LoadedModel, paged: PagedLane, max_num_seqs: int, recorder: R
     return lane
 
 
-def _graph_lane(model: LoadedModel, paged: PagedLane, max_num_seqs: int) -> GraphLane:
+def _graph_lane(model: LoadedModel, paged: PagedLane, most: int) -> GraphLane:
     """With one width of block tables where a kernel reads only what is there, else with all powers of 2."""
     longest = -(-min(model.card.context_length, model.card.pool_tokens) // model.card.block_size)
     if paged.kernels.decode is not None:
-        return GraphLane(model, paged, max_num_seqs, [longest], paged.kernels.decode)
+        return GraphLane(model, paged, most, [longest], paged.kernels.decode)
     widths = [*takewhile(longest.__gt__, (4 << doublings for doublings in count())), longest]
     most_blocks = GROUP_BYTES["cuda"] // (paged.pool.token_bytes * model.card.block_size)
-    return GraphLane(model, paged, max_num_seqs, widths, gathered_decode, most_blocks)
+    return GraphLane(model, paged, most, widths, gathered_decode, most_blocks)
 
 
 def make_sampler(lane: Lane, vocab_size: int, device: torch.device) -> Sampler:

@@ -33,7 +33,7 @@ from tokenyard.broker.wire import Card
 from tokenyard.workers import attention
 from tokenyard.workers.attention import Attends
 from tokenyard.workers.files import digest
-from tokenyard.workers.graphs import buckets
+from tokenyard.workers.graphs import buckets, num_rows
 from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_memory, step_bytes
@@ -144,7 +144,8 @@ def load_model(
         tune(model, verdict.shapes, options.block_size, options.compile)
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
-    num_graphs = len(buckets(options.max_num_seqs)) if verdict.lane == "paged" and not options.eager else 0
+    most_rows = num_rows(options.max_num_seqs, options.num_drafts)
+    num_graphs = len(buckets(most_rows)) if verdict.lane == "paged" and not options.eager else 0
     budget = plan_memory(
         verdict.token_bytes(chosen),
         place,
@@ -152,7 +153,7 @@ def load_model(
         context_length=context_length,
         max_num_seqs=options.max_num_seqs,
         kv_memory=options.kv_memory,
-        step=0 if is_encoder else step_bytes(model, options.max_batch_tokens, options.max_num_seqs, plain, num_graphs),
+        step=0 if is_encoder else step_bytes(model, options.max_batch_tokens, most_rows, plain, num_graphs),
         sequence_bytes=verdict.footprint.sequence_bytes,
     )
     card = Card(

@@ -1,5 +1,6 @@
 """The paged lane: packs a plan into one forward of the model over the block pool."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -17,8 +18,6 @@ from tokenyard.workers.stage import to_device
 class PagedLane(Lane):
     """Serves every model that passed the self-test on our attention."""
 
-    guesses = True
-
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self.kernels = choose(model.shapes, model.dtype, model.device)
@@ -26,6 +25,9 @@ class PagedLane(Lane):
             model.shapes, model.num_blocks, model.card.block_size, model.dtype, model.device
         )
         self._head = Head(model.model, step=Probe())
+
+    def most_drafts(self, num_decodes: int) -> int:
+        return sys.maxsize
 
     def scores_prompts(self) -> bool:
         return self._head.works

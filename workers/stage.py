@@ -4,15 +4,13 @@ Must not know of models, nor what is done with the words.
 """
 
 from array import array
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from tokenyard.workers.scheduler import Sequence
-
 TOKEN, POSITION, TABLE = 0, 1, 2
-"""First word of each part of a decode's row: the token's id, or -1 - r for what row r of the last draw gave, which only
+"""First word of each part of a row: the token's id, or -1 - r for what row r of the last draw gave, which only
 the device may know yet; its position; the block table."""
 NUM_TURNS = 2
 """Host buffers: one is filled while the other may still be being sent."""
@@ -57,8 +55,18 @@ class Pinned:
             self._sent[self.turn] = event
 
 
+class Row(NamedTuple):
+    """What is computed of one token."""
+
+    token: int
+    """Word 0."""
+    position: int
+    blocks: "array[int]"
+    """Its sequence's block table."""
+
+
 class Stage:
-    """One row a decode, whose block table has up to `width` blocks."""
+    """One row a token, whose block table has up to `width` blocks."""
 
     def __init__(self, num_rows: int, width: int, null_block: int, spill_block: int, device: torch.device) -> None:
         self._pinned = Pinned(num_rows, TABLE + width, device)
@@ -73,15 +81,14 @@ class Stage:
     def words(self) -> torch.Tensor:
         return self._pinned.words
 
-    def send(self, decodes: list[Sequence], tokens: list[int], num_rows: int) -> None:
-        """Write a row for each decode, `tokens` being their words 0, and rows that do no harm up to `num_rows`."""
+    def send(self, rows: list[Row], num_rows: int) -> None:
+        """Write these rows, and rows that do no harm up to `num_rows`."""
         words = self._pinned.take()
-        count = len(decodes)
-        words[:count, TOKEN] = tokens
-        words[:count, POSITION] = [one.num_computed for one in decodes]
+        count = len(rows)
+        words[:count, :TABLE] = [one[:TABLE] for one in rows]
         words[count:num_rows, :TABLE] = 0
         tables, counts = self._tables[self._pinned.turn], self._counts[self._pinned.turn]
-        for row, blocks in enumerate([one.blocks for one in decodes] + [self._padding] * (num_rows - count)):
+        for row, blocks in enumerate([one.blocks for one in rows] + [self._padding] * (num_rows - count)):
             if tables[row] is not blocks:
                 tables[row], counts[row] = blocks, 0
                 words[row, TABLE:] = self._null_block

@@ -20,6 +20,7 @@ from tokenyard.workers import grammar_compiler
 from tokenyard.workers.engine import Engine, Output
 from tokenyard.workers.grammars import Grammars, forbid
 from tokenyard.workers.graph_lane import GraphLane
+from tokenyard.workers.graphs import num_rows
 from tokenyard.workers.model import EngineOptions
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.scheduler import Sequence
@@ -62,14 +63,15 @@ def demo() -> Bench:
     return Bench.load(Path(DEMO))
 
 
-@pytest.fixture(params=["eager", "ahead"])
+@pytest.fixture(params=["eager", "ahead", "guessing", "guessing ahead"])
 def engine(request: pytest.FixtureRequest, demo: Bench) -> Engine:
-    """Steps that land at once, and steps that run ahead as they do on a GPU."""
-    if request.param == "eager":
-        return demo.engine()
-    lane = GraphLane(demo.loaded, PagedLane(demo.loaded), 8, [64], gathered_decode)
+    """Steps that land at once, and steps that run ahead as they do on a GPU; both with speculation, too."""
+    num_drafts = 3 if "guessing" in request.param else 0
+    if "ahead" not in request.param:
+        return demo.engine(num_drafts=num_drafts)
+    lane = GraphLane(demo.loaded, PagedLane(demo.loaded), num_rows(8, num_drafts), [64], gathered_decode)
     lane.record(record)
-    return Engine(demo.loaded, EngineOptions(max_num_seqs=8), lane)
+    return Engine(demo.loaded, EngineOptions(max_num_seqs=8, num_drafts=num_drafts), lane)
 
 
 def finish(engine: Engine, streams: Streams | None = None, first_index: int = 0) -> Streams:
@@ -114,6 +116,14 @@ def test_every_answer_fits_its_schema(engine: Engine, temperature: float) -> Non
         check_schema(streams[job_of(seed)])
     num_different = len({tuple(stream.ids) for stream in streams.values()})
     assert num_different == 1 if temperature == 0 else num_different > 4
+
+
+def test_guesses_within_a_grammar_come_right(demo: Bench, engine: Engine) -> None:
+    params = follow("regex", "(port, capital, ){8}", temperature=0.0)
+    assert text_of(answer(engine, params)) == "port, capital, " * 8
+    figures = engine.load()
+    assert figures.get("confirmed", 1) > 0
+    assert figures.get("guessed", 1) >= figures.get("confirmed", 1)
 
 
 def test_penalties_and_biases_move_tokens_within_what_is_allowed(engine: Engine) -> None:

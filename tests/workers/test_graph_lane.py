@@ -9,9 +9,10 @@ from tape import record
 
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Finish
+from tokenyard.workers import speculation
 from tokenyard.workers.engine import Engine
 from tokenyard.workers.graph_lane import GraphLane
-from tokenyard.workers.graphs import buckets
+from tokenyard.workers.graphs import buckets, num_rows
 from tokenyard.workers.model import EngineOptions
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.static_step import gathered_decode
@@ -26,12 +27,22 @@ def void(_: object) -> None:
 class Graphed:
     """An engine on the graph lane, and the tapes that stand in for graphs."""
 
-    def __init__(self, bench: Bench, max_num_seqs: int = 8, num_blocks: int = 400, most_blocks: int = 10_000) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        max_num_seqs: int = 8,
+        num_blocks: int = 400,
+        most_blocks: int = 10_000,
+        num_drafts: int = 0,
+    ) -> None:
         card = bench.loaded.card._replace(pool_tokens=num_blocks * BLOCK)
         model = replace(bench.loaded, num_blocks=num_blocks, card=card)
-        self.lane = GraphLane(model, PagedLane(model), max_num_seqs, WIDTHS, gathered_decode, most_blocks)
+        most = num_rows(max_num_seqs, num_drafts)
+        self.paged = PagedLane(model)
+        self.lane = GraphLane(model, self.paged, most, WIDTHS, gathered_decode, most_blocks)
         self.lane.record(record)
-        self.engine = Engine(model, EngineOptions(max_num_seqs=max_num_seqs, max_batch_tokens=64), self.lane)
+        options = EngineOptions(max_num_seqs=max_num_seqs, max_batch_tokens=64, num_drafts=num_drafts)
+        self.engine = Engine(model, options, self.lane)
 
     def num_replays(self) -> dict[tuple[int, int], int]:
         return {shape: graph.num_replays for shape, graph in self.lane._graphs.items()}  # type: ignore[attr-defined]
@@ -50,9 +61,26 @@ def mixed(number: int, count: int = 40) -> Params:
     )
 
 
+def cycle(number: int) -> list[int]:
+    """A prompt in which most runs of tokens come again."""
+    return prompt_of(12, salt=number) * 4
+
+
+def cyclic(number: int) -> Params:
+    """So strong a bias towards a few tokens that a stream repeats itself, but not always."""
+    return mixed(number, 60)._replace(logit_bias=dict.fromkeys(range(4), 30.0))
+
+
 def drawn(number: int, count: int) -> Params:
     """What the sampler has graphs for."""
     return Params(max_tokens=count, temperature=(0.8, 0.0)[number % 2], top_k=(20, 0)[number // 2 % 2], seed=number)
+
+
+def test_guesses_of_a_few_streams_have_rows() -> None:
+    assert num_rows(64, 0) == 64
+    assert num_rows(64, 4) == 64
+    assert num_rows(16, 4) == 40
+    assert num_rows(1, 4) == 5
 
 
 def test_buckets_end_with_the_largest_batch() -> None:
@@ -219,3 +247,78 @@ def test_scores_beside_decodes_that_run_ahead(llama: Bench) -> None:
     assert [one.get("cached_tokens") for one in found] == [0, 2 * BLOCK, 2 * BLOCK]
     assert all(one["scores"] == pytest.approx(row[[7, 9]].tolist(), abs=1e-3) for one in found)
     llama.reference.check(prompt_of(20), streams[job_of(0)].ids, drawn(1, 60))
+
+
+# Speculation: guesses are rows of the same graphs.
+
+
+def guessing(bench: Bench, max_num_seqs: int = 4, num_drafts: int = 4, **options: int) -> Graphed:
+    return Graphed(bench, max_num_seqs, num_drafts=num_drafts, **options)
+
+
+@pytest.fixture
+def _tireless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences guess on, however seldom they are right."""
+    monkeypatch.setattr(speculation, "REST", 0)
+
+
+@pytest.mark.usefixtures("_tireless")
+def test_guesses_are_replayed_and_change_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphed = guessing(bench)
+    eager_plans = []
+    run_eagerly = graphed.paged.run
+    monkeypatch.setattr(graphed.paged, "run", lambda plan: eager_plans.append(plan) or run_eagerly(plan))
+    jobs = {number: (cycle(number), cyclic(number)) for number in range(4)}
+    for number, (prompt, params) in jobs.items():
+        graphed.engine.add(job_of(number), prompt, [], params)
+    streams = run(graphed.engine)
+    for number, (prompt, params) in jobs.items():
+        bench.reference.check(prompt, streams[job_of(number)].ids, params)
+        assert len(streams[job_of(number)].ids) == 60
+    figures = graphed.engine.load()
+    assert figures["guessed"] > figures["confirmed"] > 20
+    by_bucket = {bucket: count for (bucket, _), count in graphed.num_replays().items() if count}
+    assert max(by_bucket) > 4, "a step with guesses has more rows than sequences"
+    assert all(plan.prefills for plan in eager_plans)
+
+
+def test_steps_run_ahead_where_nothing_can_be_guessed(llama: Bench) -> None:
+    graphed = guessing(llama)
+    prompt = list(range(20))
+    graphed.engine.add(job_of(0), prompt, [], greedy(4, logit_bias={100: 100.0}))  # 100 has not come before
+    assert [len(output.delta.token_ids) for output in graphed.engine.step()] == [1], "the prompt's step lands at once"
+    assert graphed.engine.step() == []
+    streams = run(graphed.engine, {job_of(0): Stream(ids=[100])})
+    assert streams[job_of(0)].ids == [100] * 4
+
+
+@pytest.mark.usefixtures("_tireless")
+def test_guesses_take_no_more_rows_than_there_are(llama: Bench) -> None:
+    graphed = guessing(llama, max_num_seqs=12, num_drafts=2)
+    assert graphed.lane.buckets[-1] == 24
+    assert graphed.lane.most_drafts(20) == 4
+    assert graphed.lane.most_drafts(24) == graphed.lane.most_drafts(30) == 0
+    jobs = {number: (cycle(number), cyclic(number)) for number in range(12)}
+    for number, (prompt, params) in jobs.items():
+        graphed.engine.add(job_of(number), prompt, [], params)
+    streams = run(graphed.engine)
+    for number, (prompt, params) in jobs.items():
+        llama.reference.check(prompt, streams[job_of(number)].ids, params)
+    assert graphed.engine.load()["confirmed"] > 20
+
+
+@pytest.mark.usefixtures("_tireless")
+def test_speculation_through_preemption_abort_and_held_fronts(llama: Bench) -> None:
+    graphed = guessing(llama, num_blocks=12)
+    streams: Streams = {}
+    jobs = {number: (cycle(number)[: 20 + 5 * number], cyclic(number)) for number in range(6)}
+    for number, (prompt, params) in jobs.items():
+        graphed.engine.add(job_of(number, front=(b"slow", b"quick")[number % 2]), prompt, [], params)
+    for turn in range(30):
+        step(graphed.engine, streams, held=(b"slow",) if turn % 8 > 4 else ())
+    graphed.engine.abort(job_of(3, front=b"quick"))
+    run(graphed.engine, streams)
+    assert graphed.engine.load()["preempted"] > 0
+    for number, (prompt, params) in jobs.items():
+        if number != 3:
+            llama.reference.check(prompt, streams[job_of(number, front=(b"slow", b"quick")[number % 2])].ids, params)

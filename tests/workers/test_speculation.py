@@ -1,6 +1,7 @@
 """Speculation guesses from a sequence's own tokens, and changes nothing but the number of steps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from engines import Bench, Streams, greedy, job_of, prompt_of, run, run_one, step
@@ -8,9 +9,19 @@ from engines import Bench, Streams, greedy, job_of, prompt_of, run, run_one, ste
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Finish, WorkerJob
+from tokenyard.workers import speculation
 from tokenyard.workers.engine import Engine
+from tokenyard.workers.model import EngineOptions
+from tokenyard.workers.plain import WAYS, PlainLane, PlainModel
 from tokenyard.workers.scheduler import Sequence
-from tokenyard.workers.speculation import Speculation, parse_speculate
+from tokenyard.workers.speculation import REST, TRIAL, Speculation, parse_speculate
+
+
+@pytest.fixture(autouse=True)
+def _tireless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences guess on, however seldom they are right: most of what is tested here is what becomes of guesses."""
+    monkeypatch.setattr(speculation, "REST", 0)
+
 
 SEEDED = Params(max_tokens=60, temperature=0.7, top_p=0.9, seed=2**63 + 5)
 
@@ -45,7 +56,53 @@ def test_what_followed_the_last_time_is_guessed() -> None:
 
 
 def test_nothing_is_guessed_when_it_is_off() -> None:
-    assert Speculation(0).drafts([running([1, 2, 1, 2])]) == {}
+    off = Speculation(0)
+    assert off.drafts([running([1, 2, 1, 2])]) == {}
+    assert not off.may_guess([running([1, 2, 1, 2])])
+    assert off.figures() == {}
+
+
+def test_there_may_be_more_sequences_than_room() -> None:
+    speculation = Speculation(3)
+    first, second, third = (running([1, 2, 5, 6, 7, 1, 2]) for _ in range(3))
+    assert speculation.drafts([first, second, third], 4) == {first: [5, 6, 7], second: [5]}
+    assert speculation.drafts([first], 0) == {}
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3, 4, 5], [7, 7, 1, 2, 3, 1], [1, 2, 3, 1], [4, 5, 4], [3], [3, 3]])
+def test_who_may_guess_is_who_would_with_some_next_token(ids: list[int]) -> None:
+    found = []
+    for token in range(9):
+        found += Speculation(2).drafts([running([*ids, token])])
+    assert Speculation(2).may_guess([running(ids)]) == bool(found)
+
+
+def test_a_sequence_that_guesses_badly_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speculation, "REST", REST)
+    guesser = Speculation(4)
+    bad, good = running([1, 2, 1, 2]), running([1, 2, 1, 2])
+    for _ in range(TRIAL // 4):
+        assert len(guesser.drafts([bad, good])) == 2
+        guesser.judge(bad, 4, 0)
+        guesser.judge(good, 4, 1)
+    assert set(guesser.drafts([bad, good])) == {good}
+    assert not guesser.may_guess([bad])
+    assert guesser.may_guess([good])
+    for _ in range(REST):
+        assert set(guesser.drafts([bad])) == set()
+        bad.ids.append(1 + len(bad.ids) % 2)
+        bad.num_computed, bad.num_tokens = len(bad.ids) - 1, len(bad.ids)
+    assert set(guesser.drafts([bad])) == {bad}
+    assert guesser.figures() == {"guessed": 8 * TRIAL // 4, "confirmed": TRIAL // 4}
+
+
+def test_a_judgement_after_the_end_is_only_counted() -> None:
+    speculation = Speculation(4)
+    one = running([1, 2, 1, 2])
+    speculation.drafts([one])
+    speculation.forget(one)
+    speculation.judge(one, 4, 1)
+    assert speculation.figures() == {"guessed": 4, "confirmed": 1}
 
 
 def repetitive(number: int) -> list[int]:
@@ -140,3 +197,13 @@ def test_up_to_the_end_of_context_and_pool(llama: Bench) -> None:
     stream = run_one(engine, repetitive(0), CYCLIC._replace(max_tokens=500))
     assert len(stream.ids) == 5 * 16 - 48
     assert stream.finish == Finish("length")
+
+
+def test_a_lane_that_cannot_check_guesses_says_so(llama: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    plain = replace(llama.loaded, card=llama.loaded.card._replace(lane="plain"))
+    lane = PlainLane(PlainModel(llama.reference.model, WAYS[0]))
+    engine = Engine(plain, EngineOptions(num_drafts=4), lane)
+    assert "--speculate does nothing here: the plain lane cannot check guesses" in caplog.text
+    engine.add(job_of(0), repetitive(0), [], CYCLIC)
+    llama.reference.check(repetitive(0), run(engine)[job_of(0)].ids, CYCLIC)
+    assert "guessed" not in engine.load()

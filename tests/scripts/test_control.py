@@ -1,0 +1,45 @@
+"""What `tokenyard status` shows."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tokenyard.broker.config import RunDir
+from tokenyard.scripts.control import status_table
+
+
+def shown(*loads: dict[str, int]) -> list[list[str]]:
+    """The table's words, line by line, of workers that differ in their load only."""
+    row: dict[str, Any] = {
+        "inc": "ab" * 8,
+        "name": "demo",
+        "pid": 17,
+        "state": "ready",
+        "models": ["demo"],
+        "device": "cpu",
+        "capacity": 64,
+        "running": 3,
+        "step": 1234,
+        "silent_s": 0.25,
+    }
+    body = {"workers": [{**row, "load": load} for load in loads], "fronts": [], "agents": []}
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(status_table(body, RunDir(Path("/run/x"))))
+    return [line.split() for line in capture.get().splitlines()]
+
+
+def test_a_pool_without_speculation() -> None:
+    counts, titles, line = shown({"running": 3})
+    assert counts[-1] == "/run/x"
+    assert titles == ["WORKER", "PID", "STATE", "MODEL", "DEVICE", "RUNNING", "STEPS", "SILENT"]
+    assert line == ["abababab", "17", "ready", "demo", "cpu", "3/64", "1,234", "0.2", "s"]
+
+
+def test_how_much_was_guessed_and_how_much_of_it_was_right() -> None:
+    _, titles, first, second, third = shown({"guessed": 4000, "confirmed": 1000}, {"guessed": 0, "confirmed": 0}, {})
+    assert titles[-2:] == ["GUESSED", "RIGHT"]
+    assert first[-2:] == ["4,000", "25%"]
+    assert second[-2:] == ["s", "0"]
+    assert third[-1] == "s"
