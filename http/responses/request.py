@@ -67,8 +67,6 @@ class ResponsesRequest(ChatRequest):
         self.messages = to_messages(self.instructions, [*history, *items])
         if not self.messages:
             invalid("input", "must not be empty")
-        if self.grammar is not None and self.tools and self.tool_choice != "none":
-            invalid(self.grammar.param, "leaves no room for tool calls; send tool_choice 'none' with it")
         self.shown |= {"tools": self.toolbox.shown, "tool_choice": asked_choice or "auto"}
 
 

@@ -102,13 +102,6 @@ class Toolbox:
         shown = {"type": "function", "name": name, "description": description}
         return {**shown, "parameters": parameters, "strict": strict}
 
-    def restrict(self, names: set[str]) -> None:
-        """Offer only these; the response goes on showing all."""
-        kept = [index for index, name in enumerate(self.offers) if name in names]
-        self.offers = {name: offer for name, offer in self.offers.items() if name in names}
-        self.tools = [self.tools[index] for index in kept]
-        self.paths = [self.paths[index] for index in kept]
-
     def choose(self, choice: Any) -> Any:
         """A request's tool_choice in chat's shape. Raises TokenyardError for a tool that is not offered."""
         if choice is None or choice in ("auto", "none"):
@@ -123,30 +116,30 @@ class Toolbox:
         if kind not in ("function", "custom"):
             words = f"must be function, custom or allowed_tools: there is no {kind[:40]!r} tool here"
             invalid("tool_choice.type", words)
-        return {"type": "function", "function": {"name": self._find(choice, "tool_choice")}}
+        return self._find(choice, "tool_choice")
 
     def _required(self) -> str:
         if not self.offers:
             invalid("tool_choice", "is 'required', but tools has none that can be called here")
         return "required"
 
-    def _allowed(self, choice: dict[str, Any]) -> str:
+    def _allowed(self, choice: dict[str, Any]) -> dict[str, Any]:
         mode, allowed = choice.get("mode", "auto"), choice.get("tools")
         if mode not in ("auto", "required"):
             invalid("tool_choice.mode", "must be 'auto' or 'required'")
         if type(allowed) is not list or not allowed:
             invalid("tool_choice.tools", "must be a list of at least one tool")
-        self.restrict({self._find(tool, f"tool_choice.tools.{index}") for index, tool in enumerate(allowed)})
-        return str(mode)
+        tools = [self._find(tool, f"tool_choice.tools.{index}") for index, tool in enumerate(allowed)]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
-    def _find(self, named: Any, param: str) -> str:
-        """The name under which the model knows the tool that is meant."""
+    def _find(self, named: Any, param: str) -> dict[str, Any]:
+        """The tool that is meant, under the name by which the model knows it."""
         if type(named) is not dict:
             invalid(param, "must be an object")
         name = offered_name(_name(named.get("name"), f"{param}.name"), named.get("namespace") or "")
         if name not in self.offers:
             invalid(f"{param}.name", f"names {name!r}, which is not among the tools that can be called here")
-        return name
+        return {"type": "function", "function": {"name": name}}
 
 
 def _with_grammar(description: str, form: Any, param: str) -> str:

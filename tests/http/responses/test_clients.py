@@ -1,6 +1,7 @@
 """The official clients, unmodified, against a real pool on the bundled model: the openai SDK, and openai-agents."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -72,6 +73,19 @@ def test_a_function_is_called_and_its_result_quoted(sdk: openai.OpenAI) -> None:
     user = {"role": "user", "content": "What is 2 plus 3?"}
     replayed: Any = [user, *(item.to_dict() for item in first.output), output]
     assert sdk.responses.create(model=MODEL, input=replayed, tools=[ADD]).output_text == answer.output_text
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["required", {"type": "function", "name": "add"}, {"type": "allowed_tools", "mode": "required", "tools": [ADD]}],
+)
+def test_calls_can_be_forced(sdk: openai.OpenAI, choice: Any) -> None:
+    echo: Any = {**ADD, "name": "echo"}
+    asked = {"tools": [echo, {**ADD, "strict": True}], "tool_choice": choice, "parallel_tool_calls": False}
+    (call,) = sdk.responses.create(model=MODEL, input="Hello.", max_output_tokens=200, **asked).output
+    assert call.type == "function_call"
+    assert choice == "required" or call.name == "add"
+    assert json.loads(call.arguments).keys() == {"a", "b"}
 
 
 def test_arguments_stream(sdk: openai.OpenAI) -> None:
@@ -167,7 +181,7 @@ def test_an_agent_runs_its_tool(server: Yard, api: str, stream: bool) -> None:
     disable_agents_tracing(True)
     calls: list[tuple[float, float]] = []
 
-    @function_tool(strict_mode=False)
+    @function_tool
     def add(a: float, b: float) -> float:
         """Add two numbers."""
         calls.append((a, b))

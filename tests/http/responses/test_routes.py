@@ -365,6 +365,26 @@ def test_outputs_of_tools_go_with_their_calls(desk: Desk, num_words: int) -> Non
     assert 0 < desk.prompt.count("<tool_response>") == desk.prompt.count("<tool_call>") < 10
 
 
+def test_choices_force_calls_by_a_grammar(desk: Desk) -> None:
+    desk.pool.play = says(CALL)
+    other = {**TOOL, "name": "sub"}
+    named = {"type": "function", "name": "add"}
+    for choice in ("required", named, {"type": "allowed_tools", "mode": "required", "tools": [named]}):
+        body = asyncio.run(desk.create(tools=[TOOL, other], tool_choice=choice))
+        assert (body["tool_choice"], len(body["tools"])) == (choice, 2)
+        grammar = desk.pool.jobs[-1].request.params.grammar
+        assert grammar is not None
+        assert ("add" in grammar.text, "sub" in grammar.text) == (True, choice == "required")
+        check_shapes(body)
+
+
+def test_what_a_strict_function_cannot_be_held_to_is_refused_where_it_stands(desk: Desk) -> None:
+    strict = {**TOOL, "strict": True, "parameters": {"type": "object", "not": {}}}
+    error = asyncio.run(desk.refuse(tools=[{"type": "web_search"}, strict]))
+    assert error["param"] == "tools.1.parameters.not"
+    assert error["message"].startswith("tools.1.parameters.not")
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": None}, "input"),
     ({"input": []}, "input"),

@@ -106,13 +106,11 @@ def test_choices_in_chats_shape(choice: Any, chats: Any) -> None:
     assert toolbox(ADD, PATCH, SHOP).choose(choice) == chats
 
 
-@pytest.mark.parametrize("mode", ["auto", "required"])
-def test_only_allowed_tools_are_offered_while_all_are_shown(mode: str) -> None:
-    box = toolbox(ADD, PATCH)
-    allowed = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "custom", "name": "patch"}]}
-    assert box.choose(allowed) == mode
-    assert (list(box.offers), len(box.tools), box.paths) == (["patch"], 1, ["tools.1"])
-    assert len(box.shown) == 2
+def test_allowed_tools_in_chats_shape() -> None:
+    named = [{"type": "custom", "name": "patch"}, {"type": "function", "name": "buy", "namespace": "shop"}]
+    chats = [{"type": "function", "function": {"name": name}} for name in ("patch", "shop__buy")]
+    choice = toolbox(ADD, PATCH, SHOP).choose({"type": "allowed_tools", "mode": "required", "tools": named})
+    assert choice == {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": chats}}
 
 
 BAD_CHOICES: list[tuple[Any, str]] = [
