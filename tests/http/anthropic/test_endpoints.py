@@ -221,6 +221,8 @@ def test_refusals_name_the_field() -> None:
     )
     assert refusal({"system": [{"type": "text"}]}).startswith("system.0.text")
     assert refusal({"tools": [{"name": "add"}]}).startswith("tools.0.input_schema")
+    strict = {**TOOL, "strict": True, "input_schema": {"type": "object", "not": {}}}
+    assert refusal({"tools": [strict]}).startswith("tools.0.input_schema.not ")
     assert refusal({"max_tokens": None}).startswith("max_tokens is required")
     assert refusal({"messages": None}).startswith("messages is required")
     assert refusal({"model": "none"}, 404)
