@@ -301,13 +301,15 @@ def test_resume_after_the_end_ends_at_once(llama: Bench) -> None:
         ([], greedy(5), "prompt"),
         ([VOCAB], greedy(5), "prompt"),
         ([1], greedy(0), "max_tokens"),
-        ([1] * CONTEXT, greedy(5), "messages"),
+        ([1] * CONTEXT, greedy(5), None),
         ([1], greedy(5, logit_bias={VOCAB: 1.0}), "logit_bias"),
         ([1], greedy(5, logit_bias={-1: 1.0}), "logit_bias"),
         ([1], greedy(5, stop_token_ids=[VOCAB]), "stop_token_ids"),
     ],
 )
-def test_impossible_jobs_are_refused_with_words(llama: Bench, prompt: list[int], params: Params, param: str) -> None:
+def test_impossible_jobs_are_refused_with_words(
+    llama: Bench, prompt: list[int], params: Params, param: str | None
+) -> None:
     engine = llama.engine()
     with pytest.raises(TokenyardError) as caught:
         engine.add(job_of(0), prompt, [], params)
