@@ -1,8 +1,9 @@
-"""Linear layers for float32 on CPU, with their weights in the forms that suit one row and many.
+"""Linear layers for the CPU, with their weights in the forms that suit one row and many.
 
-One row is bound by reading the weight: where bfloat16 holds it exactly (most checkpoints are of that type), it is kept
-so and widened in registers, which halves the reading and changes no product. Many rows are bound by arithmetic: oneDNN
-reads the weight in its own order. Measured in docs/performance.md. Must not know which layers there are (tuning.py).
+float32: one row is bound by reading the weight: where bfloat16 holds it exactly (most checkpoints are of that type), it
+is kept so and widened in registers, which halves the reading and changes no product. Many rows are bound by arithmetic:
+oneDNN reads the weight in its own order. bfloat16, on processors that multiply it: oneDNN's order suits all numbers of
+rows. What it gives stands in docs/performance.md, "Which dtype". Must not know which layers there are (tuning.py).
 """
 
 from itertools import count
@@ -13,21 +14,22 @@ from torch import nn
 from torch.nn.functional import linear
 
 PACKED_FROM = 4
-"""Rows. With 1 and 2, MKL's product over the plain weight takes 60 to 90 % of oneDNN's time over the packed one; with 4
-to 8 it takes 1.7 to 2.6 times as long (3072 x 512 and 16384 x 512, one thread)."""
+"""Rows of float32. With 1 and 2, MKL's product over the plain weight takes 60 to 90 % of oneDNN's time over the packed
+one; with 4 to 8 it takes 1.7 to 2.6 times as long (3072 x 512 and 16384 x 512, one thread)."""
 LARGE_BYTES = 1 << 20
 """Weights from which all this pays: those of 512 x 512 are quicker narrow with one row, and as quick packed with 8."""
 
 
 class CpuLinear(nn.Module):
-    """Takes the place of a float32 nn.Linear."""
+    """Takes the place of an nn.Linear of float32 or bfloat16."""
 
     def __init__(self, own: nn.Linear, narrow: bool) -> None:
-        """`narrow`: try bfloat16, which pays in compiled code only."""
+        """`narrow`: try bfloat16 for one row of float32, which pays in compiled code only."""
         super().__init__()
         self.in_features, self.out_features = own.in_features, own.out_features
         self.bias = own.bias
-        bfloat16 = own.weight.bfloat16() if narrow else None
+        self.is_float32 = own.weight.dtype == torch.float32
+        bfloat16 = own.weight.bfloat16() if narrow and self.is_float32 else None
         self.is_narrow = bfloat16 is not None and torch.equal(bfloat16.float(), own.weight)
         self.weight = nn.Parameter(bfloat16, False) if self.is_narrow and bfloat16 is not None else own.weight
         # an attribute, not a buffer: nothing but oneDNN's own product can read it
@@ -38,14 +40,14 @@ class CpuLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., in]; result: [..., out]."""
-        if torch.compiler.is_compiling() and x.numel() == self.in_features:
+        if self.is_float32 and torch.compiler.is_compiling() and x.numel() == self.in_features:
             return self._one_row(x)
         result: torch.Tensor = torch.ops.tokenyard.cpu_linear(x, self.number, self.out_features)
         return result
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """The same outside of compiled code."""
-        if not self.is_narrow and x.numel() < PACKED_FROM * self.in_features:
+        if self.is_float32 and not self.is_narrow and x.numel() < PACKED_FROM * self.in_features:
             return linear(x, self.weight, self.bias)
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return result

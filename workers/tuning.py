@@ -1,7 +1,7 @@
 """Makes a paged model quick, step by step, each kept only if the model still gives the logits that it gave before.
 
 merge     q/k/v and gate/up of listed families (fusion.py)
-lay out   weights of float32 layers on CPU (cpu_linear.py)
+lay out   weights of float32 layers on CPU, and of bfloat16 where it multiplies such (cpu_linear.py)
 compile   the body on CPU, where a C++ compiler is found and the model is large enough (compiled.py)
 """
 
@@ -36,7 +36,7 @@ def tune(model: PreTrainedModel, shapes: list[LayerShape], block_size: int, comp
     on_cpu = model.device.type == "cpu"
     compiling = on_cpu and _is_compiling(model, compiling)
     steps: list[tuple[str, Callable[[], bool]]] = [("merged q/k/v and gate/up", lambda: merge(model) > 0)]
-    if on_cpu and model.dtype == torch.float32:
+    if on_cpu and (model.dtype == torch.float32 or (model.dtype == torch.bfloat16 and multiplies_bfloat16())):
         steps.append(("weights laid out for the CPU", lambda: _lay_out(model, narrow=compiling)))
     if compiling:
         steps.append(("compiled", lambda: _compile(model)))
@@ -96,6 +96,11 @@ def _compile(model: PreTrainedModel) -> bool:
     use_disk_cache()
     compile_model(model)
     return True
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has products of bfloat16; oneDNN works them out elsewhere, too, but slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def find_compiler() -> str | None:

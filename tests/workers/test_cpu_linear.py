@@ -31,6 +31,17 @@ def test_every_form_gives_the_product(bias: bool, exact: bool, narrow: bool) -> 
             torch.testing.assert_close(ours._one_row(x), own(x))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_bfloat16_gives_the_product(bias: bool) -> None:
+    own = layer(bias, exact=True).bfloat16()
+    ours = CpuLinear(own, narrow=True)
+    assert not ours.is_narrow
+    assert ours.weight is own.weight
+    for rows in ROWS:
+        x = torch.randn(1, rows, 48, dtype=torch.bfloat16)
+        torch.testing.assert_close(ours(x), own(x))
+
+
 def test_weights_that_would_change_are_not_narrowed() -> None:
     own = layer(bias=False, exact=False)
     ours = CpuLinear(own, narrow=True)

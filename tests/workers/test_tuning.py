@@ -12,9 +12,11 @@ from engines import FAMILIES, Bench, greedy, job_of, prompt_of, run, run_one, sa
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
+from tokenyard.broker.spec import ModelSpec
 from tokenyard.workers import tuning
 from tokenyard.workers.cpu_linear import CpuLinear
 from tokenyard.workers.fusion import MergedAttention, MergedMLP
+from tokenyard.workers.model import EngineOptions, load_model
 
 COUNT = 24
 
@@ -61,6 +63,23 @@ def test_merged_and_laid_out(family: str, tmp_path: Path) -> None:
     assert len(modules(bench, MergedAttention)) == len(modules(bench, MergedMLP)) == 2
     assert len(modules(bench, CpuLinear)) == 2 * 4 + 1
     check_streams(bench)
+
+
+@pytest.mark.skipif(not tuning.multiplies_bfloat16(), reason="elsewhere bfloat16 is left as it is, as tested below")
+@pytest.mark.usefixtures("everything_is_large")
+def test_bfloat16_is_laid_out(tmp_path: Path) -> None:
+    assert num_laid_out(save_narrow(tmp_path, "qwen3")) == 2 * 4 + 1
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_bfloat16_is_left_where_it_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "multiplies_bfloat16", lambda: False)
+    assert num_laid_out(save_narrow(tmp_path, "qwen3")) == 0
+
+
+def num_laid_out(directory: Path) -> int:
+    loaded = load_model(ModelSpec(str(directory)), "cpu", "bfloat16", EngineOptions())
+    return sum(isinstance(one, CpuLinear) for one in loaded.model.modules())
 
 
 def test_a_wrong_change_is_undone(
