@@ -41,7 +41,7 @@ class Shape(NamedTuple):
     num_steps: int
     """Of each decode cell."""
     max_cell_tokens: int
-    """Cells that would hold more are left out: their prompts take too long to compute."""
+    """Cells that would hold more are left out: their steps take too long."""
     prompts: list[int]
     rounds: int
     num_uneven: int
@@ -57,9 +57,12 @@ BATCHES, CONTEXTS, PROMPTS = (
     [64, 128, 256, 512, 1024, 2048, 8192],
 )
 FULL = {
-    "cpu": Shape(BATCHES, CONTEXTS, 16, 16_384, PROMPTS[:-1], 3, 24, (16, 256), 16, 1024, 16),
+    "cpu": Shape(BATCHES, CONTEXTS, 16, 1 << 18, PROMPTS[:-1], 3, 24, (16, 256), 16, 1024, 16),
     "cuda": Shape(BATCHES, CONTEXTS, 64, 1 << 21, PROMPTS, 5, 256, (100, 1024), 16, 1024, 32),
 }
+CPU_POOL = "7GiB"
+"""KV pool on a CPU: 2^18 tokens of qwen3-60m in float32 take 24 KiB each, and what their sequences emit a little more.
+Memory is taken only where it is written."""
 QUICK = Shape([1, 4], [32, 128], 4, 1 << 20, [32, 128], 1, 4, (4, 16), 4, 64, 4)
 SAME_NEW_TOKENS = 64
 """Output of each of the requests of one length: more than the steps in which the last ones' prompts are computed."""
@@ -104,7 +107,9 @@ def say(words: str) -> None:
 
 def measure_steps(place: Place, shape: Shape, *, profiled: bool) -> Steps:
     widest = max(shape.batches)
-    room = {"max_num_seqs": widest, "max_num_batched_tokens": max(STEP_TOKENS, widest)}
+    room: dict[str, Any] = {"max_num_seqs": widest, "max_num_batched_tokens": max(STEP_TOKENS, widest)}
+    if place.device == "cpu":
+        room["kv_memory"] = CPU_POOL
     device = measure_device(place.device, place.dtype, place.threads)
     say(f"the device moves {device.bytes_per_s / 1e9:,.1f} GB/s and does {device.flop_per_s / 1e12:,.3f} TFLOP/s")
     rig = Rig(place._replace(options={**room, **place.options}))

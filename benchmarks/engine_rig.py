@@ -40,12 +40,12 @@ class Rig:
             **place.options,
         )
         self.engine, self.card = make_loader(options)(lambda _: None)
-        self._num_jobs = 0
+        self.num_jobs = 0
 
     def add(self, seed: int, num_prompt: int, num_new: int) -> WorkerJob:
         """A request with the prompt of this seed: the same seed finds its prompt cached."""
-        self._num_jobs += 1
-        key = WorkerJob(b"bench", self._num_jobs, 1)
+        self.num_jobs += 1
+        key = WorkerJob(b"bench", self.num_jobs, 1)
         prompt = random_ids(seed, num_prompt, self.card.vocab_size)
         self.engine.add(key, prompt, [], Params(max_tokens=num_new, temperature=0.0))
         return key

@@ -19,8 +19,8 @@ GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 NUM_PROFILE_ROWS = 20
 NUM_SETTLING = 3
 """Steps of a batch before it is measured: those that run ahead give their tokens one call later."""
-PREFILL_SEED = 50_000_000
-"""Far from the seeds of decode cells, which count from zero."""
+DECODE_SEED, PREFILL_SEED = 0, 50_000_000
+"""Far apart, so that no prompt comes twice."""
 
 
 class Decode(NamedTuple):
@@ -60,7 +60,7 @@ class Profile(NamedTuple):
 def cells(
     batches: Iterable[int], contexts: Iterable[int], num_steps: int, rig: Rig, max_tokens: int
 ) -> Iterator[tuple[int, int]]:
-    """(batch, context) pairs that the engine can hold and that cost at most `max_tokens` of prefill."""
+    """(batch, context) pairs that the engine can hold, of at most `max_tokens` in all."""
     card, batches = rig.card, list(batches)
     for context in contexts:
         longest = context + 2 * num_steps + card.block_size
@@ -71,12 +71,15 @@ def cells(
 
 
 def begin_decoding(rig: Rig, batch: int, context: int, num_steps: int) -> list[WorkerJob]:
-    """Sequences that all decode, `num_steps` / 2 short of the context. Prompts are computed once and then cached."""
+    """Sequences that all decode, `num_steps` / 2 short of the context, with keys and values of their own."""
+    from made_up import remember  # here, as it brings torch, which serve_bench does without
+
     num_prompt = max(1, context - num_steps // 2)
-    for seed in range(batch):
-        rig.add(seed, num_prompt, 1)
-    rig.drain()
-    keys = [rig.add(seed, num_prompt, 2 * num_steps + rig.card.block_size) for seed in range(batch)]
+    first_seed = DECODE_SEED + rig.num_jobs
+    for seed in range(first_seed, first_seed + batch):
+        remember(rig, seed, num_prompt)
+    num_new = 2 * num_steps + rig.card.block_size
+    keys = [rig.add(seed, num_prompt, num_new) for seed in range(first_seed, first_seed + batch)]
     waiting = set(keys)
     while waiting:
         waiting -= set(rig.step()[1])

@@ -1,6 +1,6 @@
 """Draws the JSON of serve_bench and engine_bench as SVG files that read well on light and on dark pages.
 
-python benchmarks/plots.py figures.json docs/plots      writes docs/plots/NAME-*.svg, NAME as in figures
+python benchmarks/plots.py NAME.json      writes docs/plots/NAME-*.svg
 """
 
 import json
@@ -124,7 +124,7 @@ def draw(chart: Chart, path: Path) -> None:
 
 def main(
     figures: Annotated[Path, typer.Argument(help="What --out of serve_bench or engine_bench wrote.")],
-    directory: Annotated[Path, typer.Argument(help="Where the SVG files go.")],
+    directory: Annotated[Path, typer.Argument(help="Where the SVG files go.")] = Path("docs/plots"),
 ) -> None:
     """Draw all charts of one run."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,30 @@
 #!/usr/bin/env bash
-# Measure Tokenyard beside `transformers serve`: set up what is missing, then `benchmarks/serve_bench.py ARGS`. With `engine`
-# or `plots` as the first word: `benchmarks/engine_bench.py`, without HTTP, or `benchmarks/plots.py`.
+# Measure Tokenyard beside `transformers serve`: set up what is missing, then `benchmarks/serve_bench.py ARGS`. The first word
+# may name another program: `engine` is `benchmarks/engine_bench.py`, without HTTP; `plots` is `benchmarks/plots.py`; `cpu DIR`
+# makes all tables and plots of docs/performance.md for a CPU: some 15 minutes on two quiet cores.
 #   scripts/bench.sh --quick --servers ours    a minute's look;    scripts/bench.sh [engine|plots] --help    all options
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/scripts/setup.sh"
 cd "$root"
-if ! .venv/bin/python -c 'import accelerate, httpx, matplotlib, openai' 2>/dev/null; then
+python=.venv/bin/python
+if ! "$python" -c 'import accelerate, httpx, matplotlib, openai' 2>/dev/null; then
   echo "bench: installing what transformers serve and the plots need" >&2
-  .venv/bin/python -m pip install --quiet --editable '.[bench]'
+  "$python" -m pip install --quiet --editable '.[bench]'
 fi
-program=serve_bench
 case ${1:-} in
-  serve | engine) program=$1_bench && shift ;;
-  plots) program=plots && shift ;;
+  engine) shift && exec "$python" benchmarks/engine_bench.py "$@" ;;
+  plots) shift && exec "$python" benchmarks/plots.py "$@" ;;
+  cpu) shift ;;
+  *) [[ ${1:-} == serve ]] && shift
+    exec "$python" benchmarks/serve_bench.py "$@" ;;
 esac
-exec .venv/bin/python "benchmarks/$program.py" "$@"
+
+# cpu DIR [ARGS of both programs, such as --dtype bfloat16]
+out=${1:?bench: cpu DIR: say where tables and figures go} && shift
+mkdir -p "$out"
+"$python" benchmarks/serve_bench.py --model qwen3-60m --rounds 2 --out "$out/cpu-serve.json" "$@" | tee "$out/cpu-serve.md"
+"$python" benchmarks/engine_bench.py --model qwen3-60m --rounds 2 --requests 0 --out "$out/cpu-engine.json" "$@" | tee "$out/cpu-engine.md"
+for figures in "$out"/cpu-{serve,engine}.json; do
+  "$python" benchmarks/plots.py "$figures" docs/plots
+done

@@ -80,6 +80,10 @@ class KVPool:
         """Keys and values of whole blocks, each [B, num_heads, N * block_size, dim]."""
         return self._read(self._keys[layer], table), self._read(self._values[layer], table)
 
+    @property
+    def num_layers(self) -> int:
+        return len(self._keys)
+
     def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of all slots, [num_slots, num_heads, dim], to be read by kernels that take block tables."""
         return self._keys[layer], self._values[layer]

@@ -252,7 +252,7 @@ def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
 
 
 def _dtype(wanted: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
-    """`auto` is the checkpoint's own type, and float32 on CPU (docs/architecture.md has the measurement)."""
+    """`auto` is the checkpoint's own type, and float32 on CPU (docs/performance.md, "Which dtype")."""
     if wanted == "auto":
         own = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
         return torch.float32 if device.type == "cpu" else own

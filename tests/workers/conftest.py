@@ -6,7 +6,7 @@ import pytest
 import torch
 from engines import FAMILIES, Bench, save_tiny
 
-torch.set_num_threads(1)  # two contended threads make steps 10 times slower (docs/architecture.md)
+torch.set_num_threads(1)  # of two that contend, each waits for the other (docs/performance.md, "Threads")
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
