@@ -2,12 +2,17 @@
 
 import os
 import shlex
+import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from served import GONE_S
 from yard import free_port, wait_until
 
 from tokenyard.scripts.plan import fleet_commands
@@ -52,6 +57,7 @@ class Fleet:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.file = write(folder, self.port)
+        self.num_workers = 1
 
     def do(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "TOKENYARD_RUN_DIR": str(self.run_dir)}
@@ -63,9 +69,23 @@ class Fleet:
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
+            answer = httpx.get(f"{self.url}/ready", timeout=5)
         except httpx.TransportError:
             return False
+        return answer.status_code == 200 and answer.json()["workers"] == self.num_workers
+
+    def chat(self, model: str) -> str:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
+        return str(httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60).json()["model"])
+
+    def survivors(self) -> list[psutil.Process]:
+        """Every process that was started in this run directory, and lives."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if str(self.run_dir) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
 
 
 @pytest.fixture
@@ -100,6 +120,32 @@ def test_up_status_down(fleet: Fleet) -> None:
     assert not [
         pid for pid in pids if os.path.exists(f"/proc/{pid}/cmdline") and Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+@pytest.mark.slow
+def test_a_fleet_of_two_models_heals_and_ends_whole(fleet: Fleet) -> None:
+    example = (ROOT / "scripts" / "fleet.example.toml").read_text()
+    fleet.file.write_text(example.replace("port = 8000", f"port = {fleet.port}"))
+    fleet.num_workers = len(tomllib.loads(example)["worker"])
+    assert fleet.do("up", str(fleet.file)).returncode == 0
+    wait_until(fleet.is_ready, "the fleet to be ready")
+    models = [model["id"] for model in httpx.get(f"{fleet.url}/v1/models").json()["data"]]
+    assert sorted(models) == ["demo", "demo-bf16"]
+    assert [fleet.chat(model) for model in models] == models
+
+    whole = {process.pid for process in fleet.survivors()}
+    agent = int((fleet.run_dir / "agent.pid").read_text())
+    os.kill(agent, signal.SIGKILL)
+    wait_until(lambda: len(fleet.survivors()) == 2, "the agent's workers to end with it", GONE_S)
+    healed = fleet.do("up", str(fleet.file))
+    assert healed.returncode == 0, healed.stderr
+    assert healed.stdout.count("is up already") == 2
+    assert "started agent" in healed.stdout
+    wait_until(lambda: len(fleet.survivors()) == len(whole) and fleet.is_ready(), "the fleet to be whole again")
+    assert [fleet.chat(model) for model in models] == models
+
+    assert fleet.do("down").returncode == 0
+    assert not fleet.survivors()
 
 
 def test_usage_is_told(fleet: Fleet) -> None:
