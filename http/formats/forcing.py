@@ -5,23 +5,19 @@ A mark that is a special token of the vocabulary is named by its id, for no text
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Any
 
 import orjson
 
+from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Grammar
 from tokenyard.http.errors import invalid
+from tokenyard.http.formats.arguments import GemmaArguments, Node, either, json_node, python_arguments, sequence
 from tokenyard.http.formats.layouts import Layout, Piece, Regex, Slot
 from tokenyard.http.formats.thoughts import Marks
 from tokenyard.http.tools import ANY_ARGUMENTS, Calling, Tool
 
-Node = dict[str, Any]
-"""One of xgrammar's formats: a JSON object with a type."""
-
-MAX_WHITESPACE = 20
-"""Between two tokens of JSON, as in all other grammars (workers/grammar_compiler.py)."""
 NO_LAYOUT = Layout(())
 _NAME = re.compile(r"[\w.\-]+")
 _SPACE: Node = {"type": "regex", "pattern": r"[ \n]{0,4}"}
@@ -62,8 +58,8 @@ class Forcing:
         if calling.required:
             node = self._calls(calling)
         elif answer is not None:
-            said = _sequence([*self._text(self._layout.answer), _answer(answer)])
-            node = _either([said, self._calls(calling)]) if calling.tools else said
+            said = sequence([*self._text(self._layout.answer), _answer(answer)])
+            node = either([said, self._calls(calling)]) if calling.tools else said
         else:
             node = self._text_or_calls(calling)
         text = orjson.dumps({"type": "structural_tag", "format": self._turn(thinking, node)}).decode()
@@ -76,21 +72,21 @@ class Forcing:
         after = self._text(self._layout.after_thought) or [_SPACE]
         inside = [*self._free_until(marks.closing), *after]
         if thinking is Thinking.BEGUN:
-            return _sequence([*inside, rest])
-        return _sequence([{"type": "optional", "content": _sequence([*self._text(marks.opening), *inside])}, rest])
+            return sequence([*inside, rest])
+        return sequence([{"type": "optional", "content": sequence([*self._text(marks.opening), *inside])}, rest])
 
     def _calls(self, calling: Calling, behind: str = "") -> Node:
         """One call, or one and more, and nothing else; `behind` the mark that they begin with."""
         layout = self._layout
-        call = _either([self._call(tool) for tool in calling.tools])
+        call = either([self._call(tool) for tool in calling.tools])
         more: list[Node] = []
         if calling.many and not layout.single:
-            more = [{"type": "star", "content": _sequence([*self._pieces(layout.between), call])}]
+            more = [{"type": "star", "content": sequence([*self._pieces(layout.between), call])}]
         if not behind:
-            return _sequence([*self._pieces(layout.begin), call, *more, *self._pieces(layout.end)])
+            return sequence([*self._pieces(layout.begin), call, *more, *self._pieces(layout.end)])
         if layout.begin:
-            return _sequence([*self._pieces(layout.begin, behind), call, *more, *self._pieces(layout.end)])
-        return _either([self._call(tool, behind) for tool in calling.tools])
+            return sequence([*self._pieces(layout.begin, behind), call, *more, *self._pieces(layout.end)])
+        return either([self._call(tool, behind) for tool in calling.tools])
 
     def _text_or_calls(self, calling: Calling) -> Node:
         """Any text, in which every call is one of these."""
@@ -102,16 +98,15 @@ class Forcing:
         if mark:
             return {"type": "dispatch", "rules": [[mark, self._calls(calling, behind=mark)]], "loop": calling.many}
         if self._layout.answer:
-            text = _sequence([*self._text(self._layout.answer), self._any_tokens()])
+            text = sequence([*self._text(self._layout.answer), self._any_tokens()])
         else:
             first: Node = {"type": "regex", "pattern": self._layout.unlike}
-            text = {"type": "optional", "content": _sequence([first, {"type": "any_text"}])}
-        return _either([text, self._calls(calling)])
+            text = {"type": "optional", "content": sequence([first, {"type": "any_text"}])}
+        return either([text, self._calls(calling)])
 
     def _call(self, tool: Tool, behind: str = "") -> Node:
         if not _NAME.fullmatch(tool.name):
             invalid(f"{tool.param}.function.name", "must be of letters, digits, _, . and - for calls to be forced")
-        schema = tool.enforceable()
         nodes: list[Node] = []
         text = ""
         for piece in self._layout.call:
@@ -120,13 +115,23 @@ class Forcing:
                 continue
             nodes += self._text(text.removeprefix(behind) if not nodes else text)
             text = ""
-            nodes += [self._arguments(schema)] if piece is Slot.ARGUMENTS else self._pieces((piece,))
-        return _sequence([*nodes, *self._text(text)])
+            nodes += [self._arguments(tool)] if piece is Slot.ARGUMENTS else self._pieces((piece,))
+        return sequence([*nodes, *self._text(text)])
 
-    def _arguments(self, schema: dict[str, Any]) -> Node:
-        if self._layout.style == "python":
-            return python_arguments(schema)
-        return _schema(schema, self._layout.style)
+    def _arguments(self, tool: Tool) -> Node:
+        schema, style = tool.enforceable(), self._layout.style
+        param = f"{tool.param}.function.parameters"
+        if style == "python":
+            return python_arguments(schema, param)
+        if style != "gemma":
+            return json_node(schema, style)
+        gemma = GemmaArguments(self._text, self._free_until)
+        try:
+            return gemma.node(schema, param)
+        except TokenyardError:
+            if tool.strict:
+                raise
+            return gemma.node(ANY_ARGUMENTS, tool.param)
 
     def _pieces(self, pieces: Iterable[Piece], behind: str = "") -> list[Node]:
         nodes: list[Node] = []
@@ -170,56 +175,14 @@ def _answer(grammar: Grammar) -> Node:
     text = grammar.text
     match grammar.kind:
         case "json_schema":
-            return _schema(orjson.loads(text))
+            return json_node(orjson.loads(text))
         case "json_object":
-            return _schema(ANY_ARGUMENTS)
+            return json_node(ANY_ARGUMENTS)
         case "regex":
             return {"type": "regex", "pattern": text}
         case "choice":
-            return _either([{"type": "const_string", "value": choice} for choice in orjson.loads(text)])
+            return either([{"type": "const_string", "value": choice} for choice in orjson.loads(text)])
         case "ebnf":
             return {"type": "grammar", "grammar": text}
     tag = orjson.loads(text)
     return tag["format"] if type(tag) is dict and type(tag.get("format")) is dict else {"type": "any_text"}
-
-
-def python_arguments(schema: dict[str, Any]) -> Node:
-    """Keyword arguments of a Python call, the required ones first, with values as JSON, which its parser reads too."""
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    properties = schema.get("properties")
-    if not isinstance(properties, dict):
-        return _any_keywords()
-    required = [name for name in schema.get("required", ()) if name in properties]
-    optional = [name for name in properties if name not in required]
-
-    def keyword(name: str, before: str) -> Node:
-        inner = properties[name]
-        value = {**inner, **definitions} if isinstance(inner, dict) else inner
-        return _sequence([{"type": "const_string", "value": f"{before}{name}="}, _schema(value)])
-
-    def rest(names: Sequence[str]) -> list[Node]:
-        return [{"type": "optional", "content": keyword(name, ", ")} for name in names]
-
-    if required:
-        first = [keyword(name, ", " if index else "") for index, name in enumerate(required)]
-        return _sequence([*first, *rest(optional)])
-    starts = [_sequence([keyword(name, ""), *rest(optional[index + 1 :])]) for index, name in enumerate(optional)]
-    return {"type": "optional", "content": _either(starts)} if starts else {"type": "const_string", "value": ""}
-
-
-def _any_keywords() -> Node:
-    keyword = _sequence([{"type": "regex", "pattern": "[A-Za-z_][A-Za-z0-9_]{0,63}="}, _schema(True)])
-    more = {"type": "star", "content": _sequence([{"type": "const_string", "value": ", "}, keyword])}
-    return {"type": "optional", "content": _sequence([keyword, more])}
-
-
-def _schema(schema: Any, style: str = "json") -> Node:
-    return {"type": "json_schema", "json_schema": schema, "style": style, "max_whitespace_cnt": MAX_WHITESPACE}
-
-
-def _sequence(nodes: list[Node]) -> Node:
-    return nodes[0] if len(nodes) == 1 else {"type": "sequence", "elements": nodes}
-
-
-def _either(nodes: list[Node]) -> Node:
-    return nodes[0] if len(nodes) == 1 else {"type": "or", "elements": nodes}

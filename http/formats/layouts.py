@@ -4,6 +4,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from tokenyard.http.formats.harmony import CHANNEL, CONSTRAIN, ENDS, MESSAGE, TURN
+from tokenyard.http.formats.literals import GEMMA
 from tokenyard.http.formats.marked import DEEPSEEK, DEEPSEEK_SEPARATOR, KIMI, KIMI_ARGUMENTS
 from tokenyard.http.formats.thoughts import Marks
 
@@ -36,7 +37,7 @@ class Layout(NamedTuple):
     between: tuple[Piece, ...] = ()
     end: tuple[Piece, ...] = ()
     style: str = "json"
-    """How arguments are written: a style of xgrammar's json_schema format, or `python`."""
+    """How arguments are written: a style of xgrammar's json_schema format, `python` or `gemma`."""
     single: bool = False
     """Whether one call ends the turn."""
     thought: Marks | None = None
@@ -95,6 +96,7 @@ KIMI_K2 = Layout(
     begin=(KIMI.begin,),
     end=(KIMI.end,),
 )
+GEMMA_4 = Layout((f"{GEMMA[0]}call:", NAME, ARGUMENTS, GEMMA[1]), GEMMA[0], style="gemma")
 HARMONY = Layout(
     (f"{CHANNEL}commentary to=functions.", NAME, f" {CONSTRAIN}json{MESSAGE}", ARGUMENTS),
     single=True,

@@ -61,7 +61,7 @@ FORMATS: dict[str, Format] = {
     "harmony": Format(
         harmony.read_harmony, harmony.MARKS, ("<|channel|>", "<|message|>"), layouts.HARMONY, harmony.TURN
     ),
-    "gemma4": Format(read_gemma, GEMMA, GEMMA[:1]),
+    "gemma4": Format(read_gemma, GEMMA, GEMMA[:1], layouts.GEMMA_4),
     "kimi": Format(read_kimi, (*KIMI, KIMI_ARGUMENTS), KIMI[:1], layouts.KIMI_K2),
     "deepseek-v3": Format(
         read_deepseek, (*DEEPSEEK, DEEPSEEK_SEPARATOR), (DEEPSEEK.begin, "```json"), layouts.DEEPSEEK_V3

@@ -2,6 +2,7 @@
 
 import json
 import random
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -242,5 +243,64 @@ def test_what_cannot_be_forced_is_named(tools: list[Any], value: str, param: str
 
 def test_a_format_that_nobody_can_force_names_who_asked() -> None:
     with pytest.raises(TokenyardError) as caught:
-        Forcing(FORMATS["gemma4"].layout, None, {}).grammar(choice("required"), None, Thinking.NONE)
+        Forcing(None, None, {}).grammar(choice("required"), None, Thinking.NONE)
     assert caught.value.param == "tool_choice"
+
+
+def test_what_gemma_cannot_be_held_to() -> None:
+    """Its strings have no quotation marks of JSON, which xgrammar's formats and lengths are about."""
+    forcing = Forcing(FORMATS["gemma4"].layout, None, {})
+    parameters = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
+    function = {"name": "f", "parameters": parameters}
+    loose = forcing.grammar(choice("required", tools=[{"function": function}]), None, Thinking.NONE)
+    assert loose is not None
+    strict = choice("required", tools=[{"function": {**function, "strict": True}}])
+    with pytest.raises(TokenyardError) as caught:
+        forcing.grammar(strict, None, Thinking.NONE)
+    assert caught.value.param == "tools.0.function.parameters.properties.day.format"
+
+
+def test_gemmas_arguments_follow_their_schema(bench: Any) -> None:
+    one = bench("gemma4", True)
+    parameters = {
+        "type": "object",
+        "properties": {
+            "tags": {"type": "array", "items": {"$ref": "#/$defs/tag"}, "minItems": 1, "maxItems": 2},
+            "size": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        },
+        "required": ["tags"],
+        "$defs": {"tag": {"type": "string"}},
+    }
+    tools = [{"function": {"name": "f", "parameters": parameters}}]
+    grammar = one.grammar(choice("required", parallel=False, tools=tools))
+    call = "<|tool_call>call:f{{{}}}<tool_call|>"
+    for good in ('tags:[<|"|>a<|"|>]', 'tags:[<|"|>a<|"|>,<|"|>b "c"<|"|>],size:null'):
+        assert one.takes(grammar, call.format(good)), good
+    for bad in ("", "tags:[]", 'tags:[<|"|>a<|"|>,<|"|>b<|"|>,<|"|>c<|"|>]', 'size:1,tags:[<|"|>a<|"|>]', "tags:[1]"):
+        assert not one.takes(grammar, call.format(bad)), bad
+
+
+@pytest.mark.parametrize("name", ["gemma4", "pythonic"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"required": 5},
+        {"required": [[]]},
+        {"properties": {"a": {"anyOf": 1}}},
+        {"properties": {"a": {"anyOf": []}}},
+        {"properties": {"a": {"enum": "x"}}},
+        {"properties": {"a": {"enum": []}}},
+        {"properties": {"a": {"type": "array", "minItems": "1", "items": {}}}},
+        {"properties": {"a": {"type": "string", "pattern": 1}}},
+        {"properties": {"a": {"type": []}}},
+        {"properties": {"a": {"$ref": "#/nowhere"}}},
+        {"properties": {"a": {"$ref": "#"}}},
+        {"properties": {"a": 5}},
+    ],
+)
+def test_schemas_that_are_none_never_fail_otherwise(bench: Any, name: str, wrong: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"a": {}}, **wrong}
+    tools = [{"function": {"name": "f", "parameters": schema, "strict": True}}]
+    one = bench(name, False)
+    with suppress(TokenyardError):
+        one.matcher(one.grammar(choice("required", tools=tools)))
