@@ -10,7 +10,6 @@ import orjson
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece, TokenLogprob
 from tokenyard.http.echoes import vllm_prompt_logprobs
-from tokenyard.http.formats.forcing import Forcing
 from tokenyard.http.generation import Generation, Plan
 from tokenyard.http.mcp.progress import ServerCalls
 from tokenyard.http.plans import UNLIKELY, Head, make_plans, vocabulary_of
@@ -46,8 +45,7 @@ async def plan_chat(request: ChatRequest, prompter: Prompter) -> ChatPlan:
     calling = read_calling(read_tools(request.tools), request.tool_choice, request.parallel_tool_calls)
     prompt = await prompter.of_chat(request)
     loaded, speech = prompter.loaded, prompter.loaded.speech
-    forcing = Forcing(speech.format and speech.format.layout, speech.thought, loaded.special)
-    grammar = forcing.grammar(calling, request.grammar, speech.thinking(prompt.text, prompt.begun))
+    grammar = loaded.forcing.grammar(calling, request.grammar, speech.thinking(prompt.text, prompt.begun))
     request = replace(request, grammar=grammar)
 
     tools = {tool.name: tool.parameters for tool in calling.tools} or None

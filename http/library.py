@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http import infill
+from tokenyard.http.formats.forcing import Forcing
 from tokenyard.http.formats.names import chosen, read_choices
 from tokenyard.http.formats.registry import recognise
 from tokenyard.http.formats.thoughts import Marks
@@ -55,6 +56,11 @@ class LoadedTokenizer:
         """Special tokens that are no part of a call or a thought: what a parser must not see."""
         self.marks = frozenset(token.content for token in self.backend.get_added_tokens_decoder().values())
         """What a text must not hold that is to be nothing but text: the marks of turns, calls and the like."""
+
+    @cached_property
+    def forcing(self) -> Forcing:
+        """Grammars of the model's turns."""
+        return Forcing(self.speech.format and self.speech.format.layout, self.speech.thought, self.special)
 
     @cached_property
     def infill(self) -> Infill | None:
