@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
-from tokenyard.http import chat_api, completions
+from tokenyard.http import chat_api, completions, embeddings
 from tokenyard.http.anthropic import endpoints as anthropic
 from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.decisions import routes as decisions
@@ -40,6 +40,7 @@ WELCOME_WAIT_S = 1.0
 ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     chat_api.add_routes,
     completions.add_routes,
+    embeddings.add_routes,
     anthropic.add_routes,
     responses.add_routes,
     mcp.add_routes,

@@ -86,6 +86,17 @@ def string(low: int, high: int) -> Check:
     return check
 
 
+def one_of(*values: str) -> Check:
+    """One of these strings."""
+
+    def check(value: Any, param: str) -> str:
+        if type(value) is not str or value not in values:
+            invalid(param, f"must be one of {', '.join(values)}, not {_shown(value)}")
+        return value
+
+    return check
+
+
 def instance(*kinds: type, words: str) -> Check:
     """Any value of these JSON types."""
 

@@ -60,6 +60,8 @@ class Choice:
         """Of all tokens generated so far, if any logprobs were asked for."""
         self.scores: list[float] = []
         """Of a job of kind score, at its end."""
+        self.embedding = b""
+        """Of a job of kind embed, at its end: packed little-endian float32."""
         self._detokenizer = detokenizer
         self._stops = stops
         self._show_stop_token = show_stop_token
@@ -86,6 +88,7 @@ class Choice:
         if told := extra.get("prompt_logprobs"):
             self.prompt_scores.push(told)
         self.scores = extra.get("scores", self.scores)
+        self.embedding = extra.get("embedding", self.embedding)
         self.sum_logprobs += sum(logprob for logprob, _, _ in extra.get("logprobs", ()))
         self.num_tokens += len(token_ids)
         hidden = finish is not None and finish.reason == "stop" and not self._show_stop_token

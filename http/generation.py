@@ -39,8 +39,11 @@ class Plan(NamedTuple):
 class Generation:
     """Runs plans. `start` once; `cancel` in any case at the end, it is harmless when all is over."""
 
-    def __init__(self, pool: Pool, plans: list[Plan]) -> None:
+    def __init__(self, pool: Pool, plans: list[Plan], width: int | None = None) -> None:
+        """`width`: so many jobs at once, in order; all, if None."""
         self.plans = plans
+        self._width = width
+        self._num_submitted = 0
         self._pool = pool
         self._listener: Listener | None = None
         self._jobs: dict[int, int] = {}
@@ -73,9 +76,15 @@ class Generation:
         }
 
     def start(self, listener: Listener) -> None:
-        """Submit every job."""
+        """Submit every job, or the first of them."""
         self._listener = listener
-        for plan in self.plans:
+        self._submit()
+
+    def _submit(self) -> None:
+        """Submit the next jobs, as far as the width allows."""
+        while self._num_submitted < len(self.plans) and (self._width is None or len(self._jobs) < self._width):
+            plan = self.plans[self._num_submitted]
+            self._num_submitted += 1
             self._jobs[plan.choice.index] = self._pool.submit(plan.job, _Sink(self, plan.choice))
 
     def cancel(self) -> None:
@@ -101,6 +110,7 @@ class Generation:
             if piece.finish_reason is not None and finish is None:
                 # A stop string: the worker does not know of it.
                 self._pool.cancel(self._jobs.pop(choice.index))
+            self._submit()
             listener.piece(choice, piece)
         except Exception:  # A bug that one request meets must not end the others, whose tokens share this callback.
             log.exception("a choice failed")

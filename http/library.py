@@ -41,6 +41,8 @@ class LoadedTokenizer:
         """For apply_chat_template."""
         self.backend: Tokenizer = tokenizer.backend_tokenizer
         """For text to ids and back."""
+        self.backend.no_padding()  # files of embedding models may set both, for batches of another program
+        self.backend.no_truncation()
         self.vocabulary = Vocabulary(self.backend)
         template = tokenizer.chat_template
         self.template: str = template if isinstance(template, str) else ""

@@ -80,6 +80,16 @@ class Prompter:
             invalid("prompt", "must not be empty")
         return [await self._of_one(request, one, f"prompt.{index}") for index, one in enumerate(prompt)]
 
+    async def of_input(self, given: Any, param: str, add_special_tokens: bool) -> list[int]:
+        """The ids of a text to embed, or the ids that were given."""
+        if isinstance(given, list):
+            return self._of_ids(given, param).ids
+        if not isinstance(given, str):
+            invalid(param, "must be a string or a list of token ids")
+        if not given:
+            invalid(param, "must not be empty")
+        return await self._encode(given, param, add_special_tokens)
+
     async def _of_one(self, request: CompletionRequest, given: Any, param: str) -> Prompt:
         """A prompt as it was given, and what the request makes of it."""
         special = request.add_special_tokens and not request.suffix

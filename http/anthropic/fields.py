@@ -6,7 +6,7 @@ MESSAGES is the whole truth: a test compares it with the anthropic SDK's own typ
 from typing import Any, NamedTuple
 
 from tokenyard.broker.params import Grammar
-from tokenyard.http.checks import MAX_STOPS, Check, anything, array, instance, integer, number, string
+from tokenyard.http.checks import MAX_STOPS, Check, anything, array, instance, integer, number, one_of, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import (
     COMMON,
@@ -33,17 +33,6 @@ class Thinking(NamedTuple):
     """enabled, adaptive or disabled."""
     omitted: bool
     """Whether the answer leaves the thoughts out."""
-
-
-def one_of(*values: str) -> Check:
-    """One of these strings."""
-
-    def check(value: Any, param: str) -> str:
-        if value not in values:
-            invalid(param, f"must be one of {', '.join(values)}")
-        return str(value)
-
-    return check
 
 
 _thinking_type = one_of("enabled", "adaptive", "disabled")
