@@ -165,11 +165,14 @@ class Prompter:
             invalid("tools", f"are not supported with {self.card.names[0]}: its template teaches no calls that we know")
         generation_prompt = not continued if request.add_generation_prompt is None else request.add_generation_prompt
         kwargs = self._template_kwargs(request)
+        ways = [messages]
+        if any("tool_calls" in message for message in messages):
+            ways.append(with_written_arguments(messages))
         failures: list[Exception] = []
-        for read in (messages, with_written_arguments(messages)):
+        for way in ways:
             try:
                 text = self.loaded.chat.apply_chat_template(
-                    read,
+                    way,
                     tools=list(tools) or None,
                     tokenize=False,
                     add_generation_prompt=generation_prompt,
