@@ -8,7 +8,7 @@ clock: who calls step() may say how long it took (took()).
 
 import logging
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.prefix import root_key
 from tokenyard.broker.wire import Delta, Finish, WorkerJob
+from tokenyard.workers.admission import Admission
 from tokenyard.workers.blocks import BlockPool
 from tokenyard.workers.drawn import BANNED, BROKEN, Drawn, Sampled
 from tokenyard.workers.embedder import Embedder
@@ -28,7 +29,6 @@ from tokenyard.workers.pace import Pace, Work
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
-from tokenyard.workers.token_rules import refuse_impossible
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Engine:
         self._limit = min(card.context_length, card.pool_tokens)
         """Tokens that a sequence can have, prompt and emitted together."""
         self._lane: Lane = lane or make_lane(model, options)
+        self._admission = Admission(card, self._limit, self._lane)
         self._scheduler = Scheduler(
             BlockPool(model.num_blocks),
             card.block_size,
@@ -106,7 +107,7 @@ class Engine:
         assert key not in self._sequences
         if params.max_tokens < 1:
             raise TokenyardError("invalid_value", "max_tokens must be at least 1", "max_tokens")
-        self._refuse_impossible(prompt_ids, emitted_ids, params)
+        self._admission.check(prompt_ids, emitted_ids, params)
         room = self._limit - len(prompt_ids)
         sequence = Sequence(key, prompt_ids, emitted_ids, params._replace(max_tokens=min(params.max_tokens, room)))
         finish = self._finish(sequence) if emitted_ids else None
@@ -121,8 +122,8 @@ class Engine:
 
     def score(self, key: WorkerJob, ids: list[int], params: Params) -> None:
         """Take a job in whose answer is logprobs of given tokens. Raises TokenyardError if it can never run."""
-        params = params._replace(max_tokens=0, grammar=None)
-        self._refuse_impossible(ids, [], params)
+        params = params._replace(max_tokens=0, grammar=None, processors=None)
+        self._admission.check(ids, [], params)
         self._sequences[key] = Sequence(key, ids, [], params)
         self._scheduler.add(self._sequences[key])
 
@@ -326,33 +327,6 @@ class Engine:
         self._speculation.forget(sequence)
         self._lane.forget(sequence)
         del self._sequences[sequence.job]
-
-    def _refuse_impossible(self, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
-        """Raise TokenyardError for what no step could ever serve."""
-        if self.model.card.lane == "encoder":
-            raise TokenyardError("invalid_value", "this model makes embeddings only: it gives no text", "model")
-        vocab_size = self.model.card.vocab_size
-        if not prompt_ids:
-            raise TokenyardError("invalid_value", "the prompt is empty", "prompt")
-        if max(prompt_ids) >= vocab_size or (emitted_ids and max(emitted_ids) >= vocab_size):
-            raise TokenyardError("invalid_value", f"token ids must be below {vocab_size:,}", "prompt")
-        if params.prompt_logprobs >= 0 and not self._lane.scores_prompts():
-            words = "this model's own code gives no logprobs of a prompt"
-            raise TokenyardError("invalid_value", words, "prompt_logprobs")
-        for param in ("logit_bias", "stop_token_ids", "score_ids"):
-            ids: Iterable[int] = getattr(params, param)
-            if any(not 0 <= one < vocab_size for one in ids):
-                raise TokenyardError("invalid_value", f"{param}: token ids must be below {vocab_size:,}", param)
-        if params.processors is not None:
-            refuse_impossible(params.processors, vocab_size)
-        most = self._limit - min(params.max_tokens, 1)
-        if len(prompt_ids) > most:
-            words = f"the prompt has {len(prompt_ids):,} tokens; at most {most:,} fit, so that one can be emitted"
-            if not params.max_tokens:
-                words = f"the prompt has {len(prompt_ids):,} tokens; at most {most:,} fit"
-            if self._limit < self.model.card.context_length:
-                words += " in this worker's KV memory"
-            raise TokenyardError("context_length_exceeded", words)  # messages or prompt: only the front knows
 
 
 def _was_right(guessed: Guessed, place: int) -> bool:
