@@ -15,6 +15,9 @@ from tokenyard.http.library import LoadedTokenizer
 from tokenyard.http.pool import JobRequest, Pool
 from tokenyard.http.stops import StopScanner
 
+MAX_AT_ONCE = 128
+"""Jobs of one request in the pool: as many as an answer has choices. All 400 would fill half of the broker's queue."""
+
 
 class Verdicts:
     """Of one request."""
@@ -31,6 +34,7 @@ class Verdicts:
                 )
                 for index, one in enumerate(asked)
             ],
+            MAX_AT_ONCE,
         )
 
     @property

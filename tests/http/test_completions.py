@@ -10,6 +10,7 @@ from openai.types import Completion
 from scripted import Job
 
 from tokenyard.broker.wire import Finish
+from tokenyard.http.replies import MANY_SCORES
 
 BACKEND = demo_tokenizer().backend
 TEXT = "Hello 🤖, you there"
@@ -189,6 +190,12 @@ def test_several_prompts_and_choices() -> None:
     body, _ = complete(prompt=["a b", "c"], n=2, echo=True)
     assert [one["text"] for one in body["choices"]] == ["a b indeed", "a b indeed", "c indeed", "c indeed"]
     assert [one["index"] for one in body["choices"]] == [0, 1, 2, 3]
+
+
+def test_a_long_prompts_logprobs_are_shaped_off_the_loop() -> None:
+    prompt = [5] * (MANY_SCORES + 2)
+    body, _ = complete(prompt=prompt, prompt_logprobs=3)
+    assert len(body["choices"][0]["prompt_logprobs"]) == len(prompt)
 
 
 def test_chat_has_vllms_prompt_logprobs_too() -> None:

@@ -1,5 +1,6 @@
 """POST /v1/decisions over scripted workers: every object is the openai SDK's, and so is every field of a request."""
 
+import asyncio
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -9,8 +10,10 @@ from openai.types.decision import Decision
 from openai.types.decision_input_image_param import DecisionInputImageParam
 from openai.types.decision_input_text_param import DecisionInputTextParam
 from openai.types.shared_params.decision_input_json import DecisionInputJSON
+from scripted import Job
 
 from tokenyard.http.decisions import fields
+from tokenyard.http.decisions.verdicts import MAX_AT_ONCE
 
 PATH = "/v1/decisions"
 SAID = get_args(sdk.InputDecisionInputAssistantMessageContentDecisionInputAssistantContentParts)
@@ -47,6 +50,25 @@ def test_each_type_of_question_has_its_answer() -> None:
     assert usage.input_tokens == usage.total_tokens == sum(len(job.request.prompt_ids) for job in jobs)
     assert usage.input_tokens_details.cached_tokens == 0
     assert "unknown" not in decision.model_dump_json()
+
+
+def test_many_questions_leave_room_in_the_queue() -> None:
+    running: set[Job] = set()
+    most = 0
+
+    def play(job: Job) -> None:
+        nonlocal most
+        running.add(job)
+        most = max(most, len(running))
+        asyncio.get_running_loop().call_soon(end, job)
+
+    def end(job: Job) -> None:
+        running.remove(job)
+        decides(0.2, 0.8)(job)
+
+    response, jobs = post(PATH, BODY | {"questions": [PREDICATE] * 400}, play)
+    assert len(response.json()["answers"]) == len(jobs) == 400
+    assert most == MAX_AT_ONCE
 
 
 def test_prompts_share_what_is_judged() -> None:
