@@ -5,6 +5,7 @@ The right text of every stream is known from an undisturbed run of the same requ
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -89,6 +90,41 @@ def test_streams_survive_a_worker_killed_in_their_middle(yard: Yard, undisturbed
     wait_until(lambda: yard.pool().get("workers") == 1, "the front to drop the dead worker")
     yard.workers.append(yard.start_worker())
     yard.wait_workers(2)
+
+
+def test_logprobs_of_prompts_survive_a_worker_killed_among_them(yard: Yard) -> None:
+    """Each token's come once, whoever computed them."""
+    words = [" ".join(str(number * index % 97) for number in range(400)) for index in range(1, 25)]
+    body = {"model": "tokenyard-demo", "prompt": words, "max_tokens": 2, "echo": True, "logprobs": 1, "temperature": 0}
+
+    def ask() -> list[dict[str, Any]]:
+        choices: list[dict[str, Any]] = httpx.post(f"{yard.url}/v1/completions", json=body, timeout=120).json()[
+            "choices"
+        ]
+        return choices
+
+    right = ask()
+    victim = yard.workers.pop(0)
+    with ThreadPoolExecutor(1) as thread:
+        asking = thread.submit(ask)
+        wait_until(lambda: running(yard, victim.pid) > 2, "jobs on the worker")
+        victim.kill()
+        assert not asking.done()
+        found = asking.result()
+    assert victim.wait(5) == -9
+    for choice, expected in zip(found, right, strict=True):
+        assert choice["text"] == expected["text"]
+        assert choice["logprobs"]["tokens"] == expected["logprobs"]["tokens"]
+        pairs = zip(choice["logprobs"]["token_logprobs"], expected["logprobs"]["token_logprobs"], strict=True)
+        assert next(pairs) == (None, None)
+        assert all(one == pytest.approx(other, abs=1e-2) for one, other in pairs)
+    yard.workers.append(yard.start_worker())
+    yard.wait_workers(2)
+
+
+def running(yard: Yard, pid: int) -> int:
+    """Jobs of one worker."""
+    return next(worker["running"] for worker in yard.status()["workers"] if worker["pid"] == pid)
 
 
 def test_streams_survive_a_broker_killed_in_their_middle(yard: Yard, undisturbed: list[Reply]) -> None:
