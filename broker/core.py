@@ -93,7 +93,7 @@ class Core:
     def handle(self, peer: bytes, message: Message, now: float) -> Actions:
         """A message has come from `peer`."""
         state = self._state
-        state.now = now
+        self._look_at(now)
         kind = type(message)
         sender = state.peers.get(peer)
         if handler := self._handlers.get(kind):
@@ -107,20 +107,17 @@ class Core:
 
     def gone(self, peer: bytes, now: float) -> Actions:
         """The connection or the process behind `peer` has ended."""
-        self._state.now = now
+        self._look_at(now)
         if sender := self._state.peers.get(peer):
             self._forget(sender, "its process or connection ended")
         return self._take_actions()
 
     def tick(self, now: float) -> Actions:
         """Do what time alone makes due."""
-        state = self._state
-        state.now = now
+        self._look_at(now)
         self._jobs.expire_deadlines()
         for inc in [inc for inc, death in self._unannounced.items() if death.announce_s <= now]:
             self._announce(inc)
-        if now >= state.grace_until_s and not self._grace_over:
-            self._end_grace()
         if now >= self._next_sweep_s:
             self._sweep()
         return self._take_actions()
@@ -150,6 +147,12 @@ class Core:
         else:
             words = f"a {type(sender).__name__.lower()} does not send {type(message).__name__}"
             self._state.send(sender.peer, wire.Refused(words))
+
+    def _look_at(self, now: float) -> None:
+        """The time of the event at hand; what comes after the grace must not find it going on."""
+        self._state.now = now
+        if now >= self._state.grace_until_s and not self._grace_over:
+            self._end_grace()
 
     def _take_actions(self) -> Actions:
         actions, self._state.out = self._state.out, []
