@@ -186,18 +186,20 @@ class Engine(RuleBasedStateMachine):
         stops=st.booleans(),
         drafts=st.sampled_from([[], [7], [7, 7, 7, 7], [7, 8, 8]]),
         count=st.integers(1, 12),
+        most=st.sampled_from([1, 3, 99]),
     )
-    def steps(self, held: set[bytes], ahead: bool, stops: bool, drafts: list[int], count: int) -> None:
+    def steps(self, held: set[bytes], ahead: bool, stops: bool, drafts: list[int], count: int, most: int) -> None:
         for _ in range(count):
-            self.step(held, ahead, drafts)
+            self.step(held, ahead, drafts, most)
         if stops and self.flight and self.flight[0] in self.alive:
             self.drop(self.flight[0])  # its last token says that it ends, and the next one is being drawn already
 
-    def step(self, held: Collection[bytes], ahead: bool, drafts: list[int]) -> int:
-        """As the engine does it; returns how many tokens were planned or landed."""
+    def step(self, held: Collection[bytes], ahead: bool, drafts: list[int], most: int = 99) -> int:
+        """As the engine does it, with `most` prompt tokens; returns how many tokens were planned or landed."""
         ready = [one for one in self.scheduler.running if one.num_pending == 1 and one.job.front not in held]
         known = [one for one in self.scheduler.running if len(one.ids) == one.num_tokens]
-        plan = self.scheduler.schedule(held, dict.fromkeys(known, drafts) if drafts else NO_DRAFTS)
+        plan = self.scheduler.schedule(held, dict.fromkeys(known, drafts) if drafts else NO_DRAFTS, lambda _: most)
+        assert sum(end - start for _, start, end in plan.prefills) <= most
         decodes = plan.decodes + [one for one, _ in plan.guesses]
         planned = [*decodes, *(one for one, _, _ in plan.prefills)]
         assert len(planned) == len(set(planned))
