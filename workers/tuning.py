@@ -99,7 +99,7 @@ def _compile(model: PreTrainedModel) -> bool:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has products of bfloat16; oneDNN works them out elsewhere, too, but slower than float32."""
+    """Whether this CPU has products of bfloat16; elsewhere oneDNN makes them of others."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
