@@ -16,10 +16,13 @@ from tokenyard.http.errors import invalid
 from tokenyard.http.formats.arguments import GemmaArguments, Node, either, json_node, python_arguments, sequence
 from tokenyard.http.formats.layouts import Layout, Piece, Regex, Slot
 from tokenyard.http.formats.thoughts import Marks
+from tokenyard.http.grammars import MAX_CHARS
 from tokenyard.http.tools import ANY_ARGUMENTS, Calling, Tool
 
 NO_LAYOUT = Layout(())
 _NAME = re.compile(r"[\w.\-]+")
+_ANY_TEXT: Node = {"type": "any_text"}
+"""No special token is part of it."""
 _SPACE: Node = {"type": "regex", "pattern": r"[ \n]{0,4}"}
 
 
@@ -62,7 +65,12 @@ class Forcing:
             node = either([said, self._calls(calling)]) if calling.tools else said
         else:
             node = self._text_or_calls(calling)
-        text = orjson.dumps({"type": "structural_tag", "format": self._turn(thinking, node)}).decode()
+        try:
+            text = orjson.dumps({"type": "structural_tag", "format": self._turn(thinking, node)}).decode()
+        except orjson.JSONEncodeError as error:  # values of an enum, say, may be nested deeper than schemas
+            invalid(param, f"cannot be forced: {error}")
+        if len(text) > 2 * MAX_CHARS:  # where several calls may come, each is in it twice
+            invalid(param, f"needs a grammar of {len(text)} characters; at most {2 * MAX_CHARS} are compiled")
         return Grammar("structural_tag", text, param)
 
     def _turn(self, thinking: Thinking, rest: Node) -> Node:
@@ -98,10 +106,10 @@ class Forcing:
         if mark:
             return {"type": "dispatch", "rules": [[mark, self._calls(calling, behind=mark)]], "loop": calling.many}
         if self._layout.answer:
-            text = sequence([*self._text(self._layout.answer), self._any_tokens()])
+            text = sequence([*self._text(self._layout.answer), _ANY_TEXT])
         else:
             first: Node = {"type": "regex", "pattern": self._layout.unlike}
-            text = {"type": "optional", "content": sequence([first, {"type": "any_text"}])}
+            text = {"type": "optional", "content": sequence([first, _ANY_TEXT])}
         return either([text, self._calls(calling)])
 
     def _call(self, tool: Tool, behind: str = "") -> Node:
@@ -153,14 +161,11 @@ class Forcing:
             if piece
         ]
 
-    def _any_tokens(self) -> Node:
-        return {"type": "any_tokens", "exclude_tokens": list(self._special.values())}
-
     def _free_until(self, mark: str) -> list[Node]:
         """Any text up to this mark, and the mark."""
         if mark in self._special:
-            return [self._any_tokens(), *self._text(mark)]
-        return [{"type": "tag", "begin": "", "content": {"type": "any_text"}, "end": mark}]
+            return [_ANY_TEXT, *self._text(mark)]
+        return [{"type": "tag", "begin": "", "content": _ANY_TEXT, "end": mark}]
 
 
 def _reason(calling: Calling) -> str:
@@ -185,4 +190,4 @@ def _answer(grammar: Grammar) -> Node:
         case "ebnf":
             return {"type": "grammar", "grammar": text}
     tag = orjson.loads(text)
-    return tag["format"] if type(tag) is dict and type(tag.get("format")) is dict else {"type": "any_text"}
+    return tag["format"] if type(tag) is dict and type(tag.get("format")) is dict else _ANY_TEXT
