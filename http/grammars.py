@@ -24,12 +24,16 @@ _choices = array(string(1, MAX_CHARS), 1, MAX_CHOICES)
 
 
 def response_format(value: Any, param: str) -> Grammar | None:
-    """OpenAI's: text, json_object or json_schema. The schema is enforced, `strict` or not."""
+    """OpenAI's: text, json_object or json_schema. The schema is enforced, `strict` or not.
+
+    huggingface_hub's client makes of a json_schema a json_object with the schema as its `value`, as TGI had it.
+    """
     kind = value.get("type") if type(value) is dict else None
     if kind == "text":
         return None
     if kind == "json_object":
-        return Grammar("json_object", "", param)
+        schema = value.get("value")
+        return Grammar("json_object", "", param) if schema is None else json_schema(schema, f"{param}.value")
     if kind == "structural_tag":
         return structural_tag(value, param)
     if kind != "json_schema":

@@ -30,6 +30,10 @@ def of_schema(schema: Any, **more: Any) -> dict[str, Any]:
         ({}, None),
         ({"response_format": {"type": "text"}}, None),
         ({"response_format": {"type": "json_object"}}, Grammar("json_object", "", "response_format")),
+        (
+            {"response_format": {"type": "json_object", "value": SCHEMA}},
+            Grammar("json_schema", TEXT, "response_format.value"),
+        ),
         ({"response_format": of_schema(SCHEMA, strict=True)}, Grammar("json_schema", TEXT, PATH)),
         ({"response_format": of_schema(SCHEMA), "guided_json": None}, Grammar("json_schema", TEXT, PATH)),
         ({"guided_json": SCHEMA}, Grammar("json_schema", TEXT, "guided_json")),
