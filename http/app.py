@@ -28,6 +28,7 @@ from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.responses import routes as responses
 from tokenyard.http.service import Service
+from tokenyard.http.tgi import routes as tgi
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     anthropic.add_routes,
     responses.add_routes,
     mcp.add_routes,
+    tgi.add_routes,
     decisions.add_routes,
 )
 """Each adds the routes of one API."""

@@ -58,6 +58,8 @@ class Choice:
         """Whole before the first token comes, if they were asked for."""
         self.sum_logprobs = 0.0
         """Of all tokens generated so far, if any logprobs were asked for."""
+        self.last_logprob = 0.0
+        """Of the last token, be it shown or not, if any logprobs were asked for."""
         self.scores: list[float] = []
         """Of a job of kind score, at its end."""
         self.embedding = b""
@@ -89,7 +91,9 @@ class Choice:
             self.prompt_scores.push(told)
         self.scores = extra.get("scores", self.scores)
         self.embedding = extra.get("embedding", self.embedding)
-        self.sum_logprobs += sum(logprob for logprob, _, _ in extra.get("logprobs", ()))
+        for logprob, _, _ in extra.get("logprobs", ()):
+            self.sum_logprobs += logprob
+            self.last_logprob = logprob
         self.num_tokens += len(token_ids)
         hidden = finish is not None and finish.reason == "stop" and not self._show_stop_token
         visible = token_ids[:-1] if hidden else token_ids

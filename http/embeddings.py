@@ -50,7 +50,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
     async def embeddings(http: Request) -> Response:
         request = await read_body(http, parse)
         prompter = await service.prompter(request["model"])
-        texts = await _tokenize(request, prompter)
+        texts = await tokenize(request, prompter)
         plans = make_plans(texts, prompter.card, prompter.loaded, request.get("priority", 0))
         generation = Generation(service.pool, plans, WIDTH)
         return WholeReply(generation, EmbeddingFormat(request, generation))
@@ -73,7 +73,7 @@ def parse(body: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-async def _tokenize(request: dict[str, Any], prompter: Prompter) -> list[list[int]]:
+async def tokenize(request: dict[str, Any], prompter: Prompter) -> list[list[int]]:
     """The ids of each text. Raises TokenyardError naming the one at fault."""
     longest = prompter.card.context_length
     most = request.get("truncate_prompt_tokens", 0)

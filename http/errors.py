@@ -51,7 +51,8 @@ SHAPES: dict[str, Shape] = {}
 
 def shape_of(path: str) -> Shape:
     """How the API at this path words its errors."""
-    return next((shape for start, shape in SHAPES.items() if path.startswith(start)), body_of)
+    matches = (shape for start, shape in SHAPES.items() if path == start or (start != "/" and path.startswith(start)))
+    return next(matches, body_of)
 
 
 def headers_of(error: Failure) -> dict[str, str]:

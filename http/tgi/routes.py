@@ -1,0 +1,109 @@
+"""POST /generate, /generate_stream and /, GET /info: text-generation-inference's API, for its clients."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from tokenyard.broker.wire import Card
+from tokenyard.http import embeddings
+from tokenyard.http.bodies import read_body
+from tokenyard.http.completions import plan_completion
+from tokenyard.http.errors import SHAPES, invalid
+from tokenyard.http.generation import Generation
+from tokenyard.http.replies import WholeReply
+from tokenyard.http.service import Service
+from tokenyard.http.tgi.answer import TgiFormat, error_body
+from tokenyard.http.tgi.fields import TgiRequest, parse
+
+
+def add_routes(api: FastAPI, service: Service) -> None:
+    SHAPES["/generate"] = SHAPES["/"] = error_body
+
+    async def answer(http: Request, stream: bool | None, in_list: bool) -> Response:
+        body = await read_body(http, dict)
+        card = _card(service, body)
+        if card.lane == "encoder":
+            return await _embed(service, body, card)
+        request = parse(body, card.names[0], stream)
+        return await _generate(service, request, in_list)
+
+    @api.post("/generate")
+    async def generate(http: Request) -> Response:
+        return await answer(http, False, False)
+
+    @api.post("/generate_stream")
+    async def generate_stream(http: Request) -> Response:
+        return await answer(http, True, False)
+
+    @api.post("/")
+    async def compatible(http: Request) -> Response:
+        return await answer(http, None, True)
+
+    @api.get("/info")
+    async def info() -> Response:
+        return JSONResponse(_info(_card(service, {})))
+
+
+async def _generate(service: Service, request: TgiRequest, in_list: bool) -> Response:
+    prompter = await service.prompter(request.model)
+    plan = await plan_completion(request, prompter)
+    generation = Generation(service.pool, plan.plans)
+    form = TgiFormat(request, generation, prompter.loaded, plan.echoes, in_list)
+    return service.reply(generation, form, request.stream)
+
+
+async def _embed(service: Service, body: dict[str, Any], card: Card) -> Response:
+    """Feature extraction, as Hugging Face's clients ask for it: a vector a text, and nothing else."""
+    wanted = {"model": card.names[0], "input": body.get("inputs")}
+    if body.get("truncate"):
+        wanted["truncate_prompt_tokens"] = -1
+    request = embeddings.parse(wanted)
+    prompter = await service.prompter(card.names[0])
+    texts = await embeddings.tokenize(request, prompter)
+    plans = embeddings.make_plans(texts, card, prompter.loaded, 0)
+    generation = Generation(service.pool, plans, embeddings.WIDTH)
+    return WholeReply(generation, _Vectors(embeddings.EmbeddingFormat(request, generation)))
+
+
+class _Vectors:
+    """Shapes the answer to a feature extraction."""
+
+    def __init__(self, form: embeddings.EmbeddingFormat) -> None:
+        self._form = form
+
+    def whole(self, pieces: Any) -> Any:
+        return [one["embedding"] for one in self._form.whole(pieces)["data"]]
+
+
+def _card(service: Service, body: dict[str, Any]) -> Card:
+    """The model that is meant: the only one, or the one named. Raises TokenyardError."""
+    name = body.get("model")
+    if name is not None:
+        if not isinstance(name, str):
+            invalid("model", "must be a string")
+        return service.card(name)
+    cards = service.pool.cards()
+    if not cards:
+        raise service.starting()
+    if len(cards) > 1:
+        invalid("model", f"is required, as several are served: {', '.join(card.names[0] for card in cards)}")
+    return cards[0]
+
+
+def _info(card: Card) -> dict[str, Any]:
+    """TGI's GET /info, as far as it has a meaning here."""
+    return {
+        "model_id": card.names[0],
+        "model_sha": card.commit,
+        "model_dtype": card.dtype,
+        "model_device_type": card.device.partition(":")[0],
+        "model_pipeline_tag": "feature-extraction" if card.lane == "encoder" else "text-generation",
+        "max_input_tokens": card.context_length - 1,
+        "max_total_tokens": card.context_length,
+        "max_best_of": 1,
+        "max_stop_sequences": 16,
+        "router": "tokenyard",
+        "version": version("tokenyard"),
+    }
