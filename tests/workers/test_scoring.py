@@ -134,6 +134,12 @@ def test_scores_reuse_a_prefix_and_prompt_logprobs_do_not(llama: Bench) -> None:
     check_prompt(llama, prompt, found.prompts[2], 2)
 
 
+def test_a_chunk_that_leaves_one_token_leaves_the_scores(llama: Bench) -> None:
+    engine = llama.engine(max_num_seqs=4, max_batch_tokens=24)
+    engine.score(job_of(0), prompt_of(25), Params(max_tokens=0, score_ids=[1]))
+    assert len(answers(engine).scores[0]) == 1
+
+
 def test_scores_of_one_prefix_share_its_prefill(llama: Bench) -> None:
     engine = llama.engine(max_batch_tokens=64)
     shared = prompt_of(5 * BLOCK)

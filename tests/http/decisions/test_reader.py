@@ -1,11 +1,15 @@
 """Prompts, labels, refusals and arithmetic: those of transformers' own decision module, id for id and word for word."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
-from models import CARD, DEMO
+from models import CARD, DEMO, demo_tokenizer
 from transformers import AutoTokenizer
 from transformers.decision import DecisionConfig
 from transformers.decision.template_utils import DECISION_PROMPT, label_token_ids, prepare_inputs
@@ -152,7 +156,7 @@ def test_more_labels_than_letters() -> None:
     assert reader.labels("noul", 2) == ["Y", "N"]
 
 
-def test_a_models_own_settings_are_read_once(tmp_path: Path) -> None:
+def test_a_models_own_settings_are_read_once() -> None:
     async def twice() -> list[Reader]:
         readers = Readers()
         return [await readers.get(CARD), await readers.get(CARD)]
@@ -163,7 +167,23 @@ def test_a_models_own_settings_are_read_once(tmp_path: Path) -> None:
 
 
 def test_marks_stay_out_of_everyone_elses_tokenizer() -> None:
-    from models import demo_tokenizer
-
     reader_of(DecisionConfig())
     assert {MARK, SPLIT}.isdisjoint(demo_tokenizer().chat.get_vocab())
+
+
+def test_reading_needs_no_torch() -> None:
+    """The front has none: what transformers imports on the way must not bring it in."""
+    code = """
+import asyncio, sys
+from models import CARD
+from tokenyard.http.decisions.questions import parse_questions
+from tokenyard.http.decisions.reader import Readers
+async def read():
+    reader = await Readers().get(CARD)
+    return await reader.read("<|im_end|>", parse_questions({"a": {"type": "noul"}}, reader.config), "state")
+assert asyncio.run(read())[0].ids
+assert "torch" not in sys.modules
+"""
+    support = str(Path(models.__file__).parent)
+    environment = {**os.environ, "USE_TORCH": "0", "PYTHONPATH": support}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd="/", timeout=120)

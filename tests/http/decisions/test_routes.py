@@ -5,6 +5,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from front import decides, post
+from models import demo_tokenizer
 from openai.types import decision_create_params as sdk
 from openai.types.decision import Decision
 from openai.types.decision_input_image_param import DecisionInputImageParam
@@ -90,8 +91,6 @@ ITEMS: list[dict[str, Any]] = [
 
 
 def test_items_are_written_as_json() -> None:
-    from models import demo_tokenizer
-
     _, jobs = post(PATH, BODY | {"input": ITEMS, "questions": [PREDICATE]}, decides(0.5, 0.5))
     text = demo_tokenizer().backend.decode(jobs[0].request.prompt_ids)
     assert '{"role": "user", "content": ["add", [{"a": [1]}]]}' in text
