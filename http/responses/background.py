@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece
@@ -94,8 +95,10 @@ class Run:
 class Runs:
     """All that run in this front."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, drain_s: float) -> None:
         self.store = store
+        self._drain_s = drain_s
+        """How long they may go on once the server goes down."""
         self._running: dict[str, Run] = {}
         self._watching: asyncio.Task[None] | None = None
 
@@ -115,7 +118,11 @@ class Runs:
         return self._running.pop(run.id, None) is not None
 
     async def close(self) -> None:
-        """The server goes down: what still runs has failed."""
+        """The server goes down: what still runs when the time is up has failed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                while self._running:
+                    await asyncio.sleep(FOLLOW_S)
         for run in list(self._running.values()):
             run.stop(TokenyardError("shutting_down", "the server is shutting down"))
         if self._watching is not None:

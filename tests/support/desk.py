@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import httpx
 from front import OPTIONS, request, says
@@ -20,12 +20,15 @@ RESPONSES = "/v1/responses"
 
 
 class Desk:
-    """One front; two over the same file are two fronts of a pool."""
+    """One front; two over the same file are two fronts of a pool. tests/http/responses/conftest.py closes them."""
 
-    def __init__(self, store: Path | None, play: Callable[[Job], None] | None = None) -> None:
+    opened: "ClassVar[list[Desk]]" = []
+
+    def __init__(self, store: Path | None, play: Callable[[Job], None] | None = None, drain_s: float = 0.05) -> None:
+        self.opened.append(self)
         self.pool = ScriptedPool(CARD)
         self.pool.play = play or says("Hello 🤖!")
-        options = replace(OPTIONS, store=str(store) if store else "off")
+        options = replace(OPTIONS, store=str(store) if store else "off", drain_s=drain_s)
         self._app = create_app(cast(Pool, self.pool), options)
 
     async def ask(self, method: str, path: str = "", **given: Any) -> httpx.Response:
@@ -74,6 +77,7 @@ class Desk:
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """The application is started, and goes down at the end."""
+        self.opened.remove(self)
         to_app: asyncio.Queue[Any] = asyncio.Queue()
         from_app: asyncio.Queue[Any] = asyncio.Queue()
         app = asyncio.create_task(self._app({"type": "lifespan"}, to_app.get, from_app.put))

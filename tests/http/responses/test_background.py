@@ -170,6 +170,18 @@ def test_one_that_does_not_stream_cannot_be_followed(store: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_front_that_drains_finishes_what_it_makes(store: Path) -> None:
+    async def run() -> None:
+        here, there = Desk(store, hold, drain_s=10), Desk(store)
+        async with here.lifespan():
+            body = await here.create(background=True)
+            await poll(here, body["id"], lambda status: status == "in_progress")
+            asyncio.get_running_loop().call_later(0.1, here.pool.jobs[0].end)
+        assert (await poll(there, body["id"]))["status"] == "completed"
+
+    asyncio.run(run())
+
+
 def test_a_front_that_goes_down_leaves_failures(store: Path) -> None:
     async def run() -> None:
         here, there = Desk(store, hold), Desk(store)
