@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
-from tokenyard.http import chat_api, completions, embeddings
+from tokenyard.http import chat_api, completions, embeddings, tokenizing
 from tokenyard.http.anthropic import endpoints as anthropic
 from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.decisions import routes as decisions
@@ -46,6 +46,7 @@ ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     responses.add_routes,
     mcp.add_routes,
     tgi.add_routes,
+    tokenizing.add_routes,
     decisions.add_routes,
 )
 """Each adds the routes of one API."""

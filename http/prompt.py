@@ -49,6 +49,11 @@ class Prompter:
         prompt = Prompt(await self._encode(text, "messages", False, self._most(request)), bool(begun), text, begun)
         return self._cut(prompt, request)._replace(text=text)
 
+    async def text_of_chat(self, request: ChatRequest) -> str:
+        """A rendered conversation, as it is before it becomes tokens."""
+        text, _ = await self._rendered(request)
+        return text
+
     async def count_chat(self, request: ChatRequest) -> int:
         """Tokens of a rendered conversation, be it longer than the context; then to within a handful."""
         text, _ = await self._rendered(request)

@@ -58,6 +58,16 @@ class Service:
         words = f"the model {model!r} is not served here; GET /v1/models lists"
         raise TokenyardError("model_not_found", words, "model")
 
+    def only_card(self) -> Card:
+        """For requests that may leave the model's name out. Raises TokenyardError where there is not one model."""
+        cards = self.pool.cards()
+        if not cards:
+            raise self.starting()
+        if len(cards) > 1:
+            names = ", ".join(card.names[0] for card in cards)
+            raise TokenyardError("invalid_value", f"model is required, as several are served: {names}", "model")
+        return cards[0]
+
     async def prompter(self, model: str) -> Prompter:
         """Raises TokenyardError as `card` does, and where the model's tokenizer cannot be loaded."""
         card = self.card(model)

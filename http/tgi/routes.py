@@ -84,12 +84,7 @@ def _card(service: Service, body: dict[str, Any]) -> Card:
         if not isinstance(name, str):
             invalid("model", "must be a string")
         return service.card(name)
-    cards = service.pool.cards()
-    if not cards:
-        raise service.starting()
-    if len(cards) > 1:
-        invalid("model", f"is required, as several are served: {', '.join(card.names[0] for card in cards)}")
-    return cards[0]
+    return service.only_card()
 
 
 def _info(card: Card) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import openai
 import pytest
 import torch
 from front import post
+from huggingface_hub import InferenceClient
 from langchain_openai import OpenAIEmbeddings
 from openai.types import CreateEmbeddingResponse, embedding_create_params
 from scripted import Job
@@ -179,6 +180,10 @@ class TestMiniLM:
         data = httpx.post(f"{yard.url}{PATH}", json=body, timeout=60).json()["data"]
         alone = httpx.post(f"{yard.url}{PATH}", json={**body, "input": texts[123]}, timeout=60).json()["data"]
         assert np.allclose(data[123]["embedding"], alone[0]["embedding"], atol=1e-5)
+
+    def test_feature_extraction(self, yard: Yard) -> None:
+        client = InferenceClient(model=yard.url)
+        assert np.allclose(client.feature_extraction(TEXTS[0]), reference()[:1], atol=1e-5)
 
     def test_langchain(self, yard: Yard) -> None:
         client = OpenAIEmbeddings(
