@@ -3,8 +3,11 @@
 import os
 
 import pytest
+from typer.testing import CliRunner
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.scripts.cli import app
+from tokenyard.scripts.config_file import ENGINE_KEYS
 from tokenyard.scripts.placement import (
     Model,
     WorkerRow,
@@ -15,6 +18,7 @@ from tokenyard.scripts.placement import (
     place,
     share_cores,
 )
+from tokenyard.workers.options import WorkerOptions
 
 A, B = Model("a"), Model("b")
 
@@ -58,6 +62,18 @@ def test_cpu_workers_share_the_cores_but_one(
 def test_who_says_how_many_threads_has_them() -> None:
     assert share_cores(place([Model("a", engine={"threads": 7})], [None], None))[0].engine == {"threads": 7}
     assert share_cores(place([A], [0], None))[0].engine == {}
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_worker_reads_the_arguments_that_it_is_given(monkeypatch: pytest.MonkeyPatch, value: bool) -> None:
+    """Every key of an engine, switches both ways."""
+    heard: list[WorkerOptions] = []
+    monkeypatch.setattr("tokenyard.workers.main.run", heard.append)
+    samples = {str: "x", int: 7, bool: value}
+    engine = {key: samples[kind] for key, kind in ENGINE_KEYS.items()}
+    done = CliRunner().invoke(app, WorkerRow("a", "cpu", None, engine).arguments())
+    assert done.exit_code == 0, done.output
+    assert {key: getattr(heard[0], key) for key in engine} == engine
 
 
 def test_arguments_of_a_worker() -> None:

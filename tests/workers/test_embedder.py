@@ -102,6 +102,19 @@ def test_a_causal_model_gives_its_last_token(family: str, extra: dict[str, Any],
         np.testing.assert_allclose(vector, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "mamba"])
+@pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken"])
+def test_a_causal_model_gives_what_its_pooling_says(family: str, mode: str, tmp_path: Path) -> None:
+    bench_dir = save_tiny(tmp_path / family, family)
+    save_sentence_transformer(bench_dir, {"pooling_mode": mode}, "Normalize")
+    model = AutoModel.from_pretrained(bench_dir, attn_implementation="eager").eval()
+    texts = [prompt_of(length) for length in LENGTHS]
+    for ids, vector in zip(texts, embed(make_engine(bench_dir, max_batch_tokens=64), texts), strict=True):
+        hidden = hidden_of(model, ids)
+        wanted = {"mean": hidden.mean(dim=0), "cls": hidden[0], "lasttoken": hidden[-1]}[mode]
+        np.testing.assert_allclose(vector, unit(wanted), atol=1e-5)
+
+
 def test_streams_run_beside(llama: Bench) -> None:
     engine = llama.engine(max_num_seqs=4, max_batch_tokens=32)
     engine.add(job_of(50), prompt_of(40), [], greedy(8))

@@ -1,12 +1,16 @@
 """The plain lane under the engine: one stateful model stands for all; test_architectures.py has the others."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from engines import BLOCK, Bench, Streams, greedy, job_of, prompt_of, run, run_one, save_tiny, step
+from models import CARD, DEMO, demo_tokenizer
 
-from tokenyard.broker.params import Params
+from tokenyard.broker.params import Grammar, Params
 from tokenyard.broker.spec import ModelSpec
+from tokenyard.broker.wire import Finish
 from tokenyard.workers.model import EngineOptions, load_model
 from tokenyard.workers.plain import Prefill
 
@@ -74,6 +78,54 @@ def test_an_aborted_sequence_leaves_no_state(plain: Bench) -> None:
     engine.check()
     assert not engine._lane._states  # type: ignore[attr-defined]
     assert engine.load()["free_blocks"] == engine.load()["num_blocks"]
+
+
+def test_penalties_biases_and_logprobs(plain: Bench) -> None:
+    params = SEEDED._replace(
+        repetition_penalty=1.2, frequency_penalty=0.2, presence_penalty=0.1, logit_bias={5: 4.0, 6: -9.0}, logprobs=3
+    )
+    engine = plain.engine(max_num_seqs=3)
+    prompts = {number: prompt_of(20 + number) for number in range(3)}
+    for number, prompt in prompts.items():
+        engine.add(job_of(number), prompt, [], params if number else greedy(30))
+    streams = run(engine)
+    plain.reference.check_greedy(prompts[0], streams[job_of(0)].ids)
+    for number in (1, 2):
+        stream, prompt = streams[job_of(number)], prompts[number]
+        plain.reference.check(prompt, stream.ids, params)
+        wanted = plain.reference.logits(prompt, stream.ids).log_softmax(dim=-1)
+        for row, token, (chosen, top_ids, top_values) in zip(wanted, stream.ids, stream.logprobs, strict=True):
+            assert chosen == pytest.approx(row[token].item(), abs=1e-3)
+            assert top_values == pytest.approx(row[top_ids].tolist(), abs=1e-3)
+            assert top_values == pytest.approx(row.topk(3).values.tolist(), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A recurrent model with the demo model's tokenizer: a grammar is over texts."""
+    directory = save_tiny(tmp_path_factory.mktemp("plain") / "speaking", "mamba", vocab_size=CARD.vocab_size)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(DEMO) / name, directory)
+    return Bench.load(directory)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_grammars_beside_free_streams(speaking: Bench, temperature: float) -> None:
+    tokenizer = demo_tokenizer().backend
+    prompt = list(tokenizer.encode("A number: ").ids)
+    grammar = Grammar("regex", "[0-9]{3}-[0-9]{3}", "response_format")
+    engine = speaking.engine(max_num_seqs=4)
+    free = Params(max_tokens=20, temperature=temperature, seed=1)
+    guided = Params(20, temperature=temperature, seed=2, stop_token_ids=CARD.eos_token_ids, grammar=grammar)
+    for number in range(4):
+        engine.add(job_of(number), prompt, [], guided if number % 2 else free)
+    streams = run(engine)
+    for number, stream in ((number, streams[job_of(number)]) for number in range(4)):
+        if number % 2:
+            assert re.fullmatch("[0-9]{3}-[0-9]{3}", tokenizer.decode(stream.ids))
+            assert stream.finish == Finish("stop")
+        else:
+            speaking.reference.check(prompt, stream.ids, free)
 
 
 def test_states_count_against_the_memory(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from engines import Bench, greedy, job_of, prompt_of, run
+from engines import Bench, greedy, job_of, prompt_of, run, save_tiny
+from reference import Reference
 from safetensors.torch import save_file
 from transformers import dynamic_module_utils
 
@@ -77,6 +78,46 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(directory: Path, trust: bool) -> LoadedModel:
     options = EngineOptions(max_model_len=256, trust_remote_code=trust)
     return load_model(ModelSpec(str(directory)), "cpu", "float32", options)
+
+
+OWN_LLAMA = '''
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    """Llama under a name that transformers does not know, with logits of its own."""
+
+    config_class = OwnConfig
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits.tanh() * 5
+        return output
+'''
+
+
+def test_code_that_leads_attention_through_ours_is_paged(tmp_path: Path) -> None:
+    directory = save_tiny(tmp_path / "own_llama", "llama")
+    (directory / "own_code.py").write_text(OWN_LLAMA)
+    config = json.loads((directory / "config.json").read_text())
+    auto_map = {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnForCausalLM"}
+    config |= {"model_type": "own_llama", "architectures": ["OwnForCausalLM"], "auto_map": auto_map}
+    (directory / "config.json").write_text(json.dumps(config))
+    loaded = load(directory, trust=True)
+    assert type(loaded.model).__name__ == "OwnForCausalLM"
+    assert loaded.card.lane == "paged"
+    engine = Bench(loaded, reference=None).engine(max_num_seqs=4, max_batch_tokens=24)  # type: ignore[arg-type]
+    prompts = [prompt_of(50), prompt_of(3)]
+    for number, prompt in enumerate(prompts):
+        engine.add(job_of(number), prompt, [], greedy(20))
+    streams = run(engine)
+    reference = Reference(save_tiny(tmp_path / "llama", "llama"))  # tanh leaves the likeliest where it was
+    for number, prompt in enumerate(prompts):
+        reference.check_greedy(prompt, streams[job_of(number)].ids)
 
 
 def test_without_trust_the_words_name_the_flag(directory: Path) -> None:
