@@ -14,6 +14,7 @@ from tokenyard.http.checks import (
     anything,
     array,
     boolean,
+    described,
     instance,
     integer,
     logit_bias,
@@ -47,6 +48,8 @@ class Field(NamedTuple):
     refused: Callable[[Any], bool] | None = None
     """Whether this value would change the answer; other values are let through."""
     why: str = ""
+    neutral: tuple[Any, ...] = ()
+    """Of a refused field, the values that are let through."""
 
     @property
     def harmless(self) -> bool:
@@ -58,7 +61,7 @@ HARMLESS = Field()
 
 def refused_unless(*neutral: Any, why: str = "is not supported here") -> Field:
     """Refused, except for the values that ask for nothing."""
-    return Field(refused=lambda value: value not in neutral, why=why)
+    return Field(refused=lambda value: value not in neutral, why=why, neutral=neutral)
 
 
 def read(body: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
@@ -180,6 +183,7 @@ CHAT: dict[str, Field] = {
 _text_or_list = instance(str, list, words="a string, a list of strings, or a list of token ids or of such lists")
 
 
+@described(_text_or_list.schema)
 def _prompt(value: Any, param: str) -> Any:
     """Of a list, only how many prompts it can be: what they are is checked where the model is known."""
     _text_or_list(value, param)

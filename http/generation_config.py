@@ -13,11 +13,14 @@ from tokenyard.broker.wire import Card
 from tokenyard.http.checks import (
     MAX_CHOICES,
     Check,
+    Schema,
     boolean,
+    described,
     integer,
     length_decay,
     listed_token_ids,
     number,
+    or_null,
     sequence_bias,
     stop_strings,
     token_ids,
@@ -30,12 +33,14 @@ _MAX = 1 << 63
 
 def _one_or_more(check: Check) -> Check:
     """A list that `check` takes, or one of its items alone."""
-    return lambda value, param: check([value] if type(value) is int else value, param)
+    schema = {"anyOf": [check.schema["items"], check.schema]}
+    return Check(lambda value, param: check([value] if type(value) is int else value, param), schema)
 
 
 _share = number(0, 1)
 
 
+@described(_share.schema)
 def _cutoff(value: Any, param: str) -> float:
     """A cutoff of 1 is off, as in transformers, and so becomes 0."""
     share: float = _share(value, param)
@@ -102,6 +107,14 @@ CONFIG_HARMLESS = frozenset({
 """Attributes that say how transformers should run, or what else it should return: the text stays the same."""
 
 
+def _config_schema() -> Schema:
+    fates = CONFIG_FIELDS | REQUEST_FIELDS
+    properties = {name: or_null(check.schema) for name, check in fates.items()}
+    properties |= {name: {"enum": [*neutral, None]} for name, neutral in CONFIG_NEUTRAL.items()}
+    return {"anyOf": [{"type": "object", "properties": properties}, {"type": "string"}]}
+
+
+@described(_config_schema())
 def read_config(value: Any, param: str) -> dict[str, Any]:
     """A request's generation_config, an object or one as a JSON string, checked as strictly as a request's own fields.
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from tokenyard.broker.params import Grammar
-from tokenyard.http.checks import array, boolean, instance, string
+from tokenyard.http.checks import Schema, array, boolean, described, instance, or_null, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.json_schemas import check_schema
 
@@ -23,6 +23,22 @@ _structures = array(instance(dict, words="an object"), 1, MAX_CHOICES)
 _choices = array(string(1, MAX_CHARS), 1, MAX_CHOICES)
 
 
+_JSON_SCHEMA: Schema = {"type": ["object", "string"]}
+
+
+@described(
+    {
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": {"enum": ["text", "json_object", "json_schema", "structural_tag"]},
+            "json_schema": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "schema": _JSON_SCHEMA, "strict": {"type": "boolean"}},
+            },
+        },
+    }
+)
 def response_format(value: Any, param: str) -> Grammar | None:
     """OpenAI's: text, json_object or json_schema. The schema is enforced, `strict` or not.
 
@@ -44,6 +60,7 @@ def response_format(value: Any, param: str) -> Grammar | None:
     return json_schema(inner.get("schema"), f"{param}.json_schema.schema")
 
 
+@described(_JSON_SCHEMA)
 def json_schema(value: Any, param: str) -> Grammar:
     """A JSON Schema, as an object or as a string that holds one."""
     if type(value) is str:
@@ -64,25 +81,30 @@ def json_schema(value: Any, param: str) -> Grammar:
     return Grammar("json_schema", text, param)
 
 
+@described(_text.schema)
 def regex(value: Any, param: str) -> Grammar:
     """A regular expression that the whole answer matches."""
     return Grammar("regex", _text(value, param), param)
 
 
+@described(_choices.schema)
 def choice(value: Any, param: str) -> Grammar:
     """A list of texts, one of which is the answer."""
     return Grammar("choice", _text(orjson.dumps(_choices(value, param)).decode(), param), param)
 
 
+@described(_text.schema)
 def ebnf(value: Any, param: str) -> Grammar:
     """A grammar in EBNF whose root rule is `root`."""
     return Grammar("ebnf", _text(value, param), param)
 
 
+@described(boolean.schema)
 def _json_object(value: Any, param: str) -> Grammar | None:
     return Grammar("json_object", "", param) if boolean(value, param) else None
 
 
+@described({"type": ["object", "string"]})
 def structural_tag(value: Any, param: str) -> Grammar:
     """xgrammar's structural tag, as an object or as a string that holds one; its older form with triggers, too."""
     if type(value) is str:
@@ -124,6 +146,13 @@ _STRUCTURED = {
 }
 
 
+@described(
+    {
+        "type": "object",
+        "properties": {name: or_null(check.schema) for name, check in _STRUCTURED.items()},
+        "additionalProperties": {"type": "null"},
+    }
+)
 def structured_outputs(value: Any, param: str) -> Grammar | None:
     """vLLM's object: exactly one of json, regex, choice, grammar, json_object, structural_tag."""
     if type(value) is not dict:

@@ -6,7 +6,7 @@ Knows no tokens; what a model can do is read off its chat template.
 import re
 from typing import Any
 
-from tokenyard.http.checks import boolean, mapping, string
+from tokenyard.http.checks import boolean, described, mapping, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.formats.registry import Speech
 
@@ -20,6 +20,7 @@ effort = string(1, 32)
 _router = mapping({"effort": effort, "enabled": boolean, "exclude": boolean})
 
 
+@described({"anyOf": [boolean.schema, {"type": "object", "properties": {"type": {"enum": ["enabled", "disabled"]}}}]})
 def thinking(value: Any, param: str) -> bool:
     """true or false, or Z.ai's and DeepSeek's object whose type is enabled or disabled."""
     if type(value) is dict:
@@ -30,6 +31,7 @@ def thinking(value: Any, param: str) -> bool:
     return bool(boolean(value, param))
 
 
+@described(_router.schema)
 def reasoning(value: Any, param: str) -> dict[str, Any]:
     """OpenRouter's object: effort, enabled, exclude."""
     if type(value) is dict and value.get("max_tokens") is not None:

@@ -6,7 +6,19 @@ MESSAGES is the whole truth: a test compares it with the anthropic SDK's own typ
 from typing import Any, NamedTuple
 
 from tokenyard.broker.params import Grammar
-from tokenyard.http.checks import MAX_STOPS, Check, anything, array, instance, integer, number, one_of, string
+from tokenyard.http.checks import (
+    MAX_STOPS,
+    Check,
+    anything,
+    array,
+    described,
+    instance,
+    integer,
+    number,
+    one_of,
+    or_null,
+    string,
+)
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import (
     COMMON,
@@ -41,6 +53,17 @@ _budget = integer(MIN_BUDGET_TOKENS, INT64)
 _effort = one_of(*EFFORTS)
 
 
+@described(
+    {
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": _thinking_type.schema,
+            "budget_tokens": or_null(_budget.schema),
+            "display": or_null(_display.schema),
+        },
+    }
+)
 def thinking(value: Any, param: str) -> Thinking:
     """`budget_tokens` is a target, as Anthropic says; what bounds an answer and its thoughts is `max_tokens`."""
     if type(value) is not dict:
@@ -52,6 +75,13 @@ def thinking(value: Any, param: str) -> Thinking:
     return Thinking(kind, display is not None and _display(display, f"{param}.display") == "omitted")
 
 
+@described(
+    {
+        "type": "object",
+        "required": ["type", "schema"],
+        "properties": {"type": {"const": "json_schema"}, "schema": json_schema.schema},
+    }
+)
 def output_format(value: Any, param: str) -> Grammar:
     """A JSON Schema that the answer's text matches."""
     if type(value) is not dict or value.get("type") != "json_schema":
@@ -59,20 +89,32 @@ def output_format(value: Any, param: str) -> Grammar:
     return json_schema(value.get("schema"), f"{param}.schema")
 
 
+_OUTPUT: dict[str, Check] = {"effort": _effort, "format": output_format}
+
+
+@described(
+    {
+        "type": "object",
+        "properties": {name: or_null(check.schema) for name, check in _OUTPUT.items()},
+        "additionalProperties": {"type": "null"},
+    }
+)
 def output_config(value: Any, param: str) -> dict[str, Any]:
     """Effort and format."""
     if type(value) is not dict:
         invalid(param, "must be an object")
-    checks: dict[str, Check] = {"effort": _effort, "format": output_format}
     for key, one in value.items():
-        if key not in checks and one is not None:
+        if key not in _OUTPUT and one is not None:
             invalid(f"{param}.{key}", "is not supported here")
-    return {key: check(value[key], f"{param}.{key}") for key, check in checks.items() if value.get(key) is not None}
+    return {key: check(value[key], f"{param}.{key}") for key, check in _OUTPUT.items() if value.get(key) is not None}
 
 
+@described({"type": "object", "properties": {"edits": {"type": ["array", "null"], "items": {"type": "object"}}}})
 def context_management(value: Any, param: str) -> int | None:
     """How many turns keep their thoughts, or None for all: of Anthropic's edits, only that of thoughts is done."""
-    edits = value.get("edits") if type(value) is dict else None
+    if type(value) is not dict:
+        invalid(param, "must be an object")
+    edits = value.get("edits")
     if edits is not None and type(edits) is not list:
         invalid(f"{param}.edits", "must be a list")
     kept: int | None = None

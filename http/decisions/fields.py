@@ -6,7 +6,7 @@ Images are refused by name, wherever they may stand.
 from collections.abc import Iterable
 from typing import Any
 
-from tokenyard.http.checks import Check, anything, array, instance, string
+from tokenyard.http.checks import Check, Schema, anything, array, described, instance, or_null, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import HARMLESS, Field
 
@@ -32,7 +32,9 @@ text = string(0, MAX_TEXT)
 
 def item(table: Table) -> Check:
     """An object's honoured fields that are present, checked."""
+    properties = {name: or_null(field.honoured.schema) for name, field in table.items() if field.honoured is not None}
 
+    @described({"type": "object", "properties": properties})
     def check(value: Any, param: str) -> dict[str, Any]:
         found = {}
         for name, field in table.items():
@@ -47,6 +49,7 @@ def item(table: Table) -> Check:
 def required(check: Check, *names: str) -> Check:
     """Of an item's check: these fields must be there."""
 
+    @described({**check.schema, "required": list(names)})
     def checked(value: Any, param: str) -> Any:
         found = check(value, param)
         for name in names:
@@ -57,9 +60,20 @@ def required(check: Check, *names: str) -> Check:
     return checked
 
 
+def _of_kind(name: str, kind: str, schema: Schema, must: bool) -> Schema:
+    """An object of one kind."""
+    kinds: Schema = {"type": "object", "properties": {name: {"const": kind}}, "required": [name] if must else []}
+    return {"allOf": [kinds, schema]}
+
+
 def one_of(name: str, checks: dict[str, Check], default: str | None = None) -> Check:
     """An object whose field of this name says which check it must pass."""
 
+    kinds = [
+        _of_kind(name, kind, check.schema, kind != default) for kind, check in checks.items() if check is not _no_images
+    ]
+
+    @described({"anyOf": kinds})
     def check(value: Any, param: str) -> Any:
         if type(value) is not dict:
             invalid(param, f"must be an object, not {type(value).__name__}")
@@ -75,6 +89,7 @@ def either(words: str, of_text: Check, of_list: Check) -> Check:
     """A string or a list."""
     kinds = instance(str, list, words=words)
 
+    @described({"anyOf": [of_text.schema, of_list.schema]})
     def check(value: Any, param: str) -> Any:
         kinds(value, param)
         return of_text(value, param) if type(value) is str else of_list(value, param)
@@ -82,10 +97,12 @@ def either(words: str, of_text: Check, of_list: Check) -> Check:
     return check
 
 
+@described({"not": {}})
 def _no_images(_: Any, param: str) -> Any:
     invalid(param, "is an image, and no model here sees any")
 
 
+@described({"type": ["object", "array"], "items": {"type": "object"}})
 def _data(value: Any, param: str) -> Any:
     """An input_json's: an object, or a list of objects, of bounded size."""
     instance(dict, list, words="an object or a list of objects")(value, param)
@@ -193,7 +210,7 @@ PREDICATE: Table = _ASKED
 
 def _object(check: Check) -> Check:
     kinds = instance(dict, words="an object")
-    return lambda value, param: check(kinds(value, param), param)
+    return Check(lambda value, param: check(kinds(value, param), param), check.schema)
 
 
 CHOICES: Table = {

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 
 from tokenyard.http.bodies import read_body
-from tokenyard.http.checks import array, instance
+from tokenyard.http.checks import array, described, instance
 from tokenyard.http.errors import HttpError, invalid
 from tokenyard.http.fields import Field, read
 from tokenyard.http.responses import conversations
@@ -19,8 +19,12 @@ MAX_ITEMS = 20
 """OpenAI's limit of items that are added at once."""
 
 
+_objects = array(instance(dict, words="an object"), high=MAX_ITEMS)
+
+
+@described(_objects.schema)
 def _items(value: Any, param: str) -> list[Item]:
-    raw = array(instance(dict, words="an object"), high=MAX_ITEMS)(value, param)
+    raw = _objects(value, param)
     items = [read_item(item, f"{param}.{index}") for index, item in enumerate(raw)]
     for item in items:
         if item["type"] == "item_reference":

@@ -6,7 +6,19 @@ RESPONSES is the whole truth: a test compares it with the openai SDK's own types
 from typing import Any
 
 from tokenyard.broker.params import Grammar
-from tokenyard.http.checks import Check, anything, array, boolean, instance, integer, mapping, string
+from tokenyard.http.checks import (
+    Schema,
+    anything,
+    array,
+    boolean,
+    described,
+    instance,
+    integer,
+    mapping,
+    one_of,
+    or_null,
+    string,
+)
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import (
     COMMON,
@@ -38,17 +50,7 @@ MAX_METADATA = 16
 _key, _value = string(1, 64), string(0, 512)
 
 
-def one_of(*words: str) -> Check:
-    """One of a few strings."""
-
-    def check(value: Any, param: str) -> str:
-        if type(value) is not str or value not in words:
-            invalid(param, f"must be one of {', '.join(words)}")
-        return value
-
-    return check
-
-
+@described({"type": "object", "additionalProperties": _value.schema, "maxProperties": MAX_METADATA})
 def metadata(value: Any, param: str) -> dict[str, str]:
     """The client's own pairs of strings; they come back with the response."""
     if type(value) is not dict:
@@ -58,11 +60,26 @@ def metadata(value: Any, param: str) -> dict[str, str]:
     return {_key(key, f"{param}.{key[:64]}"): _value(one, f"{param}.{key[:64]}") for key, one in value.items()}
 
 
+_names = array(one_of(*sorted(INCLUDABLE)))
+
+
+@described(_names.schema)
 def _include(value: Any, param: str) -> set[str]:
-    names: list[str] = array(one_of(*sorted(INCLUDABLE)))(value, param)
+    names: list[str] = _names(value, param)
     return set(names)
 
 
+_FORMAT: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["text", "json_object", "json_schema"]},
+        "name": string(1, 64).schema,
+        "schema": json_schema.schema,
+    },
+}
+
+
+@described({"type": "object", "properties": {"format": or_null(_FORMAT), "verbosity": {"enum": ["medium", None]}}})
 def text(value: Any, param: str) -> dict[str, Any]:
     """The answer's form: `grammar` is what it must match, `format` is how the request put it."""
     if type(value) is not dict:
@@ -79,6 +96,7 @@ def text(value: Any, param: str) -> dict[str, Any]:
     return {"grammar": Grammar("json_object", "", f"{param}.format") if kind == "json_object" else None, "format": form}
 
 
+@described({"const": "auto"})
 def _no_summary(value: Any, param: str) -> Any:
     if value != "auto":
         invalid(param, "must be 'auto': the reasoning itself is sent, and nobody sums it up")
@@ -88,6 +106,7 @@ def _no_summary(value: Any, param: str) -> Any:
 _conversation_id = string(1, 64)
 
 
+@described({"anyOf": [_conversation_id.schema, {"type": "object", "required": ["id"]}]})
 def conversation(value: Any, param: str) -> str:
     """A conversation's id, by itself or in an object."""
     if type(value) is dict:
@@ -99,6 +118,7 @@ def conversation(value: Any, param: str) -> str:
 _text_or_list = instance(str, list, words="a string or a list of items")
 
 
+@described(_text_or_list.schema)
 def _input(value: Any, param: str) -> Any:
     """Of a list only its length: items.py reads the items."""
     _text_or_list(value, param)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tokenyard.broker.params import Grammar
-from tokenyard.http.checks import MAX_STOPS, array, boolean, instance, integer, number, one_of, string
+from tokenyard.http.checks import MAX_STOPS, array, boolean, described, instance, integer, number, one_of, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import HARMLESS, INT64, Field, read, refused_unless
 from tokenyard.http.grammars import json_schema, regex
@@ -19,6 +19,7 @@ MAX_TOP_TOKENS = 5
 _grammar_type = one_of("json", "json_schema", "regex")
 
 
+@described({"type": "object", "required": ["type", "value"], "properties": {"type": _grammar_type.schema}})
 def grammar(value: Any, param: str) -> Grammar:
     """TGI's object of type and value."""
     if type(value) is not dict:

@@ -56,6 +56,7 @@ BAD: list[tuple[str, Any, str]] = [
         "output_config.format.schema.not",
     ),
     ("output_format", {"type": "json_schema"}, "output_format.schema"),
+    ("context_management", True, "context_management"),
     ("context_management", {"edits": 1}, "context_management.edits"),
     ("context_management", {"edits": [{"type": "compact_20260112"}]}, "context_management.edits.0.type"),
     (
