@@ -62,6 +62,8 @@ class ServerCallBegun(NamedTuple):
     tool: str
     arguments: str
     """Whole, as the model wrote them."""
+    approval_id: str = ""
+    """The ApprovalAsked that a person has answered, if one was needed."""
 
 
 class ServerCallEnded(NamedTuple):

@@ -7,7 +7,7 @@ are parts (turns.py) in one stream. Knows the pool, the hub and the prompt; no H
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,9 @@ from tokenyard.http.turns import (
 )
 
 log = logging.getLogger(__name__)
+
+Planner = Callable[[Any, Prompter], Awaitable[ChatPlan]]
+"""Renders an API's request for a first turn."""
 
 RESULT_SHARE = 0.5
 """Of the room that is left in the context, one result may take so much: the rest is for others and for the answer."""
@@ -119,6 +122,7 @@ class LoopGeneration(Generation):
         max_calls: int | None = None,
         approved: Sequence[Call] = (),
         denied: Sequence[Call] = (),
+        plan: Planner = plan_chat,
     ) -> "LoopGeneration":
         """Render the first turn, so that what is wrong with a request is told before anything runs.
 
@@ -134,7 +138,7 @@ class LoopGeneration(Generation):
             returns_mixed=returns_mixed,
             max_calls=MAX_CALLS if max_calls is None else min(max_calls, MAX_CALLS),
         )
-        first = await plan_chat(request, prompter)
+        first = await plan(request, prompter)
         return cls(pool, hub, prompter, request, selected, loop, first, (approved, denied))
 
     # What formats and replies ask of a generation.
@@ -173,10 +177,10 @@ class LoopGeneration(Generation):
                     self._spawn(self._speak(action))
                 case Run():
                     self._spawn(self._run(action))
-                case Refuse(_, name, arguments, words):
-                    call_id = _new_id()
-                    server, tool = self._owner(name)
-                    self._tell(ServerCallBegun(call_id, server, tool, arguments), ServerCallEnded(call_id, words, True))
+                case Refuse(number, name, arguments, words):
+                    call_id, (server, tool) = _new_id(), self._owner(name)
+                    begun = ServerCallBegun(call_id, server, tool, arguments, self._approval_id(number))
+                    self._tell(begun, ServerCallEnded(call_id, words, True))
                 case End():
                     self._end(action)
 
@@ -216,7 +220,8 @@ class LoopGeneration(Generation):
         owned = self._selected.tools[run.name]
         label, tool = owned.server.label, owned.tool.name
         call_id = _new_id()
-        self._tell(ServerCallBegun(call_id, label, tool, orjson.dumps(run.arguments).decode()))
+        arguments = orjson.dumps(run.arguments).decode()
+        self._tell(ServerCallBegun(call_id, label, tool, arguments, self._approval_id(run.number)))
         try:
             result = await self._hub.call(label, tool, run.arguments)
             text, is_error = as_text(result, owned.server.max_result_chars), result.is_error
@@ -242,7 +247,7 @@ class LoopGeneration(Generation):
         for number, call in enumerate(end.client_calls):
             parts += [CallBegun(number, call.name, call.id), CallArguments(number, call.arguments), CallEnded(number)]
         for call in end.to_approve:
-            parts.append(ApprovalAsked(_new_id(), *self._owner(call.name), call.arguments))
+            parts.append(ApprovalAsked(_new_id("mcpr"), *self._owner(call.name), call.arguments))
         self.relay.add(parts)
         self._ended = True
         reason = end.finish_reason if end.finish_reason in ("stop", "length") else "stop"
@@ -297,6 +302,11 @@ class LoopGeneration(Generation):
         owned = self._selected.tools.get(name)
         return (owned.server.label, owned.tool.name) if owned else ("", name)
 
+    def _approval_id(self, number: int) -> str:
+        """The request that a person answered about this call: those are the first, and bear its id."""
+        decided = [call for calls in self._decided for call in calls]
+        return decided[number].id if number < len(decided) else ""
+
     def _out_of_time(self) -> None:
         self._perform(self._loop.out_of_time())
 
@@ -332,8 +342,8 @@ class _TurnListener:
         self._loop.turn_failed(error)
 
 
-def _new_id() -> str:
-    return f"mcp_{secrets.token_hex(12)}"
+def _new_id(prefix: str = "mcp") -> str:
+    return f"{prefix}_{secrets.token_hex(12)}"
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

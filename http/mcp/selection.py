@@ -5,7 +5,7 @@ unless it brings function tools of its own: such a client runs its tools itself.
 request.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from tokenyard.broker.errors import SetupError
@@ -152,6 +152,28 @@ def _approval(value: Any, param: str) -> frozenset[str] | bool | None:
         return read_approval(param, value)
     except SetupError:
         invalid(param, "must be 'always', 'never', or an object")
+
+
+def chooser(choice: Any) -> "Callable[[Selected], Any] | None":
+    """For a tool_choice of type mcp: names the tools that are meant, once they are known; None for any other."""
+    if not is_mcp(choice):
+        return None
+
+    def choose(selected: Selected) -> Any:
+        label, name = choice.get("server_label"), choice.get("name")
+        meant = [
+            full
+            for full, owned in selected.tools.items()
+            if owned.server.label == label and name in (None, owned.tool.name)
+        ]
+        if not meant:
+            invalid("tool_choice", f"names no tool of {str(label)[:40]!r} that is offered")
+        functions = [{"type": "function", "function": {"name": one}} for one in meant]
+        if len(functions) == 1:
+            return functions[0]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": functions}}
+
+    return choose
 
 
 async def select(hub: Hub, wishes: Sequence[Wish], taken: Collection[str], *, can_ask: bool) -> Selected:

@@ -2,14 +2,15 @@
 way.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from tokenyard.http.chat import plan_chat
 from tokenyard.http.errors import invalid
 from tokenyard.http.generation import Generation
-from tokenyard.http.mcp.generation import LoopGeneration
-from tokenyard.http.mcp.selection import Wish, select
+from tokenyard.http.mcp.generation import LoopGeneration, Planner
+from tokenyard.http.mcp.selection import Selected, Wish, select
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.schemas import ChatRequest
 from tokenyard.http.service import Service
@@ -47,15 +48,19 @@ async def begin(
     max_calls: int | None = None,
     approved: Sequence[Call] = (),
     denied: Sequence[Call] = (),
+    choose: Callable[[Selected], Any] | None = None,
+    plan: Planner = plan_chat,
 ) -> Begun:
     """Offer the tools of the servers that are wished for, beside the request's own, and render the first turn.
 
-    Raises TokenyardError naming the field.
+    `choose` turns a tool_choice that names a server into one that names tools. Raises TokenyardError naming the field.
     """
     hub = service.hub
     if wishes and _fits(request, prompter, wishes):
         taken = [tool["function"]["name"] for tool in request.tools]
         selected = await select(hub, wishes, taken, can_ask=manner.can_ask)
+        if choose is not None:
+            request = replace(request, tool_choice=choose(selected))
         if selected.tools or any(wish.param != "tools" for wish in wishes):
             generation = await LoopGeneration.prepare(
                 service.pool,
@@ -67,9 +72,10 @@ async def begin(
                 max_calls=max_calls,
                 approved=approved,
                 denied=denied,
+                plan=plan,
             )
             return Begun(generation, [generation.relay])
-    plans, parsers = await plan_chat(request, prompter)
+    plans, parsers = await plan(request, prompter)
     return Begun(Generation(service.pool, plans), parsers)
 
 
@@ -79,11 +85,9 @@ def _fits(request: ChatRequest, prompter: Prompter, wishes: Sequence[Wish]) -> b
     if request.tool_choice == "none":
         return False
     if asked is None:  # servers' tools by default go only where nothing speaks against them
-        return request.n == 1 and request.grammar is None and prompter.loaded.speech.format is not None
+        return request.n == 1 and prompter.loaded.speech.format is not None
     if request.n > 1:
         invalid("n", "must be 1 where tools of MCP servers are offered")
-    if request.grammar is not None:
-        invalid(request.grammar.param, "leaves no room for tool calls; send tool_choice 'none' with it")
     if prompter.loaded.speech.format is None:
         invalid(asked, f"cannot be used with {prompter.card.names[0]}: its template teaches no calls that we know")
     return True

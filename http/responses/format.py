@@ -84,7 +84,7 @@ class ResponsesFormat:
         self._vocabulary = vocabulary_of(request, prompter.loaded)
         self._parser = parsers[0] if parsers else PlainText()
         self._record = record
-        self.sequencer = Sequencer(response, request.toolbox.offers, request.sealed)
+        self.sequencer = Sequencer(response, request.toolbox.offers, request.sealed, request.listed)
         self._waiting: list[dict[str, Any]] = []
         """Logprobs of tokens that no part has claimed yet: the parser holds them back, or they are marks."""
         self._reason = ""

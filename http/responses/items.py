@@ -6,7 +6,7 @@ Knows nothing of chat templates (messages.py) and of the store.
 from collections.abc import Callable
 from typing import Any
 
-from tokenyard.http.checks import array, instance, string
+from tokenyard.http.checks import array, boolean, instance, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.messages import MAX_PARTS
 from tokenyard.http.responses.ids import new_id
@@ -171,6 +171,51 @@ def _additional_tools(raw: Item, param: str) -> Item:
     }
 
 
+def _tool_list(raw: Item, param: str) -> Item:
+    """What a server offered in an earlier response; it is asked again."""
+    tools = array(instance(dict, words="an object"))(raw.get("tools"), f"{param}.tools")
+    label = _name(raw.get("server_label"), f"{param}.server_label")
+    item = {"type": "mcp_list_tools", "id": _own_id(raw, param, "mcpl"), "server_label": label, "tools": tools}
+    return {**item, "error": raw.get("error")}
+
+
+def _server_call(raw: Item, param: str) -> Item:
+    """A call that ran in the server, and what came of it."""
+    item = {"type": "mcp_call", "id": _own_id(raw, param, "mcp"), **_named_call(raw, param)}
+    output, asked = raw.get("output"), raw.get("approval_request_id")
+    return {
+        **item,
+        "approval_request_id": None if asked is None else _id(asked, f"{param}.approval_request_id"),
+        "status": "completed",
+        "output": None if output is None else _any_text(output, f"{param}.output"),
+        "error": raw.get("error"),
+    }
+
+
+def _approval_request(raw: Item, param: str) -> Item:
+    item_id = _id(raw.get("id"), f"{param}.id")
+    return {"type": "mcp_approval_request", "id": item_id, **_named_call(raw, param)}
+
+
+def _named_call(raw: Item, param: str) -> Item:
+    return {
+        "server_label": _name(raw.get("server_label"), f"{param}.server_label"),
+        "name": _name(raw.get("name"), f"{param}.name"),
+        "arguments": _any_text(raw.get("arguments"), f"{param}.arguments"),
+    }
+
+
+def _approval_response(raw: Item, param: str) -> Item:
+    """A person's word on a call."""
+    return {
+        "type": "mcp_approval_response",
+        "id": _own_id(raw, param, "mcpa"),
+        "approval_request_id": _id(raw.get("approval_request_id"), f"{param}.approval_request_id"),
+        "approve": boolean(raw.get("approve"), f"{param}.approve"),
+        "reason": None if raw.get("reason") is None else _any_text(raw["reason"], f"{param}.reason"),
+    }
+
+
 _READERS: dict[str, Callable[[Item, str], Item]] = {
     "message": _message,
     "function_call": _call,
@@ -180,4 +225,8 @@ _READERS: dict[str, Callable[[Item, str], Item]] = {
     "reasoning": _reasoning,
     "item_reference": _reference,
     "additional_tools": _additional_tools,
+    "mcp_list_tools": _tool_list,
+    "mcp_call": _server_call,
+    "mcp_approval_request": _approval_request,
+    "mcp_approval_response": _approval_response,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from tokenyard.http.mcp.names import tool_name
 from tokenyard.http.responses.items import Item
 from tokenyard.http.responses.toolbox import offered_name
 
@@ -23,6 +24,9 @@ def to_messages(instructions: str | None, items: list[Item]) -> list[Message]:
     for item in items:
         if item["type"] == "reasoning":
             thought += _thought(item)
+        elif item["type"] == "mcp_call":
+            for part in _server_call(item):
+                _append(messages, part)
         elif (message := _message(item)) is not None:
             if message["role"] == "assistant" and thought:
                 message["reasoning_content"], thought = thought, ""
@@ -61,6 +65,23 @@ def _message(item: Item) -> Message | None:
             return {"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]}
         case _:
             return None
+
+
+def _server_call(item: Item) -> list[Message]:
+    """A call that ran in the server: to the model, a call and its output like any other."""
+    function = {"name": tool_name(item["server_label"], item["name"]), "arguments": item["arguments"]}
+    call = {"id": item["id"], "type": "function", "function": function}
+    output = item["output"] if item["output"] is not None else _error_text(item["error"])
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": item["id"], "content": output},
+    ]
+
+
+def _error_text(error: Any) -> str:
+    content = error.get("content") if isinstance(error, dict) else None
+    texts = [str(part.get("text", "")) for part in content or [] if isinstance(part, dict)]
+    return "\n".join(texts) or "Error: the call did not finish"
 
 
 def _call(item: Item, arguments: str) -> Message:

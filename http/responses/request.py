@@ -14,6 +14,7 @@ from tokenyard.http.fields import GRAMMARS, SAMPLING
 from tokenyard.http.fields import read as read_fields
 from tokenyard.http.grammars import only_one
 from tokenyard.http.prompt import Prompter
+from tokenyard.http.responses.approvals import Decisions, read_decisions
 from tokenyard.http.responses.fields import ENCRYPTED, LOGPROBS, RESPONSES
 from tokenyard.http.responses.items import Item, read_input
 from tokenyard.http.responses.messages import to_messages
@@ -39,7 +40,7 @@ class ResponsesRequest(ChatRequest):
     """None: the client left it to us."""
     background: bool = False
     max_tool_calls: int | None = None
-    """Of tools that the server runs; there are none of the kind yet."""
+    """Of tools that the server runs."""
     truncate: bool = False
     """Whether the oldest messages may be dropped where all do not fit."""
     sealed: bool = False
@@ -47,6 +48,10 @@ class ResponsesRequest(ChatRequest):
     obfuscate: bool = False
     raw_tools: list[Any] = field(default_factory=list)
     toolbox: Toolbox = field(default_factory=Toolbox)
+    listed: set[str] = field(default_factory=set)
+    """Servers whose tools the conversation has told."""
+    decisions: Decisions = field(default_factory=Decisions)
+    """What a person has said about calls that waited for it."""
     text_format: dict[str, Any] = field(default_factory=lambda: {"type": "text"})
     shown: dict[str, Any] = field(default_factory=dict)
     """What the response object says of the request."""
@@ -62,10 +67,12 @@ class ResponsesRequest(ChatRequest):
         for index, item in enumerate([*history, *items]):
             if item["type"] == "additional_tools":
                 self.toolbox.add(item["tools"], f"input.{max(0, index - len(history))}.tools")
+        self.listed = {item["server_label"] for item in [*history, *items] if item["type"] == "mcp_list_tools"}
+        self.decisions = read_decisions(history, items)
         self.tool_choice = self.toolbox.choose(asked_choice)
         self.tools = self.toolbox.tools
         self.messages = to_messages(self.instructions, [*history, *items])
-        if not self.messages:
+        if not self.messages and not self.decisions.any:
             invalid("input", "must not be empty")
         self.shown |= {"tools": self.toolbox.shown, "tool_choice": asked_choice or "auto"}
 

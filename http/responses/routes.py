@@ -9,6 +9,9 @@ from starlette.types import Receive, Scope, Send
 from tokenyard.http.bodies import read_body
 from tokenyard.http.errors import HttpError, invalid
 from tokenyard.http.generation import Generation
+from tokenyard.http.mcp.selection import HEADER, chooser, read_wishes
+from tokenyard.http.mcp.serving import Begun, Manner, begin
+from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import STREAM_HEADERS
 from tokenyard.http.responses.background import Run, Runs, follow
 from tokenyard.http.responses.conversation_routes import add_conversation_routes
@@ -19,6 +22,8 @@ from tokenyard.http.responses.listing import flag, page, whole_number
 from tokenyard.http.responses.request import ResponsesRequest, parse_response, plan_response
 from tokenyard.http.responses.store import Record, Store, unstored
 from tokenyard.http.service import Service
+
+MANNER = Manner(can_ask=True, returns_mixed=True)
 
 MAX_SEQUENCE = 1 << 53
 """Of `starting_after`: the last integer that every JSON reader keeps."""
@@ -36,11 +41,11 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
     @api.post("/v1/responses")
     async def create(http: Request) -> Response:
-        return await maker.answer(await read_body(http, parse_response))
+        return await maker.answer(await read_body(http, parse_response), http.headers.get(HEADER))
 
     @api.post("/v1/responses/input_tokens")
     async def count(http: Request) -> dict[str, Any]:
-        return await maker.count(await read_body(http, parse_response))
+        return await maker.count(await read_body(http, parse_response), http.headers.get(HEADER))
 
     @api.get("/v1/responses/{response_id}")
     async def get(response_id: str, http: Request) -> Response:
@@ -82,14 +87,13 @@ class _Maker:
         self._store = store
         self._runs = runs
 
-    async def answer(self, request: ResponsesRequest) -> Response:
+    async def answer(self, request: ResponsesRequest, header: str | None) -> Response:
         """Raises TokenyardError naming the field that does not fit."""
         stored = self._is_stored(request)
         await self._lay(request)
         prompter = await self._service.prompter(request.model)
-        plans, parsers = await plan_response(request, prompter)
-        generation = Generation(self._service.pool, plans)
-        response = new_response(request, plans[0].job.params, stored)
+        generation, parsers = await self._begin(request, prompter, header)
+        response = new_response(request, generation.plans[0].job.params, stored)
         if stored:
             streams = request.background and request.stream
             await self._store.run(Database.begin, response, request.items, streams)
@@ -100,11 +104,27 @@ class _Maker:
         reply = self._service.reply(generation, form, request.stream)
         return reply if record is None else _Recorded(reply, form, record)
 
-    async def count(self, request: ResponsesRequest) -> dict[str, Any]:
+    async def count(self, request: ResponsesRequest, header: str | None) -> dict[str, Any]:
         """How many tokens the model would be given."""
         await self._lay(request)
-        plan = await plan_response(request, await self._service.prompter(request.model))
-        return {"object": "response.input_tokens", "input_tokens": len(plan.plans[0].job.prompt_ids)}
+        generation, _ = await self._begin(request, await self._service.prompter(request.model), header)
+        return {"object": "response.input_tokens", "input_tokens": len(generation.plans[0].job.prompt_ids)}
+
+    async def _begin(self, request: ResponsesRequest, prompter: Prompter, header: str | None) -> Begun:
+        """With the tools of the servers that the request chooses."""
+        wishes = read_wishes(request.raw_tools, header, self._service.hub.configs())
+        return await begin(
+            self._service,
+            request,
+            prompter,
+            wishes,
+            MANNER,
+            max_calls=request.max_tool_calls,
+            approved=request.decisions.approved,
+            denied=request.decisions.denied,
+            choose=chooser(request.tool_choice),
+            plan=plan_response,
+        )
 
     def _is_stored(self, request: ResponsesRequest) -> bool:
         if request.store is False and (request.background or request.conversation):

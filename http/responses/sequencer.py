@@ -1,18 +1,30 @@
 """From the parts of a turn to Responses' events and its final object.
 
 Sans-IO: parts in, events out; the response object grows with them. Each item's life is a class: it is added, told, and
-done, and whatever tells of it carries the same id and index. Another kind of item (a call that the server runs itself,
-say) is another such class. Must not know tokens, HTTP, or the store.
+done, and whatever tells of it carries the same id and index. Must not know tokens, HTTP, or the store.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import orjson
 
 from tokenyard.http.responses.ids import new_id
+from tokenyard.http.responses.server_items import ServerCall, approval_request, tool_list
 from tokenyard.http.responses.toolbox import Offer
 from tokenyard.http.seals import seal
-from tokenyard.http.turns import CallArguments, CallBegun, CallEnded, Part, Text, Thought
+from tokenyard.http.turns import (
+    ApprovalAsked,
+    CallArguments,
+    CallBegun,
+    CallEnded,
+    Part,
+    ServerCallBegun,
+    ServerCallEnded,
+    Text,
+    Thought,
+    ToolsListed,
+)
 
 Event = dict[str, Any]
 
@@ -23,7 +35,10 @@ TERMINAL = {"completed": "response.completed", "incomplete": "response.incomplet
 class Sequencer:
     """Tells one response. `begin`, then `push` as parts come, then one of `end` and `fail`."""
 
-    def __init__(self, response: dict[str, Any], offers: dict[str, Offer], sealed: bool = False) -> None:
+    def __init__(
+        self, response: dict[str, Any], offers: dict[str, Offer], sealed: bool = False, listed: Collection[str] = ()
+    ) -> None:
+        """`listed`: servers whose tools the conversation has told already."""
         self.response = response
         """The response object as it is now; `output` holds the items that are done."""
         self.begun = False
@@ -36,6 +51,9 @@ class Sequencer:
         """The message or thought that is being told."""
         self._calls: dict[int, _Call] = {}
         """Calls that have begun and not ended, by their number in the turn."""
+        self._listed = set(listed)
+        self._server_calls: dict[str, ServerCall] = {}
+        """Calls that run in the server, by the id of their parts."""
         self._items: list[dict[str, Any] | None] = []
         """By output index; None while an item is being told."""
 
@@ -88,8 +106,50 @@ class Sequencer:
                 return self._calls[number].tell(text)
             case CallEnded(number):
                 return self._calls.pop(number).close(cut)
-            case _:
-                return []
+            case ToolsListed():
+                return self._tell_list(part)
+            case ServerCallBegun():
+                return self._close_talk("completed") + self._begin_server_call(part)
+            case ServerCallEnded():
+                return self._end_server_call(part)
+            case ApprovalAsked():
+                return self._close_talk("completed") + self._whole(approval_request(part))
+
+    def _whole(self, item: dict[str, Any]) -> list[Event]:
+        """An item that comes at once."""
+        index = self.reserve()
+        added = self.event("response.output_item.added", output_index=index, item=item)
+        return [added, self.finish_item(index, item)]
+
+    def _tell_list(self, part: ToolsListed) -> list[Event]:
+        """What a server offers; a conversation says it once."""
+        if part.server in self._listed:
+            return []
+        self._listed.add(part.server)
+        item, index = tool_list(part), self.reserve()
+        place = {"item_id": item["id"], "output_index": index}
+        return [
+            self.event("response.output_item.added", output_index=index, item={**item, "tools": [], "error": None}),
+            self.event("response.mcp_list_tools.in_progress", **place),
+            self.event(f"response.mcp_list_tools.{'failed' if part.error else 'completed'}", **place),
+            self.finish_item(index, item),
+        ]
+
+    def _begin_server_call(self, part: ServerCallBegun) -> list[Event]:
+        call = self._server_calls[part.id] = ServerCall(part, self.reserve())
+        place = {"item_id": call.id, "output_index": call.index}
+        return [
+            self.event("response.output_item.added", output_index=call.index, item=call.begun()),
+            self.event("response.mcp_call.in_progress", **place),
+            self.event("response.mcp_call_arguments.delta", **place, delta=call.arguments),
+            self.event("response.mcp_call_arguments.done", **place, arguments=call.arguments),
+        ]
+
+    def _end_server_call(self, part: ServerCallEnded) -> list[Event]:
+        call = self._server_calls.pop(part.id)
+        kind = "response.mcp_call.failed" if part.is_error else "response.mcp_call.completed"
+        ended = self.event(kind, item_id=call.id, output_index=call.index)
+        return [ended, self.finish_item(call.index, call.ended(part))]
 
     def _say(self, kind: "type[_Talk]", text: str, logprobs: list[dict[str, Any]]) -> list[Event]:
         events: list[Event] = []
@@ -125,6 +185,9 @@ class Sequencer:
         events = self._close_talk(status)
         while self._calls:
             events += self._calls.pop(min(self._calls)).close(cut=True)
+        for call in self._server_calls.values():
+            events.append(self.finish_item(call.index, call.cut()))
+        self._server_calls.clear()
         return events
 
     def _last(self) -> Event:

@@ -23,6 +23,10 @@ _INPUT = {
 """A custom tool takes plain text; to the model it is a function with this one argument."""
 
 
+SHOWN_OF_SERVERS = ("server_label", "server_description", "allowed_tools", "require_approval")
+"""What a response says of an MCP server; credentials are refused, and would never be shown."""
+
+
 class Offer(NamedTuple):
     """A tool that the model may call."""
 
@@ -47,6 +51,8 @@ class Toolbox:
     """For the chat template, in chat's shape; as many as offers, in the same order."""
     paths: list[str] = field(default_factory=list)
     """Where in the request each of `tools` stands, for the words of an error."""
+    has_servers: bool = False
+    """Whether tools of MCP servers are asked for; which those are, is known later."""
     shown: list[dict[str, Any]] = field(default_factory=list)
     """For the response's own list: what is offered, in Responses' shape."""
 
@@ -59,7 +65,10 @@ class Toolbox:
         kind = tool.get("type") if type(tool) is dict else None
         if not isinstance(kind, str):
             invalid(f"{param}.type", "must be a string, such as 'function'")
-        if kind in ("function", "custom"):
+        if kind == "mcp":
+            self.has_servers = True
+            self.shown.append({"type": "mcp"} | {key: tool[key] for key in SHOWN_OF_SERVERS if key in tool})
+        elif kind in ("function", "custom"):
             self.shown.append(self._offer(tool, param))
         elif kind == "namespace":
             name = _name(tool.get("name"), f"{param}.name")
@@ -109,6 +118,8 @@ class Toolbox:
         if choice == "required":
             return self._required()
         kind = choice.get("type") if type(choice) is dict else None
+        if kind == "mcp":
+            return choice  # which tools that is, is known once the servers were asked
         if kind == "allowed_tools":
             return self._allowed(choice)
         if not isinstance(kind, str):
@@ -119,7 +130,7 @@ class Toolbox:
         return self._find(choice, "tool_choice")
 
     def _required(self) -> str:
-        if not self.offers:
+        if not self.offers and not self.has_servers:
             invalid("tool_choice", "is 'required', but tools has none that can be called here")
         return "required"
 

@@ -3,13 +3,14 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import anthropic
 import httpx
 import openai
 import pytest
 from mcp_servers import SCRIPT, WebServer
+from openai.types.responses import ResponseStreamEvent
 from yard import Yard, wait_until
 
 pytestmark = pytest.mark.slow
@@ -169,11 +170,16 @@ def test_wrong_choices_are_refused_by_name(yard: Yard, tool: dict[str, Any], par
     assert ask(yard)["choices"][0]["finish_reason"] == "stop"
 
 
-def test_n_and_grammars_do_not_go_with_servers_tools(yard: Yard) -> None:
-    for fields, param in ({"n": 2}, "n"), ({"response_format": {"type": "json_object"}}, "response_format"):
-        body = {"model": MODEL, "messages": ASK, "tools": [WEATHER], **fields}
-        response = httpx.post(f"{yard.url}/v1/chat/completions", json=body, timeout=60)
-        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+def test_n_does_not_go_with_servers_tools(yard: Yard) -> None:
+    body = {"model": MODEL, "messages": ASK, "tools": [WEATHER], "n": 2}
+    response = httpx.post(f"{yard.url}/v1/chat/completions", json=body, timeout=60)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
+
+
+def test_the_answers_form_holds_beside_servers_tools(yard: Yard) -> None:
+    body = ask(yard, response_format={"type": "json_object"}, max_tokens=300)
+    choice = body["choices"][0]
+    assert choice["finish_reason"] == "length" or isinstance(json.loads(choice["message"]["content"]), dict)
 
 
 def test_what_must_be_approved_is_not_offered_in_chat(yard: Yard) -> None:
@@ -252,3 +258,110 @@ def test_messages_refuse_what_is_not_ours(claude: anthropic.Anthropic, fields: d
     with pytest.raises(anthropic.BadRequestError) as caught:
         claude.beta.messages.create(**message(**fields))
     assert param in str(caught.value)
+
+
+# Responses.
+
+RESPONSES_TOOL = {"type": "mcp", "server_label": "trial", "allowed_tools": ["get_weather"], "require_approval": "never"}
+ASKING_TOOL = {**RESPONSES_TOOL, "server_label": "asking"}
+QUESTION = ASK[0]["content"]
+KNOWN_EVENTS = get_args(get_args(ResponseStreamEvent)[0])
+
+
+def test_responses_have_the_whole_set_of_items_and_events(sdk: openai.OpenAI) -> None:
+    whole = sdk.responses.create(model=MODEL, input=QUESTION, tools=[RESPONSES_TOOL])  # type: ignore[list-item]
+    assert [item.type for item in whole.output] == ["mcp_list_tools", "mcp_call", "message"]
+    listed, call, _ = whole.output
+    assert [tool.name for tool in listed.tools] == ["get_weather"]  # type: ignore[union-attr]
+    assert (call.server_label, call.name, call.output, call.error) == ("trial", "get_weather", GIVEN, None)  # type: ignore[union-attr]
+    assert json.loads(call.arguments) == {"city": "Paris"}  # type: ignore[union-attr]
+    assert "21 degrees" in whole.output_text
+    events = list(sdk.responses.create(model=MODEL, input=QUESTION, tools=[RESPONSES_TOOL], stream=True))  # type: ignore[list-item]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type for event in events]
+    for kind in (
+        "response.mcp_list_tools.in_progress",
+        "response.mcp_list_tools.completed",
+        "response.mcp_call.in_progress",
+        "response.mcp_call_arguments.delta",
+        "response.mcp_call_arguments.done",
+        "response.mcp_call.completed",
+    ):
+        assert kinds.count(kind) == 1
+    assert all(isinstance(event, KNOWN_EVENTS) and not event.model_extra for event in events)
+    assert kinds.count("response.output_item.added") == kinds.count("response.output_item.done") == 3
+    assert events[-1].response.output_text == whole.output_text  # type: ignore[union-attr]
+
+
+def test_a_later_response_knows_what_ran(sdk: openai.OpenAI) -> None:
+    first = sdk.responses.create(model=MODEL, input=QUESTION, tools=[RESPONSES_TOOL])  # type: ignore[list-item]
+    second = sdk.responses.create(
+        model=MODEL, input="What is the weather in Rome?", tools=[RESPONSES_TOOL], previous_response_id=first.id
+    )  # type: ignore[call-overload]
+    assert "mcp_list_tools" not in [item.type for item in second.output], "told once in a conversation"
+    counted = sdk.responses.input_tokens.count(model=MODEL, input="Hi", previous_response_id=first.id)
+    assert counted.input_tokens > sdk.responses.input_tokens.count(model=MODEL, input="Hi").input_tokens + 20
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+@pytest.mark.parametrize("approve", [True, False])
+def test_a_person_is_asked(sdk: openai.OpenAI, approve: bool, replayed: bool) -> None:
+    first = sdk.responses.create(model=MODEL, input=QUESTION, tools=[ASKING_TOOL])  # type: ignore[list-item]
+    request = first.output[-1]
+    assert request.type == "mcp_approval_request"
+    assert (request.server_label, request.name) == ("asking", "get_weather")
+    assert not [item for item in first.output if item.type == "mcp_call"]
+    answer = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": approve}
+    before = [{"role": "user", "content": QUESTION}, *(item.model_dump() for item in first.output)]
+    given: dict[str, Any] = (
+        {"input": [*before, answer]} if replayed else {"input": [answer], "previous_response_id": first.id}
+    )
+    second = sdk.responses.create(model=MODEL, tools=[ASKING_TOOL], **given)  # type: ignore[list-item]
+    (call,) = [item for item in second.output if item.type == "mcp_call"]
+    assert call.approval_request_id == request.id
+    if approve:
+        assert (call.output, call.status) == (GIVEN, "completed")
+        assert "21 degrees" in second.output_text
+    else:
+        assert (call.output, call.status) == (None, "failed")
+        assert "did not allow" in str(call.error)
+
+
+def test_a_choice_can_name_a_server_and_its_tool(sdk: openai.OpenAI) -> None:
+    tool = {**RESPONSES_TOOL, "allowed_tools": ["get_weather", "add"]}
+    choice = {"type": "mcp", "server_label": "trial", "name": "get_weather"}
+    forced = sdk.responses.create(model=MODEL, input="Hello!", tools=[tool], tool_choice=choice)  # type: ignore[call-overload]
+    assert "mcp_call" in [item.type for item in forced.output]
+    none = sdk.responses.create(model=MODEL, input=QUESTION, tools=[tool], tool_choice="none")  # type: ignore[list-item]
+    assert [item.type for item in none.output] == ["message"]
+
+
+def test_calls_have_a_limit_and_mixed_ones_are_returned(sdk: openai.OpenAI) -> None:
+    response = sdk.responses.create(
+        model=MODEL,
+        input=QUESTION,
+        tools=[RESPONSES_TOOL, {"type": "function", "name": "mine", "parameters": {"type": "object"}}],  # type: ignore[list-item]
+        max_tool_calls=1,
+    )
+    assert response.status == "completed"
+    assert response.max_tool_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "mcp", "server_label": "nowhere"}]}, "tools.0.server_label"),
+        ({"tools": [{**RESPONSES_TOOL, "server_url": "http://127.0.0.1/"}]}, "tools.0.server_url"),
+        ({"tools": [{**RESPONSES_TOOL, "authorization": "secret"}]}, "tools.0.authorization"),
+        ({"tools": [RESPONSES_TOOL], "tool_choice": {"type": "mcp", "server_label": "web"}}, "tool_choice"),
+        (
+            {"input": [{"type": "mcp_approval_response", "approval_request_id": "mcpr_none", "approve": True}]},
+            "input.0.approval_request_id",
+        ),
+    ],
+)
+def test_responses_refuse_by_name(sdk: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk.responses.create(**{"model": MODEL, "input": QUESTION, **fields})
+    assert caught.value.param == param
+    assert "secret" not in str(caught.value)

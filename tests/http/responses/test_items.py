@@ -126,7 +126,9 @@ def test_references_remember_their_place(reference: dict[str, Any]) -> None:
 BAD: list[tuple[Any, str]] = [
     (5, "input.0"),
     ({}, "input.0.type"),
-    ({"type": "mcp_call"}, "input.0.type"),
+    ({"type": "mcp_call"}, "input.0.server_label"),
+    ({"type": "mcp_approval_response", "approval_request_id": "a"}, "input.0.approve"),
+    ({"type": "mcp_approval_request", "id": "a", "server_label": "a", "name": 5}, "input.0.name"),
     ({"type": 5}, "input.0.type"),
     ({"role": "robot", "content": "x"}, "input.0.role"),
     ({"type": "message", "content": "x"}, "input.0.role"),

@@ -54,7 +54,7 @@ def test_a_custom_tool_is_a_function_of_one_text() -> None:
     assert box.shown == [PATCH]
 
 
-@pytest.mark.parametrize("kind", ["web_search", "file_search", "code_interpreter", "mcp", "tool_search", "of_tomorrow"])
+@pytest.mark.parametrize("kind", ["web_search", "file_search", "code_interpreter", "tool_search", "of_tomorrow"])
 def test_tools_that_are_nobodys_here_are_not_offered_and_not_shown(kind: str) -> None:
     box = toolbox({"type": kind})
     assert (box.offers, box.tools, box.shown) == ({}, [], [])
@@ -117,7 +117,7 @@ BAD_CHOICES: list[tuple[Any, str]] = [
     ("any", "tool_choice"),
     (5, "tool_choice"),
     ({"type": "web_search"}, "tool_choice.type"),
-    ({"type": "mcp", "server_label": "x"}, "tool_choice.type"),
+    ({"type": "file_search", "server_label": "x"}, "tool_choice.type"),
     ({"type": "function"}, "tool_choice.name"),
     ({"type": "function", "name": "sub"}, "tool_choice.name"),
     ({"type": "allowed_tools", "mode": "maybe", "tools": []}, "tool_choice.mode"),
