@@ -1,5 +1,8 @@
 """Quantized weights: how far logits move, that the engine serves them as they are, and what is refused with words."""
 
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,10 @@ from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
 from tokenyard.workers.quantization import quantize
 
 with_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="pip install tokenyard[quantization]")
+with_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="pip install bitsandbytes accelerate")
+EXTRA = "TOKENYARD_QUANTIZATION"
+"""Names the folder into which .ci/run installs what this file needs: beside the rest of the tests it would make every
+load of a model a second slower."""
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TEXT = "What is the capital of France? The capital of France is Paris. Count from one to twenty: one two three four. "
 PROMPT = list(demo_tokenizer().backend.encode(TEXT * 4).ids)
@@ -60,6 +67,20 @@ def test_quality(exact: torch.Tensor, name: str, most_error: float, least_agreem
     assert 1e-4 < error < most_error, "as large as it should be, and not none, as if nothing had been quantized"
     assert (found.argmax(-1) == exact.argmax(-1)).float().mean() > least_agreement
     check_engine(loaded)
+
+
+@with_bitsandbytes
+@pytest.mark.parametrize(("name", "most_error", "least_agreement"), [("bnb-8bit", 0.04, 0.95), ("bnb-4bit", 0.3, 0.8)])
+def test_quality_of_bitsandbytes(exact: torch.Tensor, name: str, most_error: float, least_agreement: float) -> None:
+    """Measured: 8 bits 0.017 and 99 %, 4 bits 0.18 and 87 %. 8-bit rounds by what else is in a batch."""
+    loaded = load(name)
+    assert (loaded.card.dtype, loaded.card.lane) == (f"float32+{name}", "paged")
+    found = logits_of(loaded.model, PROMPT)
+    error = (found - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert 1e-4 < error < most_error
+    assert (found.argmax(-1) == exact.argmax(-1)).float().mean() > least_agreement
+    stream = run_one(Engine(loaded, EngineOptions()), PROMPT[:40], greedy(24))
+    assert len(stream.ids) == 24
 
 
 @with_torchao
@@ -126,3 +147,18 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         quantize("int8", CPU, torch.float32, PreTrainedConfig())
     with pytest.raises(SetupError, match=r"pip install bitsandbytes accelerate$"):
         quantize("bnb-4bit", CUDA, torch.float32, PreTrainedConfig())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(EXTRA not in os.environ, reason=f"{EXTRA} names no folder with torchao and bitsandbytes")
+def test_everything_here_with_the_extra_installed() -> None:
+    """In a process of its own, none of it left out."""
+    environment = {**os.environ, "PYTHONPATH": os.environ[EXTRA]}
+    del environment[EXTRA]
+    command = [sys.executable, "-m", "pytest", __file__, "-p", "no:cacheprovider", "-k", f"not {ITSELF}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+ITSELF = test_everything_here_with_the_extra_installed.__name__
