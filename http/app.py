@@ -24,6 +24,7 @@ from tokenyard.http.errors import HttpError
 from tokenyard.http.generation_config import unsupported_defaults
 from tokenyard.http.mcp import routes as mcp
 from tokenyard.http.middleware import ApiKeys, BodyLimit, LastResort, RequestIds, error_response
+from tokenyard.http.openapi import document
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.responses import routes as responses
@@ -48,6 +49,7 @@ ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     tgi.add_routes,
     tokenizing.add_routes,
     decisions.add_routes,
+    document.add_routes,
 )
 """Each adds the routes of one API."""
 
@@ -81,7 +83,7 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
             HTTPException: _on_http_exception,
             ClientDisconnect: _on_client_gone,
         },
-        # The field tables validate, so there is no schema to show.
+        # FastAPI would know nothing of bodies: the field tables read them, and openapi/document.py tells of them.
         openapi_url=None,
         redirect_slashes=False,
     )

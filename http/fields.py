@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from tokenyard.http.checks import (
     MAX_CHOICES,
     Check,
-    anything,
     array,
     boolean,
     described,
@@ -29,6 +28,7 @@ from tokenyard.http.errors import invalid
 from tokenyard.http.generation_config import read_config
 from tokenyard.http.grammars import choice, ebnf, json_schema, regex, response_format, structured_outputs
 from tokenyard.http.reasoning import effort, reasoning, thinking
+from tokenyard.http.shapes import MESSAGE, TOOL, TOOL_CHOICE, read_elsewhere
 
 MAX_BAD_WORDS = 512
 """Each costs two calls of the tokenizer."""
@@ -151,12 +151,12 @@ COMMON: dict[str, Field] = {
 
 CHAT: dict[str, Field] = {
     **COMMON,
-    "messages": Field(array(anything, 1, MAX_MESSAGES)),
+    "messages": Field(array(read_elsewhere(MESSAGE), 1, MAX_MESSAGES)),
     "max_completion_tokens": Field(integer(1, INT64)),
     "logprobs": Field(boolean),
     "top_logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
-    "tools": Field(array(anything, high=MAX_TOOLS)),
-    "tool_choice": Field(anything),
+    "tools": Field(array(read_elsewhere(TOOL), high=MAX_TOOLS)),
+    "tool_choice": Field(read_elsewhere(TOOL_CHOICE)),
     "parallel_tool_calls": Field(boolean),
     "reasoning_effort": Field(effort),
     "enable_thinking": Field(boolean),

@@ -18,7 +18,7 @@ from tokenyard.http.memory import trim
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/openapi.json"})
 """For load balancers and people: never behind a key."""
 
 TRIM_BYTES = 1 << 18

@@ -122,4 +122,5 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     model = [path for path in (ROOT / "workers" / "demo_model").iterdir() if path.is_file()]
+    model.append(ROOT / "http" / "openapi" / "examples.json")
     assert {f"tokenyard/{path.relative_to(ROOT)}" for path in [*SOURCES, *model]} <= held

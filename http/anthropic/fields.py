@@ -31,6 +31,7 @@ from tokenyard.http.fields import (
     refused_unless,
 )
 from tokenyard.http.grammars import json_schema
+from tokenyard.http.shapes import BLOCK_MESSAGE, BLOCK_TOOL, read_elsewhere
 
 MIN_BUDGET_TOKENS = 1024
 """Anthropic's least budget of thinking."""
@@ -142,10 +143,10 @@ MESSAGES: dict[str, Field] = {
     **SAMPLING,
     **{name: COMMON[name] for name in ("model", "max_tokens", "stream", "cache_salt", "priority")},
     "temperature": Field(number(0, 1)),
-    "messages": Field(array(anything, 1, MAX_MESSAGES)),
+    "messages": Field(array(read_elsewhere(BLOCK_MESSAGE), 1, MAX_MESSAGES)),
     "system": Field(instance(str, list, words="a string or a list of text blocks")),
     "stop_sequences": Field(array(string(1, 1024), high=MAX_STOPS)),
-    "tools": Field(array(anything, high=MAX_TOOLS)),
+    "tools": Field(array(read_elsewhere(BLOCK_TOOL), high=MAX_TOOLS)),
     "tool_choice": Field(instance(dict, words="an object")),
     "mcp_servers": Field(array(anything, high=MAX_TOOLS)),
     "thinking": Field(thinking),

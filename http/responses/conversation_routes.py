@@ -14,6 +14,7 @@ from tokenyard.http.responses.fields import metadata
 from tokenyard.http.responses.items import Item, read_item
 from tokenyard.http.responses.listing import page
 from tokenyard.http.responses.store import Store
+from tokenyard.http.shapes import ITEM
 
 MAX_ITEMS = 20
 """OpenAI's limit of items that are added at once."""
@@ -22,7 +23,7 @@ MAX_ITEMS = 20
 _objects = array(instance(dict, words="an object"), high=MAX_ITEMS)
 
 
-@described(_objects.schema)
+@described({**_objects.schema, "items": ITEM})
 def _items(value: Any, param: str) -> list[Item]:
     raw = _objects(value, param)
     items = [read_item(item, f"{param}.{index}") for index, item in enumerate(raw)]

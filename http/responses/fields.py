@@ -8,7 +8,6 @@ from typing import Any
 from tokenyard.broker.params import Grammar
 from tokenyard.http.checks import (
     Schema,
-    anything,
     array,
     boolean,
     described,
@@ -31,6 +30,7 @@ from tokenyard.http.fields import (
     refused_unless,
 )
 from tokenyard.http.grammars import json_schema
+from tokenyard.http.shapes import ITEM, ITEM_TOOL, TOOL_CHOICE, read_elsewhere
 
 LOGPROBS, ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
 INCLUDABLE = {
@@ -118,7 +118,7 @@ def conversation(value: Any, param: str) -> str:
 _text_or_list = instance(str, list, words="a string or a list of items")
 
 
-@described(_text_or_list.schema)
+@described({"anyOf": [{"type": "string"}, {"type": "array", "items": ITEM, "maxItems": MAX_MESSAGES}]})
 def _input(value: Any, param: str) -> Any:
     """Of a list only its length: items.py reads the items."""
     _text_or_list(value, param)
@@ -140,8 +140,8 @@ RESPONSES: dict[str, Field] = {
     "metadata": Field(metadata),
     "include": Field(_include),
     "top_logprobs": Field(integer(0, MAX_TOP_LOGPROBS)),
-    "tools": Field(array(anything, high=MAX_TOOLS)),
-    "tool_choice": Field(anything),
+    "tools": Field(array(read_elsewhere(ITEM_TOOL), high=MAX_TOOLS)),
+    "tool_choice": Field(read_elsewhere(TOOL_CHOICE)),
     "parallel_tool_calls": Field(boolean),
     "reasoning": Field(mapping({"effort": string(1, 32), "summary": _no_summary, "generate_summary": _no_summary})),
     "text": Field(text),
