@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from engines import save_tiny
+from leaver import check_leaving
 from models import DEMO, demo_tokenizer
 from sse import Reply, stream
 from transformers import AutoModelForCausalLM
@@ -25,13 +26,17 @@ from tokenyard.http.pool import JobRequest, Pool
 pytestmark = pytest.mark.slow
 
 LENGTH = 60
+LONG = 6000
+"""Tokens for which even a tiny model takes seconds."""
 NUM_STREAMS = 4
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Mamba that speaks with the demo model's tokenizer."""
-    path = save_tiny(tmp_path_factory.mktemp("models") / "tiny-mamba", "mamba", vocab_size=2048)
+    path = save_tiny(
+        tmp_path_factory.mktemp("models") / "tiny-mamba", "mamba", vocab_size=2048, max_position_embeddings=8192
+    )
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(Path(DEMO) / name, path)
     return path
@@ -80,6 +85,10 @@ def test_streams_of_a_recurrent_model_survive_their_worker(yard: Yard) -> None:
     for reply in disturbed:
         assert reply.usage is not None
         assert reply.usage["completion_tokens"] == LENGTH
+
+
+def test_a_client_that_leaves_frees_a_recurrent_models_worker(yard: Yard) -> None:
+    check_leaving(yard, "tiny-mamba", max_tokens=LONG)
 
 
 class Answer:

@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import httpx
 import pytest
+from leaver import check_leaving
 from sse import stream
-from yard import Yard, wait_until
+from yard import Yard
 
 pytestmark = pytest.mark.slow
 
@@ -44,29 +45,8 @@ def test_32_concurrent_streams_all_finish(server: Yard) -> None:
     asyncio.run(run())
 
 
-def running(server: Yard) -> int:
-    figures = server.status()["workers"][0]["load"]
-    return int(figures["running"] + figures["waiting"])
-
-
 def test_a_client_that_leaves_frees_its_worker(server: Yard) -> None:
-    body = {
-        "model": "tokenyard-demo",
-        "messages": [{"role": "user", "content": "Count from 1 to 60."}],
-        "max_tokens": 1900,
-        "ignore_eos": True,
-    }
-
-    async def leave(streaming: bool) -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            task = asyncio.create_task(client.post("/v1/chat/completions", json={**body, "stream": streaming}))
-            await asyncio.to_thread(wait_until, lambda: running(server) == 1, "the job to run", 10)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    for streaming in (True, False):
-        asyncio.run(leave(streaming))
-        wait_until(lambda: running(server) == 0, "the job to be gone", 5)
+    check_leaving(server, "tokenyard-demo", max_tokens=1900)
 
 
 def test_a_long_prompt_does_not_stall_running_streams(server: Yard) -> None:
