@@ -178,6 +178,25 @@ def test_generation_config_overlays_the_models(http: httpx.Client) -> None:
     assert text_of(ask(http, COUNT, **sampled)) != text_of(ask(http, COUNT, generation_config={"max_new_tokens": 12}))
 
 
+def test_bad_words_and_repeated_words_do_not_come(http: httpx.Client, answer: str) -> None:
+    assert "Paris" in answer
+    text = text_of(ask(http, bad_words=["Paris", "paris"], max_tokens=40))
+    assert text
+    assert "Paris" not in text
+    config = {"no_repeat_ngram_size": 1, "num_return_sequences": 2}
+    body = ask(http, COUNT, generation_config=config, max_tokens=40, return_token_ids=True)
+    assert len(body["choices"]) == 2
+    ids = body["choices"][0]["token_ids"]
+    assert len(ids) == len(set(ids)) > 3
+
+
+def test_bans_that_leave_nothing_are_refused_with_words(http: httpx.Client) -> None:
+    banned = {"allowed_token_ids": [5], "generation_config": {"suppress_tokens": [5]}}
+    response = http.post(CHAT, json={"model": MODEL, "messages": QUESTION, **banned})
+    assert response.status_code == 400
+    assert "leave no token" in response.json()["error"]["message"]
+
+
 def test_a_trailing_assistant_is_continued(http: httpx.Client, answer: str) -> None:
     begin = " ".join(answer.split()[:2])
     assert begin + text_of(ask(http, [*QUESTION, {"role": "assistant", "content": begin}])) == answer
