@@ -58,6 +58,15 @@ def run(work: Callable[[Hub], Coroutine[Any, Any, None]], *configs: ServerConfig
     gc.collect()  # what the SDK left unclosed warns here, where that is allowed for
 
 
+def server_pids() -> set[int]:
+    """The wrappers of stdio servers below this process, and all below those; other tests' pools are not meant."""
+    found: set[int] = set()
+    for process in psutil.Process().children():
+        if any(word.endswith("child.py") for word in process.cmdline()):
+            found |= {process.pid, *(below.pid for below in process.children(recursive=True))}
+    return found
+
+
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
         while not condition():
@@ -195,7 +204,7 @@ def test_nothing_of_a_server_outlives_the_hub() -> None:
         hang = asyncio.create_task(hub.call("trial", "hang", {}))
         await until(lambda: hub.states()[0].num_calls == 2)
         hang.cancel()
-        pids.extend(process.pid for process in psutil.Process().children(recursive=True))
+        pids.extend(server_pids())
 
     run(work, stdio_config())
     assert len(pids) >= 3
@@ -266,9 +275,9 @@ def test_secrets_are_not_in_words() -> None:
 def test_a_reload_keeps_what_did_not_change() -> None:
     async def work(hub: Hub) -> None:
         await hub.tools(["a", "b"])
-        pids = {process.pid for process in psutil.Process().children(recursive=True)}
+        pids = server_pids()
         await hub.reload([stdio_config("a"), stdio_config("c")])
         assert {owned.server.label for owned in await hub.tools(["a", "b", "c"])} == {"a", "c"}
-        assert len(pids & {process.pid for process in psutil.Process().children(recursive=True)}) == len(pids) // 2
+        assert len(pids & server_pids()) == len(pids) // 2
 
     run(work, stdio_config("a"), stdio_config("b"))
