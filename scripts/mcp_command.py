@@ -91,9 +91,7 @@ def _described(server: ServerConfig) -> str:
     if not server.enabled:
         return "disabled"
     where = " ".join((server.command, *server.args)) if server.transport == "stdio" else server.url
-    for secret in server.secrets:
-        where = where.replace(secret, "***")
-    return f"{server.transport}, {where}"
+    return f"{server.transport}, {server.redacted(where)}"
 
 
 def reload(run_dir: Path | None) -> int:

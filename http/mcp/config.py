@@ -9,9 +9,10 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from tokenyard.broker.errors import SetupError
 
@@ -35,12 +36,12 @@ class ServerConfig:
     transport: str
     """stdio, http (streamable) or sse."""
     command: str = ""
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    args: tuple[str, ...] = field(default=(), repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     """On top of the few variables that the SDK hands down (PATH, HOME and the like)."""
     cwd: str | None = None
-    url: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    url: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     enabled: bool = True
     default: bool = True
     """Whether its tools are offered where a request chooses none."""
@@ -53,7 +54,7 @@ class ServerConfig:
     timeout_s: float = TIMEOUT_S
     """Of one call."""
     max_result_chars: int = MAX_RESULT_CHARS
-    secrets: frozenset[str] = frozenset()
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
     """Values that must never be shown."""
 
     def allows(self, tool: str) -> bool:
@@ -62,6 +63,12 @@ class ServerConfig:
     def must_ask(self, tool: str) -> bool:
         """Whether a call of this tool waits for approval."""
         return self.require_approval if isinstance(self.require_approval, bool) else tool in self.require_approval
+
+    def redacted(self, text: str) -> str:
+        """The text without this server's secrets; of two that begin alike, the whole longer one is left out."""
+        for secret in sorted(self.secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
 
 
 def read_servers(path: Path, environment: Mapping[str, str] = os.environ) -> list[ServerConfig]:
@@ -123,18 +130,39 @@ def _read_server(where: str, label: str, raw: Any, environment: Mapping[str, str
     for key in ("env", "headers"):
         if key in values:
             values[key] = {name: _filled(where, key, one, environment, secrets) for name, one in values[key].items()}
-    secrets.update(values.get("headers", {}).values())
     if "url" in values:
         values["url"] = _filled(where, "url", values["url"], environment, secrets)
         if urlsplit(values["url"]).scheme not in ("http", "https"):
             raise SetupError(f"{where}: url: must begin with http:// or https://")
     if "args" in values:
         values["args"] = tuple(_filled(where, "args", one, environment, secrets) for one in values["args"])
+    secrets |= _written_out(values)
     return ServerConfig(label, **values, secrets=frozenset(one for one in secrets if len(one) >= _SHORTEST_SECRET))
 
 
 _SHORTEST_SECRET = 6
 """Shorter values, `true` or `8080` say, are no secrets, and to blank them out would spoil every text."""
+
+
+_SECRETIVE = re.compile(r"key|token|secret|passw|auth|credential|cookie", re.IGNORECASE)
+"""What in files of this kind holds a secret, by its name."""
+_PLAIN_HEADERS = frozenset({"accept", "accept-language", "content-type", "origin", "referer", "user-agent"})
+
+
+def _written_out(values: Mapping[str, Any]) -> set[str]:
+    """Secrets that stand in the file itself, as far as their names tell."""
+    named = {name: value for name, value in values.get("env", {}).items() if _SECRETIVE.search(name)}
+    headers = values.get("headers", {})
+    named |= {name: value for name, value in headers.items() if name.lower() not in _PLAIN_HEADERS}
+    found = {*named.values(), *(value.split()[-1] for value in named.values() if value.strip())}  # of `Bearer KEY`
+    args = values.get("args", ())
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
+        flag, equals, value = arg.partition("=")
+        if flag.startswith("-") and _SECRETIVE.search(flag):
+            found.add(value if equals else following)
+    url = urlsplit(values.get("url", ""))
+    found.update(value for name, value in parse_qsl(url.query) if _SECRETIVE.search(name))
+    return found | {url.password or ""}
 
 
 def _transport(where: str, values: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from tokenyard.http.choice import Choice, Piece
 from tokenyard.http.generation import Generation, Listener
 from tokenyard.http.mcp.hub import Hub
 from tokenyard.http.mcp.loop import MAX_CALLS, REQUEST_S, Action, Ask, End, Loop, Refuse, Run
-from tokenyard.http.mcp.results import as_text, cut, disarm
+from tokenyard.http.mcp.results import as_text, cut, disarm, disarm_all
 from tokenyard.http.mcp.sdk import McpFailure
 from tokenyard.http.mcp.selection import Selected
 from tokenyard.http.pool import Pool
@@ -130,7 +130,8 @@ class LoopGeneration(Generation):
         decided about; they run before the first turn. Raises TokenyardError naming the field.
         """
         theirs = [tool["function"]["name"] for tool in request.tools]
-        request = replace(request, tools=[*request.tools, *selected.function_tools()])
+        ours = disarm_all(selected.function_tools(), prompter.loaded.marks)  # descriptions are nobody's word either
+        request = replace(request, tools=[*request.tools, *ours])
         loop = Loop(
             selected.tools,
             theirs,

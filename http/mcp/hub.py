@@ -64,8 +64,9 @@ class ServerState:
 class _Server:
     """One server's supervisor."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, ping_s: float) -> None:
         self.config = config
+        self._ping_s = ping_s
         self.tools: list[Tool] = []
         """Of the last listing, those that the config allows; kept while it reconnects."""
         self.state = "idle" if config.enabled else "disabled"
@@ -127,16 +128,10 @@ class _Server:
             except McpFailure as failure:
                 if failure.lost:
                     connection.lost.set()
-                raise McpFailure(self.redacted(failure.words), failure.lost) from None
+                raise McpFailure(self.config.redacted(failure.words), failure.lost) from None
             finally:
                 working.cancel()
                 losing.cancel()
-
-    def redacted(self, text: str) -> str:
-        """The text without this server's secrets."""
-        for secret in self.config.secrets:
-            text = text.replace(secret, "***")
-        return text
 
     # The supervisor's task.
 
@@ -158,7 +153,7 @@ class _Server:
                 connection.cancel()
                 await asyncio.wait([connection])
                 self._connection = None
-            self.words = self.redacted(_end_of(connection))
+            self.words = self.config.redacted(_end_of(connection))
             held = time.monotonic() - began
             failures = 1 if held > STEADY_S else failures + 1
             self.num_restarts += 1
@@ -173,7 +168,7 @@ class _Server:
         label = self.config.label
 
         def logged(line: str) -> None:
-            log.debug("mcp server %s says: %s", label, self.redacted(line))
+            log.debug("mcp server %s says: %s", label, self.config.redacted(line))
 
         async with connect(self.config, Listeners(self._changed.set, logged), CONNECT_S) as connection:
             await self._list(connection)
@@ -192,7 +187,7 @@ class _Server:
         try:
             while not lost.done():
                 changed = asyncio.create_task(self._changed.wait())
-                await asyncio.wait((lost, changed), timeout=PING_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((lost, changed), timeout=self._ping_s, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 if lost.done():
                     return
@@ -201,7 +196,7 @@ class _Server:
                     self._changed.clear()
                     await self._list(connection)
                 else:
-                    async with asyncio.timeout(PING_S):
+                    async with asyncio.timeout(self._ping_s):
                         await connection.ping()
         finally:
             lost.cancel()
@@ -222,11 +217,25 @@ def _end_of(task: "asyncio.Task[None]") -> str:
     return describe(error)
 
 
+def _redacted(config: ServerConfig, value: Any) -> Any:
+    """A JSON value with no secret in any of its texts: a server may give away what it was trusted with."""
+    if not config.secrets:
+        return value
+    if isinstance(value, str):
+        return config.redacted(value)
+    if isinstance(value, list):
+        return [_redacted(config, one) for one in value]
+    if isinstance(value, dict):
+        return {key: _redacted(config, one) for key, one in value.items()}
+    return value
+
+
 class Hub:
     """All servers of one configuration."""
 
-    def __init__(self, configs: Sequence[ServerConfig]) -> None:
-        self._servers = {config.label: _Server(config) for config in configs}
+    def __init__(self, configs: Sequence[ServerConfig], *, ping_s: float = PING_S) -> None:
+        self._ping_s = ping_s
+        self._servers = {config.label: _Server(config, ping_s) for config in configs}
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -241,7 +250,7 @@ class Hub:
         """Take a new configuration: servers that did not change keep their connections."""
         kept = {one.label: self._servers[one.label] for one in configs if self._same(one)}
         ended = [server for label, server in self._servers.items() if label not in kept]
-        fresh = {one.label: _Server(one) for one in configs if one.label not in kept}
+        fresh = {one.label: _Server(one, self._ping_s) for one in configs if one.label not in kept}
         self._servers = {one.label: kept.get(one.label) or fresh[one.label] for one in configs}
         for server in fresh.values():
             server.start()
@@ -292,9 +301,10 @@ class Hub:
                 return await connection.call_tool(tool, arguments)
 
         try:
-            return await server.run(work)
+            result = await server.run(work)
         except TimeoutError:
             raise McpFailure(f"the server did not answer within {timeout_s:g} s") from None
+        return Result(*(_redacted(server.config, part) for part in result))
 
     async def resources(self, label: str) -> list[dict[str, Any]]:
         """What it offers to read. Raises McpFailure."""
@@ -306,7 +316,9 @@ class Hub:
 
     async def read_resource(self, label: str, uri: str) -> list[dict[str, Any]]:
         """Contents of a resource. Raises McpFailure."""
-        return await self._server(label).run(lambda connection: connection.read_resource(uri))
+        server = self._server(label)
+        found = await server.run(lambda connection: connection.read_resource(uri))
+        return [_redacted(server.config, one) for one in found]
 
     def _server(self, label: str) -> _Server:
         server = self._servers.get(label)

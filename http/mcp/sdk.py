@@ -5,6 +5,7 @@ which differ between its major versions, go no further. Decides nothing: who con
 """
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,10 @@ from mcp.types import Implementation, PaginatedRequestParams
 
 from tokenyard.http.mcp import child
 from tokenyard.http.mcp.config import ServerConfig
+
+for _noisy in ("mcp.client", "httpx", "httpx2", "httpcore"):
+    # They write addresses, headers and messages, and with them secrets; what fails is told by McpFailure.
+    logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 
 MAJOR = int(version("mcp").partition(".")[0])
 _SdkError: type[Exception] = getattr(exceptions, "McpError" if MAJOR == 1 else "MCPError")
