@@ -31,8 +31,13 @@ def main(arguments: list[str]) -> int:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent_pid:  # it died before the kernel was told
         return 1
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # if this process is killed itself
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+
     try:
-        child = subprocess.Popen(command, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, watched))
+        child = subprocess.Popen(command, preexec_fn=prepare)
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         return 127

@@ -74,6 +74,8 @@ class _Server:
         self.num_calls = 0
         self.num_restarts = 0
         self._connection: Connection | None = None
+        self._closing = False
+        """Whether its process is being ended, which takes a few seconds at most and must not be cancelled."""
         self._soon = True
         """Whether a server that waits is tried again within SOON_S."""
         self._news = asyncio.Event()
@@ -150,7 +152,8 @@ class _Server:
             try:
                 await asyncio.wait([connection])
             finally:
-                connection.cancel()
+                if not self._closing:
+                    connection.cancel()
                 await asyncio.wait([connection])
                 self._connection = None
             self.words = self.config.redacted(_end_of(connection))
@@ -170,7 +173,11 @@ class _Server:
         def logged(line: str) -> None:
             log.debug("mcp server %s says: %s", label, self.config.redacted(line))
 
-        async with connect(self.config, Listeners(self._changed.set, logged), CONNECT_S) as connection:
+        def closing() -> None:
+            self._closing = True
+
+        self._closing = False
+        async with connect(self.config, Listeners(self._changed.set, logged, closing), CONNECT_S) as connection:
             await self._list(connection)
             self._connection = connection
             self.words = ""
@@ -210,6 +217,8 @@ def _end_of(task: "asyncio.Task[None]") -> str:
     error = None if task.cancelled() else task.exception()
     if error is None:
         return "the connection was closed"
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     if isinstance(error, TimeoutError):
         return "it gave no sign of life"
     if not isinstance(error, (McpFailure, *FAILURES)):

@@ -41,6 +41,8 @@ FAILURES = (
 
 MAX_PAGES = 100
 """Of one listing: a server that always names a next page ends here."""
+MAX_MESSAGE_BYTES = 64 << 20
+"""Over HTTP; mcp 2.x would end the connection at 1 MiB, 1.x and the other transports know no limit."""
 MAX_LOG_LINE = 500
 """Characters of a line on a server's stderr."""
 GONE = ("connection closed", "session terminated", "session not found")
@@ -83,6 +85,8 @@ class Listeners(NamedTuple):
     """Its tools are others now."""
     logged: Callable[[str], None]
     """A line on its stderr, or a log message."""
+    closing: Callable[[], None]
+    """Its process is being ended: to cancel that would leave the process behind."""
 
 
 class Connection:
@@ -178,6 +182,8 @@ async def connect(config: ServerConfig, listeners: Listeners, timeout_s: float) 
         try:
             async with asyncio.timeout(timeout_s):
                 read, write, *_ = await stack.enter_async_context(_transport(config, listeners))
+                if config.transport == "stdio":
+                    stack.callback(listeners.closing)
                 watched = await stack.enter_async_context(_watched(read, lost))
                 session = await stack.enter_async_context(
                     ClientSession(
@@ -212,14 +218,33 @@ async def _transport(config: ServerConfig, listeners: Listeners) -> AsyncIterato
             async with stdio_client(parameters, errlog=errors) as streams:
                 yield streams
     elif config.transport == "sse":
-        async with sse_client(config.url, headers=dict(config.headers)) as streams:
+        async with sse_client(config.url, headers=dict(config.headers), httpx_client_factory=_http_client) as streams:
             yield streams
     else:
+        options: dict[str, Any] = {} if MAJOR == 1 else {"max_sse_event_size": MAX_MESSAGE_BYTES}
         async with (
-            _httpx_utils.create_mcp_http_client(headers=dict(config.headers)) as client,
-            streamable_http_client(config.url, http_client=client) as streams,
+            _http_client(headers=dict(config.headers)) as client,
+            streamable_http_client(config.url, http_client=client, **options) as streams,
         ):
             yield streams
+
+
+def _http_client(headers: dict[str, str] | None = None, timeout: Any = None, auth: Any = None) -> Any:
+    """The SDK's client, which follows a server's redirects only within that server, as mcp 2.x does by itself."""
+    client = _httpx_utils.create_mcp_http_client(headers, timeout, auth)
+    if MAJOR == 1:
+        client.event_hooks = {"response": [_stay]}
+    return client
+
+
+async def _stay(response: Any) -> None:
+    """Raise where a response leads elsewhere: its headers hold keys, and this machine's network is no business of the
+    server's.
+    """
+    if response.has_redirect_location:
+        old, new = response.url, response.url.join(response.headers["location"])
+        if (old.scheme, old.host, old.port) != (new.scheme, new.host, new.port):
+            raise _HttpError(f"it redirects to another host, {new.host}")
 
 
 @asynccontextmanager

@@ -5,9 +5,9 @@ Made with the SDK, of either major version.
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from typing import Any
 
@@ -76,8 +76,8 @@ def crash() -> str:
 
 @server.tool()
 def hang() -> str:
-    """Never come back, and hear nothing meanwhile."""
-    time.sleep(3600)
+    """Stop in the middle of a call: neither an answer nor a sign of life comes any more."""
+    os.kill(os.getpid(), signal.SIGSTOP)
     return ""
 
 

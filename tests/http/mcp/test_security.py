@@ -1,12 +1,16 @@
-"""Each rule of docs/mcp.md's security section, and an attempt to break it, on real servers and the whole application."""
+"""Each rule of docs/mcp.md's security section, and an attempt to break it, on real servers and the whole front."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
+import socket
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -17,7 +21,8 @@ from models import demo_tokenizer
 from typer.testing import CliRunner
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.http.mcp.config import read_servers
+from tokenyard.http.mcp.config import ServerConfig, read_servers
+from tokenyard.http.mcp.hub import Hub
 from tokenyard.scripts.cli import app as cli
 from tokenyard.scripts.plan import Wishes, make_plan
 
@@ -184,6 +189,52 @@ def test_the_fronts_own_environment_is_not_handed_down(tmp_path: Path, monkeypat
             return [call["output"] for call in found]
 
     assert asyncio.run(work()) == ['{"result":""}'] * 2 + [os.environ["PATH"]]
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """A server that redirects to another one, and remembers what it was asked."""
+
+    asked: ClassVar[list[str]] = []
+    target = ""
+
+    def do_POST(self) -> None:
+        self.asked.append(self.headers.get("X-Key", ""))
+        self.send_response(307)
+        self.send_header("Location", self.target)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *given: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+def test_a_redirect_to_another_host_is_not_followed(transport: str) -> None:
+    """Neither does a key go there, nor can a server have this machine call others of its network."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as web, socket.create_server(("127.0.0.1", 0)) as inner:
+        inner.setblocking(False)
+        _Elsewhere.target = f"http://127.0.0.1:{inner.getsockname()[1]}/"
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+
+        async def work() -> str:
+            url = f"http://127.0.0.1:{web.server_address[1]}/mcp"
+            hub = Hub([ServerConfig("trial", transport, url=url, headers={"X-Key": SECRET})])
+            hub.start()
+            try:
+                await hub.tools(["trial"])
+                return hub.states()[0].words
+            finally:
+                await hub.close()
+
+        _Elsewhere.asked.clear()
+        assert asyncio.run(work())
+        gc.collect()  # see pytestmark
+        web.shutdown()
+        assert _Elsewhere.asked
+        with pytest.raises(BlockingIOError):  # nobody has knocked there
+            inner.accept()
 
 
 # Who may reach it.
