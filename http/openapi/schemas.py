@@ -5,22 +5,19 @@ from typing import Any
 from tokenyard.http.checks import JSON_TYPES, Schema, or_null
 from tokenyard.http.fields import Field
 
-KINDS = {list: "array", dict: "object"}
-"""What holds other values."""
-
 
 def of_table(table: dict[str, Field], required: tuple[str, ...]) -> Schema:
     """A request body whose fields this table decides. Fields that are in no table are let through."""
     return {
         "type": "object",
         "required": list(required),
-        "properties": {name: _of_field(field) for name, field in table.items()},
+        "properties": {name: _of_field(field, name in required) for name, field in table.items()},
     }
 
 
-def _of_field(field: Field) -> Schema:
+def _of_field(field: Field, is_required: bool) -> Schema:
     if field.honoured is not None:
-        schema = or_null(field.honoured.schema)
+        schema = field.honoured.schema if is_required else or_null(field.honoured.schema)
         words = field.honoured.__doc__
         return {**schema, "description": " ".join(words.split())} if words else schema
     if field.refused is not None:
