@@ -56,6 +56,8 @@ def read_conversation(raw: list[Any], system: str | list[Any] | None, kept_thoug
         _clear_thoughts(messages, kept_thoughts)
     instructions = [text for text in instructions if text and not text.startswith(BILLING)]
     opening = [{"role": "system", "content": _join(instructions)}] if instructions else []
+    if not opening + messages:
+        invalid("messages", "must say something: all of their content is empty")
     return opening + messages
 
 

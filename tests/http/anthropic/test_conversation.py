@@ -165,6 +165,7 @@ BAD: list[tuple[Any, str]] = [
         "messages.0.content.0.signature",
     ),
     ({"role": "system", "content": [{"type": "image"}]}, "messages.0.content.0.type"),
+    ({"role": "system", "content": []}, "messages"),
 ]
 
 
