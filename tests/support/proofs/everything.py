@@ -1,0 +1,8 @@
+"""All endpoints whose fields are proved, in the order of docs/api.md."""
+
+from proofs.chat import chat, completions
+from proofs.messages import messages
+from proofs.others import config, decisions, embeddings, tgi, tgi_parameters, tgi_stream
+from proofs.responses import responses
+
+ENDPOINTS = [chat, completions, responses, messages, embeddings, decisions, tgi, tgi_stream, tgi_parameters, config]
