@@ -32,6 +32,10 @@ RELIST_S = 0.2
 """A burst of list_changed notifications costs one listing."""
 PING_S = 30.0
 """A connection is asked for a sign of life so often, and has as long to give one."""
+CLOSE_S = 8.0
+"""A connection has so long to close by itself. A stdio server's takes at most 5: the SDK waits 2 s for its end, then
+ends it, which child.py does within 1 s; mcp 2's HTTP client would wait minutes for a server that hangs.
+"""
 MAX_PARALLEL = 8
 """Calls of one server at once (design: MCP, limits)."""
 
@@ -74,8 +78,10 @@ class _Server:
         self.num_calls = 0
         self.num_restarts = 0
         self._connection: Connection | None = None
-        self._closing = False
-        """Whether its process is being ended, which takes a few seconds at most and must not be cancelled."""
+        self._link: asyncio.Task[None] | None = None
+        """The life of its connection."""
+        self._closing = asyncio.Event()
+        """Set once that is being closed: to cancel this too early would leave a process behind."""
         self._soon = True
         """Whether a server that waits is tried again within SOON_S."""
         self._news = asyncio.Event()
@@ -95,6 +101,8 @@ class _Server:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._link is not None:
+            await self._end(self._link)
 
     @property
     def _is_coming(self) -> bool:
@@ -148,15 +156,15 @@ class _Server:
             await self._wanted.wait()
             began = time.monotonic()
             self._is("connecting")
-            connection = asyncio.create_task(self._connect(), name=f"mcp {self.config.label} connection")
+            self._closing.clear()
+            self._link = asyncio.create_task(self._connect(), name=f"mcp {self.config.label} connection")
+            closing = asyncio.create_task(self._closing.wait())
             try:
-                await asyncio.wait([connection])
+                await asyncio.wait([self._link, closing], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                if not self._closing:
-                    connection.cancel()
-                await asyncio.wait([connection])
-                self._connection = None
-            self.words = self.config.redacted(_end_of(connection))
+                closing.cancel()
+            await self._end(self._link)
+            self.words = self.config.redacted(_end_of(self._link))
             held = time.monotonic() - began
             failures = 1 if held > STEADY_S else failures + 1
             self.num_restarts += 1
@@ -166,6 +174,16 @@ class _Server:
             log.warning("mcp server %s: %s; again in %g s", self.config.label, self.words, delay)
             await asyncio.sleep(delay)
 
+    async def _end(self, link: "asyncio.Task[None]") -> None:
+        """See a connection to its end; one whose far end hangs is not waited for politely."""
+        if not self._closing.is_set():
+            link.cancel()
+        patience_s = CLOSE_S
+        while not link.done():
+            await asyncio.wait([link], timeout=patience_s)
+            link.cancel()
+            patience_s = SOON_S
+
     async def _connect(self) -> None:
         """One connection's life; ends with the reason as McpFailure."""
         label = self.config.label
@@ -173,19 +191,18 @@ class _Server:
         def logged(line: str) -> None:
             log.debug("mcp server %s says: %s", label, self.config.redacted(line))
 
-        def closing() -> None:
-            self._closing = True
-
-        self._closing = False
-        async with connect(self.config, Listeners(self._changed.set, logged, closing), CONNECT_S) as connection:
+        listeners = Listeners(self._changed.set, logged, self._closing.set)
+        async with connect(self.config, listeners, CONNECT_S) as connection:
             await self._list(connection)
             self._connection = connection
             self.words = ""
             self._is("ready")
             log.info("mcp server %s is ready: %d tools", label, len(self.tools))
-            await self._attend(connection)
-            self._connection = None
-            self._is("connecting")  # while it is being closed, which may take seconds
+            try:
+                await self._attend(connection)
+            finally:
+                self._connection = None
+                self._is("connecting")  # while it is being closed, which may take seconds
             raise McpFailure("the connection was lost", lost=True)
 
     async def _attend(self, connection: Connection) -> None:

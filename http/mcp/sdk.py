@@ -86,7 +86,7 @@ class Listeners(NamedTuple):
     logged: Callable[[str], None]
     """A line on its stderr, or a log message."""
     closing: Callable[[], None]
-    """Its process is being ended: to cancel that would leave the process behind."""
+    """It is being closed."""
 
 
 class Connection:
@@ -182,9 +182,8 @@ async def connect(config: ServerConfig, listeners: Listeners, timeout_s: float) 
         try:
             async with asyncio.timeout(timeout_s):
                 read, write, *_ = await stack.enter_async_context(_transport(config, listeners))
-                if config.transport == "stdio":
-                    stack.callback(listeners.closing)
                 watched = await stack.enter_async_context(_watched(read, lost))
+                stack.callback(listeners.closing)
                 session = await stack.enter_async_context(
                     ClientSession(
                         watched,
@@ -195,6 +194,7 @@ async def connect(config: ServerConfig, listeners: Listeners, timeout_s: float) 
                     )
                 )
                 about = _plain(await session.initialize())
+                stack.callback(listeners.closing)  # again: what was entered last is left first
         except TimeoutError as error:
             raise McpFailure(f"it did not greet within {timeout_s:g} s", lost=True) from error
         except FAILURES as error:

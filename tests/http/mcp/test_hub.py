@@ -98,8 +98,6 @@ def test_every_kind_of_result(make: Make) -> None:
         assert "this tool always fails" in as_text(failed, 200)
         wrong = await hub.call("trial", "add", {"a": "x"})
         assert wrong.is_error
-        huge = as_text(await hub.call("trial", "huge", {"megabytes": 9}), 32_000)
-        assert huge.endswith(f"({(9 << 20) - 32_000:,} more characters were cut)")
 
     run(work, make())
 
