@@ -5,8 +5,6 @@ Each function reads a turn behind its thought (see reading.py).
 
 import re
 
-from transformers.utils.chat_parsing.content_parsers import parse_content
-
 from tokenyard.http.formats.reading import Reading
 from tokenyard.http.formats.source import Steps
 from tokenyard.http.formats.values import dumps, loads
@@ -18,6 +16,14 @@ _GEMMA_WORDS = re.compile(
 )
 """What differs from JSON, and JSON's own strings, inside of which nothing does."""
 PYTHON = ("<|python_start|>", "<|python_end|>")
+
+_PYTHON_WORDS = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\b(?:None|True|False)\b|[()]|,(?=\s*[\]})])""", re.DOTALL
+)
+"""What differs from JSON: strings, words, tuples, a comma behind the last item."""
+_IN_STRING = re.compile(r'\\.|["\x00-\x1f]', re.DOTALL)
+_JSON_ESCAPES = frozenset('bfnrtu"\\/')
+_AS_JSON = {"None": "null", "True": "true", "False": "false", "(": "[", ")": "]", ",": ""}
 
 _VALUE_SIGN = re.compile(r"""['"()\[\]{},]""")
 _QUOTED_SIGN = {quote: re.compile(rf"[{quote}\\]") for quote in "'\""}
@@ -121,8 +127,19 @@ def _python_value(reading: Reading) -> Steps[str]:
 
 def _as_json(text: str) -> str:
     """A Python value as JSON; what is none stays as the model wrote it."""
-    try:
-        (call,) = parse_content(f"[call(value={text})]", "python-call-list", {})
-        return dumps(call["arguments"]["value"])
-    except (ValueError, RecursionError):
-        return text.strip()
+    json_text = _PYTHON_WORDS.sub(_python_as_json, text).strip()
+    value = loads(json_text)
+    return dumps(value) if value is not None or json_text == "null" else text.strip()
+
+
+def _python_as_json(match: re.Match[str]) -> str:
+    word = match[0]
+    return _AS_JSON[word] if word in _AS_JSON else f'"{_IN_STRING.sub(_in_json_string, word[1:-1])}"'
+
+
+def _in_json_string(match: re.Match[str]) -> str:
+    """An escape, a quote or a control character of a Python string, as JSON has it."""
+    sign = match[0]
+    if len(sign) == 1:
+        return dumps(sign)[1:-1]
+    return sign if sign[1] in _JSON_ESCAPES else "'" if sign[1] == "'" else f"\\\\{sign[1]}"
