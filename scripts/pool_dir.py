@@ -28,7 +28,11 @@ def pool_dir(given: Path | None) -> Iterator[RunDir]:
         return
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
     _sweep(base)
-    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))  # mode 0700
+    try:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))  # mode 0700
+    except OSError as error:
+        words = f"no run directory can be made in {base}: {error.strerror}; choose one with --run-dir"
+        raise SetupError(words) from error
     run_dir = RunDir(path).create()
     run_dir.lock(_LOCK)
     try:
@@ -55,7 +59,10 @@ def _pointer() -> Path:
 
 def _point_to(path: Path) -> None:
     RunDir(default_run_dir()).create()
-    _pointer().write_text(f"{path}\n")
+    try:
+        _pointer().write_text(f"{path}\n")
+    except OSError as error:
+        raise SetupError(f"{_pointer()} cannot be written: {error.strerror}") from error
 
 
 def _sweep(base: Path) -> None:
