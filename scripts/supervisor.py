@@ -217,7 +217,7 @@ class Supervisor:
         end_strays({child.pid for child in self._children.values()})
         if cause == "crash" or (cause == "killed" and not self._watch.is_draining):
             log.warning("%s (pid %d): %s", name, child.pid, words)
-        self._do(self._watch.died(name, status, now))
+        self._do(self._watch.died(name, status, now, cause == "killed"))
         if name not in self._watch.posts:
             self._rows.pop(name, None)
 

@@ -70,7 +70,7 @@ class Post:
     delay_s: float = FIRST_DELAY_S
     """The wait after its next death."""
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LOOP_DEATHS))
-    """Times of the latest deaths in lives that never became ready."""
+    """Times of the latest deaths in lives that never became ready and ended by themselves."""
 
 
 class Watch:
@@ -108,8 +108,12 @@ class Watch:
         post.is_ready = post.was_ready = True
         post.deaths.clear()
 
-    def died(self, name: str, status: int, now: float) -> list[Action]:
-        """A life has ended with this status (as subprocess has it: negative for a signal)."""
+    def died(self, name: str, status: int, now: float, was_killed: bool = False) -> list[Action]:
+        """A life has ended with this status (as subprocess has it: negative for a signal).
+
+        `was_killed`: from outside, which says nothing against one that has been ready before. One that never was may
+        be killed for what it does, by a container's memory limit, say.
+        """
         post = self.posts[name]
         assert post.alive_since is not None, name
         lived_s, post.alive_since = now - post.alive_since, None
@@ -118,7 +122,7 @@ class Watch:
         if status == 0 and post.role is Role.WORKER:  # drained on demand: it has gone for good
             del self.posts[name]
             return []
-        if not post.is_ready:
+        if not post.is_ready and not (was_killed and post.was_ready):
             post.deaths.append(now)
         if status == SETUP_STATUS and not post.was_ready:
             return self._give_up(name, "cannot start as it was told to")

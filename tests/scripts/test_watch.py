@@ -114,6 +114,28 @@ def test_one_that_was_ready_is_never_given_up() -> None:
         watch.ready("w0")
 
 
+def test_one_killed_from_outside_again_and_again_while_it_loads_is_not_given_up() -> None:
+    watch = started()
+    now = 0.0
+    for _ in range(3 * LOOP_DEATHS):
+        assert watch.died("w0", -9, now, was_killed=True) == []
+        due = watch.next_due()
+        assert due is not None
+        assert watch.tick(due) == [Start("w0")]
+        now = due + 1
+
+
+def test_one_that_was_never_ready_is_given_up_whoever_killed_it() -> None:
+    """The killer may be a container's memory limit, of which nobody tells."""
+    watch = make_watch()
+    watch.tick(0)
+    actions: list[Action] = []
+    for now in range(LOOP_DEATHS):
+        actions = watch.died("w0", -9, now, was_killed=True)
+        watch.tick(now + LAST_DELAY_S)
+    assert [type(action) for action in actions] == [GaveUp]
+
+
 def test_slow_deaths_are_no_loop() -> None:
     watch = make_watch()
     watch.tick(0)
