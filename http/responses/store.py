@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tokenyard.broker.errors import SetupError, TokenyardError
-from tokenyard.http.errors import invalid
+from tokenyard.http.errors import HttpError, invalid
 from tokenyard.http.responses import conversations
 from tokenyard.http.responses.database import Database, Row
 from tokenyard.http.responses.items import Item
@@ -48,7 +48,7 @@ class Store:
         if not self.on:
             return
         try:
-            await self.run(Database.totals)
+            await asyncio.wrap_future(self.post(Database.totals))
         except (sqlite3.Error, OSError) as error:
             raise SetupError(f"--store {self._path}: {error}") from error
 
@@ -69,8 +69,13 @@ class Store:
         return self._thread.submit(call)
 
     async def run(self, ask: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask the database."""
-        return await asyncio.wrap_future(self.post(ask, *args, **kwargs))
+        """Ask the database. Raises HttpError where its file cannot be used: the disk is full, say."""
+        try:
+            return await asyncio.wrap_future(self.post(ask, *args, **kwargs))
+        except sqlite3.OperationalError as error:
+            log.error("the store of responses cannot be used: %s", error)
+            words = f"the store of responses cannot be used: {error}; with store: false nothing is kept"
+            raise HttpError(503, "store_unavailable", words, "service_unavailable") from error
 
     async def history(self, response_id: str) -> list[Item]:
         """The conversation that ends with this response. Raises TokenyardError where any of it is not there."""

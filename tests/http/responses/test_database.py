@@ -1,6 +1,8 @@
 """The store's tables: bounds, ends that come once, what is left of a process that died."""
 
 import os
+import resource
+import sqlite3
 import subprocess
 import sys
 import time
@@ -45,6 +47,25 @@ def test_the_oldest_make_room_for_the_newest(database: Database) -> None:
     assert database.totals()[0] == 5
     assert database.item("item_3") is None
     assert database.item("item_8") == {"id": "item_8"}
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_full_disk_costs_one_write(database: Database, wait: bool) -> None:
+    """SQLite notices at once, or only when the transaction is committed; either way the next one finds none open."""
+    add(database, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if wait:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    else:
+        database.connection.execute("PRAGMA max_page_count = 1")  # as far as it goes: the pages that there are
+    try:
+        with pytest.raises(sqlite3.OperationalError, match="disk"):
+            database.begin(body(2), [{"id": "item_2", "text": "x" * 9000}], streams=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        database.connection.execute("PRAGMA max_page_count = 1000")
+    add(database, 3)
+    assert [database.get(f"resp_{number}") is not None for number in (1, 2, 3)] == [True, False, True]
 
 
 def test_bytes_are_bounded_and_counted_right(database: Database) -> None:
