@@ -18,6 +18,10 @@ from tokenyard.http.fields import CHAT, COMPLETIONS, GRAMMARS, SAMPLING, read
 from tokenyard.http.grammars import only_one
 from tokenyard.http.reasoning import merge_wishes
 
+MAX_DEPTH = 200
+"""Of lists and objects in one another. What is read is told again, within others: that must be possible."""
+_MAX_WRITTEN_DEPTH = 254
+"""orjson's own limit, which a test looks at."""
 MAX_NAMED_BYTES = 1 << 18
 """In longer bodies that are no JSON the culprit is not looked for: this is 20 ms of work."""
 
@@ -125,7 +129,7 @@ class CompletionRequest(Request):
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A request's body as an object. Raises TokenyardError for anything else, NaN and Infinity included."""
+    """A request's body as an object. Raises TokenyardError for anything else: NaN, say, or what is nested too deeply."""
     gc.disable()  # it would look in vain, again and again: a million small lists took 1.4 s instead of 0.1 (measured)
     try:
         value = orjson.loads(body)
@@ -137,7 +141,20 @@ def parse_json(body: bytes) -> dict[str, Any]:
         gc.enable()
     if type(value) is not dict:
         raise TokenyardError("invalid_value", f"the body must be a JSON object, not {type(value).__name__}")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(value):
+        raise TokenyardError("invalid_value", f"the body has more than {MAX_DEPTH} levels of lists and objects")
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether there are more levels than MAX_DEPTH, found by orjson: to walk through a million lists takes seconds."""
+    for _ in range(_MAX_WRITTEN_DEPTH - MAX_DEPTH):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return True
+    return False
 
 
 class _Constant:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.http.schemas import parse_chat, parse_completion, parse_json
+from tokenyard.http.schemas import MAX_DEPTH, parse_chat, parse_completion, parse_json
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "m", "prompt": "hi"}
@@ -34,6 +34,20 @@ def test_a_number_that_json_does_not_have_is_named(body: bytes, param: str | Non
     with pytest.raises(TokenyardError, match="not valid JSON") as caught:
         parse_json(body)
     assert caught.value.param == param
+
+
+def nested(num_levels: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
+    """An object whose lists, or objects, are so many levels with itself."""
+    return b'{"a": ' + opening * (num_levels - 1) + b"1" + closing * (num_levels - 1) + b"}"
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    """It could not be written again: the answer to a response shows its tools, a template prints them."""
+    for opening, closing in ((b"[", b"]"), (b'{"a": ', b"}")):
+        assert parse_json(nested(MAX_DEPTH, opening, closing))
+        with pytest.raises(TokenyardError, match=f"more than {MAX_DEPTH} levels"):
+            parse_json(nested(MAX_DEPTH + 1, opening, closing))
+    assert parse_json(b'{"a": [' + b"[]," * 1000 + b"[]]}")
 
 
 def test_parsing_leaves_the_collector_on() -> None:
