@@ -48,6 +48,8 @@ class Field(NamedTuple):
     refused: Callable[[Any], bool] | None = None
     """Whether this value would change the answer; other values are let through."""
     why: str = ""
+    means: str = ""
+    """The honoured field that this is another name of."""
     neutral: tuple[Any, ...] = ()
     """Of a refused field, the values that are let through."""
 
@@ -72,7 +74,10 @@ def read(body: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
         if value is None or field.harmless:
             continue
         if field.honoured is not None:
-            values[name] = field.honoured(value, name)
+            checked = field.honoured(value, name)
+            meant = field.means or name
+            if values.setdefault(meant, checked) != checked:
+                invalid(name, f"and its other name say different things: send one; it means {meant}")
         elif field.refused is not None and field.refused(value):
             invalid(name, field.why)
     return values
@@ -128,6 +133,16 @@ COMMON: dict[str, Field] = {
     "return_token_ids": Field(boolean),
     "cache_salt": Field(string(1, 256)),
     "priority": Field(integer(-(1 << 31), (1 << 31) - 1)),
+    # Jan's and llama.cpp's names
+    "repeat_penalty": Field(number(0, 10, above=True), means="repetition_penalty"),
+    "typ_p": Field(number(0, 1, above=True), means="typical_p"),
+    "max_output_tokens": Field(integer(1, INT64), means="max_tokens"),
+    "stop_sequences": Field(stop_strings, means="stop"),
+    "ctx_len": HARMLESS,  # how much of a conversation the client sends
+    "mirostat": refused_unless(0),
+    "dynatemp_range": refused_unless(0),
+    "xtc_probability": refused_unless(0),
+    "dry_multiplier": refused_unless(0),
     # Notes for the provider; none of them touches the text.
     "user": HARMLESS,
     "metadata": HARMLESS,

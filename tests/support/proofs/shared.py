@@ -48,6 +48,7 @@ NOTES: dict[str, Proof] = {
     "prompt_cache_key": Proof("key"),
     "prompt_cache_options": Proof({"mode": "implicit"}),
     "prompt_cache_retention": Proof("24h"),
+    "ctx_len": Proof(8192),
 }
 
 NOT_DONE: dict[str, Proof] = {
@@ -57,6 +58,10 @@ NOT_DONE: dict[str, Proof] = {
     "logits_processors": Proof(["x"]),
     "spaces_between_special_tokens": Proof(False),
     "guided_whitespace_pattern": Proof(" "),
+    "mirostat": Proof(2),
+    "dynatemp_range": Proof(0.5),
+    "xtc_probability": Proof(0.5),
+    "dry_multiplier": Proof(0.8),
 }
 
 
@@ -71,6 +76,10 @@ def common(text: str, logprob: Proof) -> dict[str, Proof]:
         "max_tokens": Proof(5, f"{PARAMS}.max_tokens", 5),
         "n": Proof(2, "jobs.#", 2),
         "stop": Proof("friend", text, "Hello there, "),
+        "repeat_penalty": Proof(1.5, f"{PARAMS}.repetition_penalty", 1.5),
+        "typ_p": Proof(0.5, f"{PROCESSORS}.typical_p", 0.5),
+        "max_output_tokens": Proof(5, f"{PARAMS}.max_tokens", 5),
+        "stop_sequences": Proof(["friend"], text, "Hello there, "),
         "stream": Proof(True, "type", SSE),
         "stream_options": Proof(
             {"include_usage": True}, "answer.-1.usage.completion_tokens", 8, beside={"stream": True}
