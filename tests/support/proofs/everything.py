@@ -2,7 +2,20 @@
 
 from proofs.chat import chat, completions
 from proofs.messages import messages
-from proofs.others import config, decisions, embeddings, tgi, tgi_parameters, tgi_stream
+from proofs.others import (
+    config,
+    conversations,
+    decisions,
+    detokenize,
+    embeddings,
+    tgi,
+    tgi_parameters,
+    tgi_stream,
+    tokenize,
+)
 from proofs.responses import responses
 
-ENDPOINTS = [chat, completions, responses, messages, embeddings, decisions, tgi, tgi_stream, tgi_parameters, config]
+ENDPOINTS = [
+    *(chat, completions, responses, conversations, messages, embeddings, decisions),
+    *(tgi, tgi_stream, tgi_parameters, tokenize, detokenize, config),
+]

@@ -1,4 +1,4 @@
-"""Proofs of embeddings, decisions, TGI, and the attributes of a generation_config."""
+"""Proofs of embeddings, decisions, conversations, TGI, tokens, and the attributes of a generation_config."""
 
 from proofs.harness import MARKED, Endpoint, Like, Proof, Unlike
 from proofs.shared import GRAMMAR, PARAMS, PROCESSORS, SSE
@@ -7,7 +7,9 @@ from tokenyard.http.decisions.fields import DECISIONS
 from tokenyard.http.embeddings import EMBEDDINGS
 from tokenyard.http.fields import HARMLESS, Field, refused_unless
 from tokenyard.http.generation_config import CONFIG_FIELDS, CONFIG_HARMLESS, CONFIG_NEUTRAL, REQUEST_FIELDS
+from tokenyard.http.responses.conversation_routes import BODY as CONVERSATION
 from tokenyard.http.tgi.fields import BODY, PARAMETERS
+from tokenyard.http.tokenizing import DETOKENIZE, TOKENIZE
 
 embeddings = Endpoint(
     "Embeddings",
@@ -26,6 +28,7 @@ embeddings = Endpoint(
     },
 )
 
+_STRINGS = {"return_token_strs": True}
 _QUESTION = {"type": "predicate", "instructions": "The message is spam."}
 
 decisions = Endpoint(
@@ -40,6 +43,43 @@ decisions = Endpoint(
         "prompt_cache_key": Proof("key"),
         "prompt_cache_options": Proof({"mode": "implicit"}),
         "safety_identifier": Proof("someone"),
+    },
+)
+
+tokenize = Endpoint(
+    "Tokenize",
+    "/tokenize",
+    TOKENIZE,
+    {"model": "demo", "prompt": "Say hello."},
+    {
+        "model": Proof("unknown", "answer.error.param", "model"),
+        "prompt": Proof("Say hello, please.", "answer.count", 6),
+        "add_special_tokens": Proof(False, "answer.token_strs.0", "Say", beside={"model": MARKED, **_STRINGS}),
+        "return_token_strs": Proof(True, "answer.token_strs.0", "Say"),
+    },
+)
+
+detokenize = Endpoint(
+    "Detokenize",
+    "/detokenize",
+    DETOKENIZE,
+    {"model": "demo", "tokens": [50, 60]},
+    {
+        "model": Proof("unknown", "answer.error.param", "model"),
+        "tokens": Proof([2038], "answer.prompt", "<|im_start|>"),
+    },
+)
+
+_WIZARD = {"type": "message", "role": "wizard", "content": "hi"}
+
+conversations = Endpoint(
+    "Conversations",
+    "/v1/conversations",
+    CONVERSATION,
+    {},
+    {
+        "items": Proof([_WIZARD], "answer.error.param", "items.0.role"),
+        "metadata": Proof({"topic": "greetings"}, "answer.metadata", {"topic": "greetings"}),
     },
 )
 
