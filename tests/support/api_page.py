@@ -12,7 +12,7 @@ from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 from proofs.everything import ENDPOINTS
-from proofs.harness import Endpoint, Like, Proof, Some, Unlike, fate
+from proofs.harness import Endpoint, Like, Made, Proof, Some, Unlike, fate
 
 from tokenyard.http.fields import CHAT, COMPLETIONS, Field
 from tokenyard.http.openapi.operations import OPERATIONS
@@ -95,7 +95,7 @@ def _fields(endpoint: Endpoint) -> str:
     lines += ["| field | | takes | sent | then |", "| --- | --- | --- | --- | --- |"]
     for name, field in endpoint.table.items():
         proof = endpoint.proofs[name]
-        lines.append(f"| `{name}` | {fate(field)} | {_takes(field)} | {_code(proof.value)} | {_then(field, proof)} |")
+        lines.append(f"| `{name}` | {fate(field)} | {_takes(field)} | {_sent(proof.value)} | {_then(field, proof)} |")
     return "\n".join(lines)
 
 
@@ -133,6 +133,10 @@ def _short(number: float) -> str:
         return str(number)
     power = (abs(int(number)) + 1).bit_length() - 1
     return f"{'-' * (number < 0)}2^{power}"
+
+
+def _sent(value: Any) -> str:
+    return f"the id that {_code(value.body)} made" if isinstance(value, Made) else _code(value)
 
 
 def _code(value: Any) -> str:

@@ -50,6 +50,13 @@ class Some(NamedTuple):
     """Anything but nothing."""
 
 
+class Made(NamedTuple):
+    """In place of a value: the id of what this request makes."""
+
+    path: str
+    body: dict[str, Any]
+
+
 class Proof(NamedTuple):
     """What is sent in the field, and what must come of it."""
 
@@ -112,6 +119,20 @@ class Fronts:
             "answer": _read(response),
             "jobs": [_job(job) for job in pool.jobs],
         }
+
+    def make(self, made: Made) -> str:
+        """The id of what is made."""
+        pool, app = self._front(CARD.names[0])
+        pool.play = plays(HELLO)
+        response = self._loop.run_until_complete(request(app, "POST", made.path, json=made.body))
+        own_id: str = response.json()["id"]
+        return own_id
+
+    def _front(self, model: str) -> tuple[ScriptedPool, ASGIApp]:
+        if model not in self._fronts:
+            card = _marked(self._folder) if model == MARKED else CARD
+            self._fronts[model] = self._loop.run_until_complete(self._open(card))
+        return self._fronts[model]
 
     async def _open(self, card: Card) -> tuple[ScriptedPool, ASGIApp]:
         pool = ScriptedPool(card)
@@ -202,7 +223,8 @@ def check(fronts: Fronts, endpoint: Endpoint, name: str, proof: Proof) -> None:
     def came_of(*some: dict[str, Any]) -> dict[str, Any]:
         return fronts.outcome(endpoint, endpoint.body(proof.beside, *some), proof.says)
 
-    given, without = came_of({name: proof.value}), came_of()
+    value = fronts.make(proof.value) if isinstance(proof.value, Made) else proof.value
+    given, without = came_of({name: value}), came_of()
     if fate(field) == "honoured":
         assert proof.at
         assert holds(found(given, proof.at), proof.becomes), f"{name}: {found(given, proof.at)!r} at {proof.at}"

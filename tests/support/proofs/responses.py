@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proofs.harness import Endpoint, Like, Proof, Some
+from proofs.harness import Endpoint, Like, Made, Proof, Some
 from proofs.shared import CALLS, GRAMMAR, OBJECT, PARAMS, THINK, common
 
 from tokenyard.http.responses.fields import LOGPROBS, RESPONSES
@@ -28,8 +28,14 @@ responses = Endpoint(
         **_COMMON,
         "input": Proof("Count.", "jobs.0.prompt", Like("Count")),
         "instructions": Proof("Be brief.", "jobs.0.prompt", Like("Be brief")),
-        "previous_response_id": Proof("resp_unknown", "answer.error.param", "previous_response_id"),
-        "conversation": Proof("conv_unknown", "answer.error.param", "conversation"),
+        "previous_response_id": Proof(
+            Made("/v1/responses", {"model": "demo", "input": "Count."}), "jobs.0.prompt", Like("Count")
+        ),
+        "conversation": Proof(
+            Made("/v1/conversations", {"items": [{"role": "user", "content": "Count."}]}),
+            "jobs.0.prompt",
+            Like("Count"),
+        ),
         "store": Proof(False, "answer.store", False),
         "background": Proof(True, "answer.status", "queued"),
         "max_output_tokens": Proof(5, f"{PARAMS}.max_tokens", 5),
