@@ -1,10 +1,12 @@
-"""What keeps a pool from starting, or fills its disk later: said in words, and nothing is left behind."""
+"""What keeps a pool from starting, or fills its disk later: said in words, and nothing is left behind.
+
+A port that is taken and a model that does not exist are in tests/scripts/test_supervisor.py.
+"""
 
 import json
 import os
 import resource
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -89,14 +91,6 @@ def test_a_full_disk_at_the_start(folder: Path) -> None:
     done = serve(folder=folder, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
     assert done.returncode == 2
     assert done.stderr == f"tokenyard: {folder}/tokenyard/last cannot be written: File too large\n"
-
-
-def test_a_taken_port(folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = serve("--port", str(port), folder=folder)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"tokenyard: cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
 @pytest.mark.faults

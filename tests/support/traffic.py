@@ -54,7 +54,7 @@ class Ask(NamedTuple):
 
 
 def asks(count: int = NUM_ASKS, model: str = "tokenyard-demo") -> list[Ask]:
-    """Prompts of 8 to about 700 tokens, answers of 16 to 160; half greedy, half sampled with a seed."""
+    """Prompts of 9 to 400 tokens, answers of 16 to 156; half greedy, half sampled with a seed."""
     backend = demo_tokenizer().backend
     made = []
     for index in range(count):
