@@ -43,6 +43,7 @@ class Control:
             "uptime_s": state.now - self._started_s,
             "queued": state.num_queued,
             "settled": state.settled,
+            "lost_workers": dict(state.num_lost),
         }
         body = {
             "broker": broker,

@@ -240,19 +240,20 @@ class Core:
     def _goodbye(self, peer: bytes, goodbye: wire.Goodbye) -> None:
         sender = self._state.peers.get(peer)
         if sender is not None and sender.inc == goodbye.inc:
-            self._forget(sender, "it said goodbye")
+            self._forget(sender, "it said goodbye", lost=False)
 
     def _exited(self, agent: Agent, exited: wire.Exited) -> None:
         """The agent has reaped a worker: `Lost` need wait no longer, and a crash counts, however late the word."""
         if worker := self._state.workers.get(exited.inc):
-            self._forget(worker, f"{exited.cause}: {exited.words}")
+            self._forget(worker, f"{exited.cause}: {exited.words}", lost=exited.cause != "drained")
         agent.workers.discard(exited.inc)
         if death := self._deaths.get(exited.inc):
             if exited.cause == "crash":
                 self._jobs.count_crash(death)
             self._announce(exited.inc)
 
-    def _forget(self, sender: Peer, words: str) -> None:
+    def _forget(self, sender: Peer, words: str, lost: bool = True) -> None:
+        """It is no longer here; `lost`: not on purpose."""
         state = self._state
         state.peers.pop(sender.peer, None)
         log.info("%s %s is gone: %s", type(sender).__name__.lower(), sender.inc.hex(), words)
@@ -263,6 +264,8 @@ class Core:
             case Agent():
                 del state.agents[sender.inc]
             case Worker():
+                if lost:
+                    state.num_lost[sender.card.names[0] if sender.card else sender.name] += 1
                 self._bury(sender)
 
     def _bury(self, worker: Worker) -> None:

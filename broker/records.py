@@ -4,7 +4,7 @@ Plain data and sums over it. Decisions live in dispatch.py (where), jobs.py (a j
 control.py (the operator). Nothing here may know of sockets or clocks: `State.now` is given with every event.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from math import inf
@@ -187,6 +187,8 @@ class State:
     agents: dict[bytes, Agent] = field(default_factory=dict)
     models: dict[str, "Model"] = field(default_factory=dict)
     num_queued: int = 0
+    num_lost: Counter[str] = field(default_factory=Counter)
+    """Workers that died without having been asked to, by model; by name where they were loading."""
     deadlines: list[tuple[float, int, Job]] = field(default_factory=list)
     """Heap of (deadline_s, tie-break, job); an entry is stale once the job's own deadline differs."""
     ended: deque[tuple[float, Job]] = field(default_factory=deque)

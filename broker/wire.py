@@ -136,7 +136,7 @@ class Beat(NamedTuple):
     """How long this worker may stay silent; 0: SILENCE_S."""
     jobs: list[WorkerJob]
     load: dict[str, int] = {}
-    """For people: running, waiting, free_blocks, num_blocks, hit_tokens."""
+    """For people and metrics; docs/protocol.md has the keys."""
 
 
 class Ping(NamedTuple):
@@ -199,7 +199,7 @@ class Goodbye(NamedTuple):
 
 
 class Status(NamedTuple):
-    """From the command line: what is there?"""
+    """From the command line, or from a front that is asked for its metrics: what is there?"""
 
     req: int
 
@@ -374,11 +374,11 @@ class Stop(NamedTuple):
     job: int
 
 
-FrontToBroker = FrontHello | Ping | Submit | Cancel | Goodbye
+FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Goodbye
 WorkerToBroker = WorkerHello | Beat | Done | Goodbye
 AgentToBroker = AgentHello | Ping | Spawned | Exited | Goodbye
 ControlToBroker = Status | DrainWorker | SpawnWorker | KillWorker
-BrokerToFront = Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Who | Refused
+BrokerToFront = Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Answer | Who | Refused
 BrokerToWorker = Start | Abort | Drain | Who | Refused
 BrokerToAgent = Spawn | Kill | Who | Refused
 BrokerToControl = Answer | Refused

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
-from tokenyard.http import chat_api, completions, embeddings, tokenizing
+from tokenyard.http import chat_api, completions, embeddings, metrics, tokenizing
 from tokenyard.http.anthropic import endpoints as anthropic
 from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.decisions import routes as decisions
@@ -50,6 +50,7 @@ ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     tokenizing.add_routes,
     decisions.add_routes,
     document.add_routes,
+    metrics.add_routes,
 )
 """Each adds the routes of one API."""
 
@@ -91,7 +92,7 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
         add_routes(api, service)
     app: ASGIApp = BodyLimit(api, options.max_body_bytes)
     app = ApiKeys(app, options.api_keys)
-    app = RequestIds(app, options.access_log)
+    app = RequestIds(app, pool.figures)
     # Outermost, so that refusals and 500s carry its headers too: browsers hide answers without them.
     return CORSMiddleware(
         app,

@@ -4,12 +4,15 @@ Knows the pool and choices, not HTTP.
 """
 
 import logging
+import time
 from typing import Any, NamedTuple, Protocol
 
 from tokenyard.broker.errors import KINDS, TokenyardError
 from tokenyard.broker.wire import Finish
 from tokenyard.http.choice import Choice, Piece
+from tokenyard.http.figures import JobMeter
 from tokenyard.http.pool import JobRequest, Pool
+from tokenyard.http.request_log import RECORD, RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +42,10 @@ class Plan(NamedTuple):
 class Generation:
     """Runs plans. `start` once; `cancel` in any case at the end, it is harmless when all is over."""
 
-    def __init__(self, pool: Pool, plans: list[Plan], width: int | None = None) -> None:
-        """`width`: so many jobs at once, in order; all, if None."""
+    def __init__(
+        self, pool: Pool, plans: list[Plan], width: int | None = None, record: RequestRecord | None = None
+    ) -> None:
+        """`width`: so many jobs at once, in order; all, if None. `record`: of the request, if not the running one."""
         self.plans = plans
         self._width = width
         self._num_submitted = 0
@@ -48,7 +53,12 @@ class Generation:
         self._listener: Listener | None = None
         self._jobs: dict[int, int] = {}
         """Running jobs' numbers by choice index."""
+        self._meters: dict[int, JobMeter] = {}
+        """Of running jobs, by choice index."""
         self._started: set[int] = set()
+        self._record = record or RECORD.get()
+        if self._record is not None and self._record.generation is None:
+            self._record.generation = self
 
     @property
     def choices(self) -> list[Choice]:
@@ -85,6 +95,7 @@ class Generation:
         while self._num_submitted < len(self.plans) and (self._width is None or len(self._jobs) < self._width):
             plan = self.plans[self._num_submitted]
             self._num_submitted += 1
+            self._meters[plan.choice.index] = JobMeter(self._pool.figures, plan.job.model, len(plan.job.prompt_ids))
             self._jobs[plan.choice.index] = self._pool.submit(plan.job, _Sink(self, plan.choice))
 
     def cancel(self) -> None:
@@ -92,13 +103,20 @@ class Generation:
         self._listener = None
         while self._jobs:
             self._pool.cancel(self._jobs.popitem()[1])
+        for index in list(self._meters):
+            self._over(index, code="cancelled")
 
     def delta(self, choice: Choice, token_ids: list[int], extra: dict[str, Any], finish: Finish | None) -> None:
         """From a sink: more tokens of one choice."""
+        if token_ids and (meter := self._meters.get(choice.index)):
+            meter.tokens(len(token_ids))
+            if self._record is not None and self._record.first_token_s is None:
+                self._record.first_token_s = time.monotonic()
         if finish is not None:
             del self._jobs[choice.index]
             if finish.reason not in ("stop", "length"):
                 code = finish.code if finish.code in KINDS else "worker_error"
+                self._over(choice.index, code=code)
                 return self._fail(TokenyardError(code, finish.words or "the job ended early", finish.param))
         if (listener := self._listener) is None:
             return None
@@ -110,23 +128,36 @@ class Generation:
             if piece.finish_reason is not None and finish is None:
                 # A stop string: the worker does not know of it.
                 self._pool.cancel(self._jobs.pop(choice.index))
+            if piece.finish_reason is not None:
+                self._over(choice.index, piece.finish_reason)
             self._submit()
             listener.piece(choice, piece)
         except Exception:  # A bug that one request meets must not end the others, whose tokens share this callback.
-            log.exception("a choice failed")
+            log.exception("request %s: a choice failed", self._record.request_id if self._record else "-")
             self._fail(TokenyardError("worker_error", "the server failed at this answer; its log says why"))
 
     def failed(self, choice: Choice, error: TokenyardError) -> None:
         """From a sink: one job failed."""
         del self._jobs[choice.index]
+        self._over(choice.index, code=error.code)
         self._fail(error)
+
+    def _over(self, index: int, reason: str = "", code: str = "") -> None:
+        """A choice's job has ended, with a finish reason or with an error code."""
+        if meter := self._meters.pop(index, None):
+            meter.end(reason, code)
+        if self._record is not None:
+            self._record.finish = reason or code
 
     def _fail(self, error: TokenyardError) -> None:
         """One failure is the whole request's."""
         if KINDS[error.code].status >= 500:
-            log.warning("a request failed: %s: %s", error.code, error)
+            request_id = self._record.request_id if self._record else "-"
+            log.warning("request %s failed: %s: %s", request_id, error.code, error)
         listener = self._listener
         self.cancel()
+        if self._record is not None:
+            self._record.finish = error.code
         if listener is not None:
             listener.failed(error)
 

@@ -108,7 +108,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--log-level", default="INFO")
     parser.add_argument("--store", default="")
     parser.add_argument("--drain-s", type=float, default=30.0)
-    parser.add_argument("--access-log", action="store_true")
     given = vars(parser.parse_args(arguments))
     given["api_keys"] = tuple(given["api_keys"])
     given["tool_formats"] = tuple(given["tool_formats"])

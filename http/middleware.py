@@ -8,13 +8,14 @@ import hmac
 import logging
 import re
 import secrets
-import time
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokenyard.http.errors import INTERNAL, Failure, HttpError, headers_of, shape_of, status_of
+from tokenyard.http.figures import Figures
 from tokenyard.http.memory import trim
+from tokenyard.http.request_log import RECORD, RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +37,28 @@ def error_response(error: Failure, path: str) -> JSONResponse:
 
 
 class RequestIds:
-    """Gives every answer an X-Request-Id: the client's own, echoed and never used inside, or one we make. Anthropic's
-    clients read it as Request-Id.
+    """Gives every answer an X-Request-Id: the client's own, echoed and logged and otherwise unused, or one we make.
+    Anthropic's clients read it as Request-Id.
 
-    Writes the access log too, since it sees every request begin and end.
+    Counts the request and writes its line in the log too, since it sees every one begin and end.
     """
 
-    def __init__(self, app: ASGIApp, access_log: bool) -> None:
+    def __init__(self, app: ASGIApp, figures: Figures) -> None:
         self._app = app
-        self._access_log = access_log
+        self._figures = figures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given if _REQUEST_ID.fullmatch(given) else b"req_" + secrets.token_hex(12).encode()
-        status, began = 499, time.monotonic()
+        path = scope.get("raw_path") or scope["path"].encode()
+        record = RequestRecord(request_id.decode(), scope["method"], path.decode("ascii", "backslashreplace"))
+        RECORD.set(record)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                record.status = message["status"]
                 ids = [(b"x-request-id", request_id), (b"request-id", request_id)]
                 message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
@@ -64,9 +66,10 @@ class RequestIds:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            if self._access_log:
-                took_s = time.monotonic() - began
-                log.info("%s %s %d %.3f s %s", scope["method"], scope["path"], status, took_s, request_id.decode())
+            # The route and not the path, which anyone can make up: labels must stay few.
+            route = getattr(scope.get("route"), "path", "none")
+            self._figures.count("http_requests", scope["method"], route, str(record.status))
+            record.write()
 
 
 class ApiKeys:

@@ -23,7 +23,6 @@ class FrontOptions:
     tool_formats: tuple[str, ...] = ()
     """In which format models write tool calls: FORMAT or MODEL=FORMAT each; else their chat templates tell."""
     log_level: str = "INFO"
-    access_log: bool = False
     max_body_bytes: int = 8 << 20
     """A 131,072-token prompt is under 1 MB of text; ids as JSON take 8 bytes a token."""
     store: str = ""

@@ -30,6 +30,7 @@ from tokenyard.broker.wire import (
     INC_BYTES,
     PROTOCOL,
     Accepted,
+    Answer,
     Card,
     Finish,
     FrontHello,
@@ -42,6 +43,7 @@ from tokenyard.broker.wire import (
     Placed,
     Refused,
     Reject,
+    Status,
     Stop,
     Tokens,
     Welcome,
@@ -50,6 +52,7 @@ from tokenyard.broker.wire import (
     WorkerInfo,
     WorkerUp,
 )
+from tokenyard.http.figures import Figures
 from tokenyard.http.inbox import Inbox
 from tokenyard.http.streams import Action, Deliver, Fail, JobRequest, Send, Streams
 
@@ -90,7 +93,13 @@ class Pool:
     def __init__(self, run_dir: RunDir) -> None:
         self._run_dir = run_dir
         self._inc = secrets.token_bytes(INC_BYTES)
+        self.figures = Figures()
+        """What requests count and time."""
         self._streams = Streams()
+        self._streams.on_resume = lambda model: self.figures.count("request_resumes", model)
+        self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        """Those for the pool's state that the broker has not answered, by their number."""
+        self._next_question = 0
         self._sinks: dict[int, JobSink] = {}
         self._links: dict[bytes, _Link] = {}
         self._cards: dict[str, Card] = {}
@@ -132,6 +141,18 @@ class Pool:
         """Return once a broker has told what it serves, or when the time is up."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._welcomed.wait(), seconds)
+
+    async def status(self, seconds: float) -> dict[str, Any] | None:
+        """The pool as the broker sees it, workers' loads and all; None where it does not answer in this time."""
+        req = self._next_question = self._next_question + 1
+        answer = self._questions[req] = self._loop.create_future()
+        try:
+            self._tell_broker(Status(req))
+            return await asyncio.wait_for(answer, seconds)
+        except TimeoutError:
+            return None
+        finally:
+            del self._questions[req]
 
     @property
     def connected(self) -> bool:
@@ -208,6 +229,9 @@ class Pool:
             self._loop.call_later(LINGER_S, self._close_dead_links)
         elif isinstance(message, Who):
             self._hello()
+        elif isinstance(message, Answer):
+            if (question := self._questions.get(message.req)) and not question.done():
+                question.set_result(message.body)
         elif isinstance(message, Refused):
             log.error("the broker refuses this front: %s", message.words)
         else:

@@ -5,6 +5,7 @@ of older attempts are fenced, a lost attempt is followed by one that resumes aft
 sockets, HTTP, or text.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tokenyard.broker.codec import pack_ids
@@ -112,6 +113,8 @@ class Streams:
     def __init__(self) -> None:
         self._streams: dict[int, _Stream] = {}
         self._next_job = 1
+        self.on_resume: Callable[[str], None] = lambda model: None
+        """Called with the model of each attempt after a job's first."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -196,6 +199,7 @@ class Streams:
         stream = self._streams[job]
         if stream.lost:
             stream.lost, stream.attempt = False, stream.attempt + 1
+            self.on_resume(stream.request.model)
         wait_ms = 0
         if stream.deadline is not None and not stream.emitted:
             wait_ms = round(1000 * (stream.deadline - now))

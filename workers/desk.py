@@ -108,6 +108,8 @@ class Desk:
         self._subscriptions: dict[bytes, int] = {}
         """Living connections a front: two for a moment while it reconnects."""
         self._beat_at = now
+        self._num_resent = 0
+        """Batches that fronts which are gone asked for again."""
 
     @property
     def held(self) -> frozenset[bytes]:
@@ -201,7 +203,9 @@ class Desk:
         if now >= self._beat_at:
             self._beat_at = now + BEAT_S
             patience_ms = LOADING_PATIENCE_MS if self._state == "loading" else 0
-            actions.append(ToBroker(Beat(self._inc, self._state, step, patience_ms, self._jobs(), load)))
+            resent = self._num_resent + sum(link.num_resent for link in self._links.values())
+            figures = load | {"resent_batches": resent}
+            actions.append(ToBroker(Beat(self._inc, self._state, step, patience_ms, self._jobs(), figures)))
         # The last batch may still be on its way, and its front has every right to ask for it again.
         if self._state == "draining" and not self._attempts and all(link.settled for link in self._links.values()):
             actions += [ToBroker(Goodbye(self._inc)), Exit(0, "drained")]
@@ -235,7 +239,7 @@ class Desk:
         return [Drop(WorkerJob(front, job, running)), ToBroker(Done(front, job, running, reason))]
 
     def _forget(self, front: bytes) -> list[Action]:
-        del self._links[front]
+        self._num_resent += self._links.pop(front).num_resent
         jobs = [job for job in self._jobs() if job.front == front]
         return [action for job in jobs for action in self._end(front, job.job, job.attempt, "front gone")]
 

@@ -24,6 +24,7 @@ from tokenyard.workers.embedder import Embedder
 from tokenyard.workers.grammars import Grammars
 from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.lanes import make_lane, make_sampler
+from tokenyard.workers.memory import used_bytes
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.pace import Pace, Work
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
@@ -31,6 +32,10 @@ from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
 
 log = logging.getLogger(__name__)
+
+
+MEASURE_STEPS = 256
+"""Between two looks at the memory in use: one takes some 20 µs, and the pool is allocated once."""
 
 
 class Output(NamedTuple):
@@ -81,6 +86,11 @@ class Engine:
         """What the last step computed, if it can be held against its time."""
         self._sequences: dict[WorkerJob, Sequence] = {}
         self._flight: Flight | None = None
+        self._num_emitted = 0
+        """Tokens drawn so far, of all sequences."""
+        self._num_device_bytes = 0
+        self._measure_at = 0
+        """When the memory is looked at again, in steps."""
         self._ready: list[Output] = []
         """Outputs that need no step: ends of sequences that had nothing left to do."""
 
@@ -95,12 +105,21 @@ class Engine:
             "waiting": len(self._scheduler.waiting),
             "num_blocks": self._scheduler.pool.num_blocks,
             "free_blocks": self._scheduler.pool.num_free,
+            "queried_tokens": self._scheduler.queried_tokens,
             "hit_tokens": self._scheduler.hit_tokens,
+            "emitted_tokens": self._num_emitted,
             "preempted": self._scheduler.num_preempted,
+            "device_bytes": self._device_bytes(),
             "compiling": self._grammars.num_compiling,
             "embedding": self._embedder.num_waiting,
             **self._speculation.figures(),
         }
+
+    def _device_bytes(self) -> int:
+        if self.num_steps >= self._measure_at:
+            self._measure_at = self.num_steps + MEASURE_STEPS
+            self._num_device_bytes = used_bytes(self.model.device)
+        return self._num_device_bytes
 
     def add(self, key: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
         """Take a job in; with `emitted_ids` it is resumed after them. Raises TokenyardError if it can never run."""
@@ -303,6 +322,7 @@ class Engine:
         if sampled.token == BROKEN:
             return self._break(sequence)
         self._scheduler.append(sequence, sampled.token)
+        self._num_emitted += 1
         finish = self._finish(sequence) or self._grammars.accept(sequence, sampled.token)
         if finish:
             self._forget(sequence)

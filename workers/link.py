@@ -29,6 +29,8 @@ class SendLink:
         """The number that the next batch gets."""
         self._next_unsent = 0
         """Between `oldest` and `next_seq`: what is below was sent since the last Resume."""
+        self.num_resent = 0
+        """Batches that had been sent and were asked for again."""
         self.subscribed = False
         self._resumed = False
         """Tokens flow only after the front's Resume: before it, a SUB may drop anything (measured)."""
@@ -78,6 +80,7 @@ class SendLink:
         """
         self._acknowledge(from_seq)
         self._resumed = True
+        self.num_resent += self._next_unsent - self.oldest
         self._next_unsent = self.oldest
         return self._pump(now) or [encode(Idle(self._next_unsent))]
 

@@ -64,6 +64,13 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0]
 
 
+def used_bytes(device: torch.device) -> int:
+    """What this process has taken: of the device by torch's allocator, or of the machine where that is the device."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return psutil.Process().memory_info().rss
+
+
 def parse_kv_memory(text: str, device: torch.device, step: int = 0) -> int:
     """Bytes that `--kv-memory` allows; empty is the default. Raises SetupError for anything unreadable."""
     if not text:

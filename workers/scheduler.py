@@ -162,8 +162,9 @@ class Scheduler:
         """In order of arrival."""
         self.num_arrived = 0
         self.num_preempted = 0
+        self.queried_tokens = 0
         self.hit_tokens = 0
-        """Tokens that were found cached instead of computed, over all admissions."""
+        """Tokens of all admissions, and those that were found cached instead of computed."""
 
     def add(self, sequence: Sequence) -> None:
         """Take a sequence in; it must fit in the pool when it is alone."""
@@ -293,6 +294,7 @@ class Scheduler:
         sequence.blocks.extend(hits)
         sequence.blocks.extend(self.pool.allocate(num_blocks - len(hits)))
         sequence.num_computed = len(hits) * self.block_size
+        self.queried_tokens += len(sequence.ids)
         self.hit_tokens += sequence.num_computed
         if sequence.hit_tokens < 0:
             sequence.hit_tokens = sequence.num_computed

@@ -195,7 +195,7 @@ class LoopGeneration(Generation):
         self._parser = plan.parsers[0] if plan.parsers else None
         self._parts = []
         self.plans = plan.plans
-        self._turn = Generation(self._pool, plan.plans)
+        self._turn = Generation(self._pool, plan.plans, record=self._record)
         self._turn.start(_TurnListener(self))
 
     def _next_request(self, ask: Ask) -> ChatRequest:

@@ -139,8 +139,9 @@ def _answer(operation: Operation, examples: list[dict[str, Any]]) -> dict[str, A
             "schema": of_examples(whole),
             "examples": _numbered(whole),
         }
-    if streamed := [one["answer"] for one in examples if isinstance(one["answer"], str)]:
-        content["text/event-stream"] = {"schema": _TEXT, "examples": _numbered(streamed)}
+    if texts := [one["answer"] for one in examples if isinstance(one["answer"], str)]:
+        kind = "text/event-stream" if operation.streams else "text/plain"
+        content[kind] = {"schema": _TEXT, "examples": _numbered(texts)}
     return {"description": operation.summary, "content": content}
 
 

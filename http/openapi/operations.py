@@ -120,5 +120,6 @@ OPERATIONS = [
     Operation("GET", "/health", "probes", "Whether the front lives"),
     Operation("GET", "/ready", "probes", "Whether there is a model to ask"),
     Operation("GET", "/version", "probes", "The version"),
+    Operation("GET", "/metrics", "probes", "Figures for Prometheus, as text"),
     Operation("GET", "/openapi.json", "probes", "The API in OpenAPI 3.1"),
 ]

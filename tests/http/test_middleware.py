@@ -140,11 +140,3 @@ def test_cors_answers_preflights_without_a_key_and_marks_refusals() -> None:
     assert refused.headers["access-control-allow-origin"] == "*"
     other = ask("GET", "/health", {"cors_origins": ("http://b",)}, headers={"origin": "http://a"})
     assert "access-control-allow-origin" not in other.headers
-
-
-def test_the_access_log_has_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "tokenyard.http.middleware")
-    ask("GET", "/health", {"access_log": True}, headers={"x-request-id": "mine"})
-    (line,) = caplog.messages
-    assert line.startswith("GET /health 200 ")
-    assert line.endswith(" mine")

@@ -25,8 +25,15 @@ from tokenyard.http.pool import Pool
 
 PATH = Path(document.__file__).with_name(document.EXAMPLES)
 
-RECORDED_BY_HAND = ("/v1/mcp/servers", "/v1/mcp/tools", "/v1/mcp/resources", "/v1/mcp/prompts", document.PATH)
-"""No MCP server runs here, and the document is no example of itself."""
+RECORDED_BY_HAND = (
+    "/v1/mcp/servers",
+    "/v1/mcp/tools",
+    "/v1/mcp/resources",
+    "/v1/mcp/prompts",
+    document.PATH,
+    "/metrics",
+)
+"""No MCP server runs here, the document is no example of itself, and every scrape is another."""
 
 _MADE_BY = {"/v1/responses": "response_id", "/v1/conversations": "conversation_id"}
 """Whose answer's id stands in later paths."""

@@ -8,6 +8,7 @@ from models import CARD, demo_tokenizer
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card, Finish
+from tokenyard.http.figures import Figures
 from tokenyard.http.pool import JobRequest, JobSink
 
 END = CARD.eos_token_ids[0]
@@ -45,6 +46,9 @@ class ScriptedPool:
         """Called with each job right after its submission."""
         self.on_card: Callable[[Card], None] | None = None
         self.connected = True
+        self.figures = Figures()
+        self.body: dict[str, Any] | None = None
+        """What the broker says when it is asked."""
 
     @property
     def ready(self) -> bool:
@@ -64,6 +68,9 @@ class ScriptedPool:
 
     async def close(self) -> None:
         pass
+
+    async def status(self, seconds: float) -> dict[str, Any] | None:
+        return self.body
 
     def cards(self) -> list[Card]:
         return self._cards

@@ -146,7 +146,7 @@ def test_the_beat_tells_the_truth_about_jobs(desk: Desk) -> None:
     desk.from_broker(start(), 0.0)
     assert told(desk.tick(3, {"running": 1}, BEAT_S / 2)) == []
     assert told(desk.tick(3, {"running": 1}, BEAT_S)) == [
-        Beat(INC, "ready", 3, 0, [WorkerJob(FRONT, 1, 1)], {"running": 1})
+        Beat(INC, "ready", 3, 0, [WorkerJob(FRONT, 1, 1)], {"running": 1, "resent_batches": 0})
     ]
 
 
