@@ -1,13 +1,64 @@
-"""One log line format for all processes."""
+"""One log line format for all processes: for people, or as JSON for machines.
 
+A record may carry `request_id`, and `fields`, the parts of its message by name.
+"""
+
+import json
 import logging
+import os
 import sys
+from typing import Any
+
+JSON_VARIABLE = "TOKENYARD_LOG_JSON"
+"""In the environment of a process whose log is JSON: so its children's is, too."""
 
 
-def setup(process: str, level: str = "INFO") -> None:
+class _Lines(logging.Formatter):
+    """For people: the request's id goes behind what is said on its behalf."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        request_id = record.__dict__.get("request_id")
+        return f"{line} request_id={request_id}" if request_id and "fields" not in record.__dict__ else line
+
+
+class _Json(logging.Formatter):
+    """One object a line, whatever the message holds."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(datefmt="%Y-%m-%dT%H:%M:%S%z")
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        told: dict[str, Any] = {
+            "time": self.formatTime(record, self.datefmt),
+            "process": self._process,
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if request_id := record.__dict__.get("request_id"):
+            told["request_id"] = request_id
+        told |= record.__dict__.get("fields", {})
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+def setup(process: str, level: str = "INFO") -> logging.Handler:
     """Send this process's log to stderr, each line named by its process (`broker`, `worker 0`, `front 1`)."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {process:<9} %(levelname)-7s %(message)s", "%H:%M:%S"))
+    lines = _Lines(f"%(asctime)s {process:<9} %(levelname)-7s %(message)s", "%H:%M:%S")
+    handler.setFormatter(_Json(process) if os.environ.get(JSON_VARIABLE) else lines)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    return handler
+
+
+def message_of(line: str) -> str:
+    """What a line of a log says, be it JSON or not."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return line
+    return str(told.get("message", line)) if isinstance(told, dict) else line

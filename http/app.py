@@ -91,7 +91,7 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
     for add_routes in (_add_probes, _add_models, *ENDPOINTS):
         add_routes(api, service)
     app: ASGIApp = BodyLimit(api, options.max_body_bytes)
-    app = ApiKeys(app, options.api_keys)
+    app = ApiKeys(app, options.api_keys, options.max_requests_per_key)
     app = RequestIds(app, pool.figures)
     # Outermost, so that refusals and 500s carry its headers too: browsers hide answers without them.
     return CORSMiddleware(

@@ -13,12 +13,15 @@ from tokenyard.broker.errors import KINDS, TokenyardError
 class HttpError(Exception):
     """A failure of the HTTP exchange itself: no such route, body too large, wrong key."""
 
-    def __init__(self, status: int, code: str, words: str, kind: str = "invalid_request_error") -> None:
+    def __init__(
+        self, status: int, code: str, words: str, kind: str = "invalid_request_error", retry_ms: int = 0
+    ) -> None:
         super().__init__(words)
         self.status = status
         self.code = code
         self.words = words
         self.kind = kind
+        self.retry_ms = retry_ms
 
 
 INTERNAL = HttpError(500, "internal_error", "the server failed at this request; its log says why", "server_error")
@@ -56,7 +59,7 @@ def shape_of(path: str) -> Shape:
 
 
 def headers_of(error: Failure) -> dict[str, str]:
-    """Retry-After, in whole seconds as RFC 9110 has it, where the broker said when to try again."""
-    if isinstance(error, TokenyardError) and error.retry_ms > 0:
+    """Retry-After, in whole seconds as RFC 9110 has it, where it is known when to try again."""
+    if error.retry_ms > 0:
         return {"retry-after": str(math.ceil(error.retry_ms / 1000))}
     return {}

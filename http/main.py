@@ -11,21 +11,22 @@ import logging
 import signal
 import socket
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokenyard.broker import logs
 from tokenyard.broker.config import RunDir, default_run_dir
 from tokenyard.broker.errors import SetupError
 from tokenyard.http.app import create_app
-from tokenyard.http.errors import HttpError
+from tokenyard.http.guard import GuardedProtocol
+from tokenyard.http.keys import KeyRing
 from tokenyard.http.memory import bound_heap
-from tokenyard.http.middleware import error_response
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
+from tokenyard.http.request_log import name_request
 
 __all__ = ["FrontOptions", "main", "run"]
 
@@ -33,16 +34,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """uvicorn's own default."""
-
-
-class _Protocol(HttpToolsProtocol):
-    """Answers in OpenAI's shape also to what is no HTTP."""
-
-    def send_400_response(self, msg: str) -> None:
-        error = error_response(HttpError(400, "bad_request", msg), "/")
-        head = b"".join(b"%s: %s\r\n" % header for header in [*error.raw_headers, (b"connection", b"close")])
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head + b"\r\n" + bytes(error.body))
-        self.transport.close()
+KEYS_VARIABLE = "TOKENYARD_API_KEY"
+"""Keys come this way: arguments can be read by every user of the machine."""
 
 
 class _Server(uvicorn.Server):
@@ -75,14 +68,18 @@ def open_socket(options: FrontOptions) -> socket.socket:
 def run(options: FrontOptions) -> None:
     """Serve until told to stop. Raises SetupError if it cannot start."""
     bound_heap()
-    logs.setup(f"front {options.index}", options.log_level)
+    os.environ.pop(KEYS_VARIABLE, None)  # not for the MCP servers that inherit the rest
+    logs.setup(f"front {options.index}", options.log_level).addFilter(name_request)
     listener = open_socket(options)
     host, port = listener.getsockname()[:2]
-    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    scheme = "https" if options.ssl_certfile else "http"
+    log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+    if not options.api_keys and not ip_address(host).is_loopback and not options.index:
+        log.warning("no API key is set, and %s is no loopback address: WHOEVER REACHES IT MAY USE THIS SERVER", host)
     config = uvicorn.Config(
         create_app(Pool(RunDir(options.run_dir)), options),
         loop="uvloop",
-        http=_Protocol,
+        http=GuardedProtocol,
         lifespan="on",
         log_config=None,
         log_level="warning",
@@ -90,6 +87,8 @@ def run(options: FrontOptions) -> None:
         server_header=False,
         timeout_graceful_shutdown=int(options.drain_s),
         backlog=BACKLOG,
+        ssl_certfile=options.ssl_certfile,
+        ssl_keyfile=options.ssl_keyfile,
     )
     _Server(config).run(sockets=[listener])
 
@@ -109,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--store", default="")
     parser.add_argument("--drain-s", type=float, default=30.0)
     given = vars(parser.parse_args(arguments))
-    given["api_keys"] = tuple(given["api_keys"])
+    given["api_keys"] = KeyRing(given["api_keys"])
     given["tool_formats"] = tuple(given["tool_formats"])
     given["cors_origins"] = tuple(given["cors_origins"]) or ("*",)
     try:

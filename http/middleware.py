@@ -4,16 +4,17 @@
 """
 
 import asyncio
-import hmac
 import logging
 import re
 import secrets
+from collections import Counter
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokenyard.http.errors import INTERNAL, Failure, HttpError, headers_of, shape_of, status_of
 from tokenyard.http.figures import Figures
+from tokenyard.http.keys import KeyRing
 from tokenyard.http.memory import trim
 from tokenyard.http.request_log import RECORD, RequestRecord
 
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/openapi.json"})
 """For load balancers and people: never behind a key."""
+
+KEY_RETRY_MS = 1000
+"""What a key at its limit is told: nobody knows when one of its own requests will end."""
 
 TRIM_BYTES = 1 << 18
 """A body of so much text is a prompt of some 50,000 tokens, which took the tokenizer 10 MB."""
@@ -73,25 +77,32 @@ class RequestIds:
 
 
 class ApiKeys:
-    """Lets in who sends one of the keys, as a bearer token or as Anthropic's clients do, in x-api-key."""
+    """Lets in who sends one of the keys, and as many of each key's requests at once as its limit allows."""
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, max_requests: int | None = None) -> None:
+        """`max_requests`: of one key at once, here; None: any number."""
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._keys = keys
+        self._max_requests = max_requests
+        self._num_running: Counter[int] = Counter()
+        """Requests that have not ended, by key."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS and not self._knows(scope):
+        if scope["type"] != "http" or not self._keys or scope["path"] in OPEN_PATHS:
+            return await self._app(scope, receive, send)
+        key = self._keys.find(dict(scope["headers"]))
+        if key is None:
             error = HttpError(401, "invalid_api_key", "send one of the server's API keys: Authorization: Bearer KEY")
             return await error_response(error, scope["path"])(scope, receive, send)
-        return await self._app(scope, receive, send)
-
-    def _knows(self, scope: Scope) -> bool:
-        headers = dict(scope["headers"])
-        kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        given = (bearer.strip() if kind.lower() == b"bearer" else b"", headers.get(b"x-api-key", b""))
-        # All keys are compared, each in constant time: how long it takes tells nothing.
-        matches = [hmac.compare_digest(one, key) for one in given for key in self._keys]
-        return any(matches)
+        if self._max_requests is not None and self._num_running[key] >= self._max_requests:
+            words = f"this key has {self._max_requests} requests running, as many as it may have at once"
+            error = HttpError(429, "too_many_requests", words, "rate_limit_error", KEY_RETRY_MS)
+            return await error_response(error, scope["path"])(scope, receive, send)
+        self._num_running[key] += 1
+        try:
+            return await self._app(scope, receive, send)
+        finally:
+            self._num_running[key] -= 1
 
 
 class BodyLimit:

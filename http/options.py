@@ -1,7 +1,9 @@
 """How one front process is set up. Values only: no sockets, no HTTP."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tokenyard.http.keys import KeyRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,14 @@ class FrontOptions:
     """An inherited listening socket, used instead of host and port: how several fronts share one port."""
     index: int = 0
     """Which of several fronts this is, for the log."""
-    api_keys: tuple[str, ...] = ()
-    """Any of them opens /v1; without one, /v1 is open."""
+    api_keys: KeyRing = field(default_factory=KeyRing)
+    """Any of them opens all routes; with none, all are open."""
+    max_requests_per_key: int | None = None
+    """Requests that a key may have running at once in this front; None: any number."""
+    ssl_certfile: Path | None = None
+    """Serve https with this chain; None: http."""
+    ssl_keyfile: Path | None = None
+    """The chain's private key; None: it is in the same file."""
     cors_origins: tuple[str, ...] = ("*",)
     tool_formats: tuple[str, ...] = ()
     """In which format models write tool calls: FORMAT or MODEL=FORMAT each; else their chat templates tell."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from tokenyard.broker.logs import message_of
 from tokenyard.scripts.tie import PARENT_PID
 
 READ_BYTES = 1 << 16
@@ -53,7 +54,8 @@ class Child:
             whole.append(self.partial)
             self.partial = b""
         lines = [line.decode(errors="replace") for line in whole]
-        self.last_line = next((line.strip() for line in reversed(lines) if line.strip()), self.last_line)
+        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        self.last_line = message_of(last_line) or self.last_line
         return lines
 
     def send(self, signum: int) -> None:

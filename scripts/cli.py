@@ -4,7 +4,6 @@ Nothing is decided here. A mistake of the user's is one line on stderr and exit 
 """
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,39 @@ import typer
 
 from tokenyard.broker.config import default_run_dir
 from tokenyard.broker.errors import SetupError
+from tokenyard.scripts.options import (
+    ApiKeys,
+    CertFile,
+    Compile,
+    ConfigFile,
+    CorsOrigins,
+    Device,
+    DeviceKind,
+    DrainTimeout,
+    Dtype,
+    Eager,
+    FreshDir,
+    Host,
+    KeyFile,
+    KvMemory,
+    Level,
+    LogJson,
+    LogLevel,
+    MaxModelLen,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+    MaxRequestsPerKey,
+    Mcp,
+    PoolDir,
+    Port,
+    Quantization,
+    RunDir,
+    Speculate,
+    Store,
+    Threads,
+    ToolFormats,
+    TrustRemoteCode,
+)
 from tokenyard.scripts.tie import tie_to_parent
 
 app = typer.Typer(
@@ -21,94 +53,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-class Device(StrEnum):
-    AUTO = "auto"
-    CUDA = "cuda"
-    CPU = "cpu"
-
-
-class Level(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-RunDir = Annotated[
-    Path | None,
-    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="one per user"),
-]
-PoolDir = Annotated[
-    Path | None,
-    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="of the last serve"),
-]
-FreshDir = Annotated[
-    Path | None,
-    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="a private one"),
-]
-LogLevel = Annotated[Level, typer.Option()]
-Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
-Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.", show_default="8000")]
-ApiKeys = Annotated[
-    list[str] | None,
-    typer.Option("--api-key", envvar="TOKENYARD_API_KEY", help="Key that clients must send; may be repeated."),
-]
-CorsOrigins = Annotated[
-    list[str] | None,
-    typer.Option("--cors-origin", help="Origin whose pages may call; may be repeated.", show_default="any"),
-]
-ToolFormats = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--tool-format",
-        help="Format of tool calls, of all models or as MODEL=FORMAT; may be repeated.",
-        show_default="as each model's template tells",
-    ),
-]
-DeviceKind = Annotated[Device, typer.Option()]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
-MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Longest context, in tokens.", show_default="the model's")]
-KvMemory = Annotated[
-    str | None, typer.Option(help="Size of each worker's KV pool: 2GiB, or 40% of free device memory.")
-]
-MaxNumSeqs = Annotated[int | None, typer.Option(min=1, help="Sequences that run at once in a worker.")]
-MaxNumBatchedTokens = Annotated[int | None, typer.Option(min=1, help="Tokens in one engine step at the most.")]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="CPU threads of each worker.", show_default="its share of the usable cores but one"),
-]
-Eager = Annotated[
-    bool | None,
-    typer.Option("--eager/--no-eager", help="The model as it is: no CUDA graphs, nothing merged or compiled."),
-]
-Compile = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="Compile CPU code.", show_default="for models of 64 MiB and more"),
-]
-TrustRemoteCode = Annotated[
-    bool | None,
-    typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run Python code that comes with a model."),
-]
-Speculate = Annotated[
-    str | None, typer.Option(help="ngram:K: guess up to K tokens from the text so far.", show_default="off")
-]
-Quantization = Annotated[
-    str | None, typer.Option(help="Weights in fewer bits: int8, int4, fp8, bnb-8bit or bnb-4bit.", show_default="off")
-]
-Mcp = Annotated[
-    Path | None,
-    typer.Option(metavar="mcp.json", help="MCP servers whose tools models may call here.", show_default="none"),
-]
-Store = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PATH|off", help="File that keeps responses.", show_default="responses.db in the run directory"
-    ),
-]
-DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 
 
 @app.command()
@@ -140,8 +84,12 @@ def serve(
     run_dir: FreshDir = None,
     store: Store = None,
     mcp: Mcp = None,
+    ssl_certfile: CertFile = None,
+    ssl_keyfile: KeyFile = None,
+    max_requests_per_key: MaxRequestsPerKey = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
+    log_json: LogJson = False,
 ) -> None:
     """Start the whole pool: broker, fronts and workers; restart what dies. SIGTERM drains, Ctrl-C ends at once."""
     from tokenyard.scripts import placement, plan, supervisor
@@ -173,6 +121,9 @@ def serve(
         tool_formats=tool_format or [],
         store=store,
         mcp=mcp,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        max_requests_per_key=max_requests_per_key,
         drain_timeout_s=drain_timeout,
         log_level=log_level,
     )
@@ -180,7 +131,7 @@ def serve(
 
 
 @app.command()
-def broker(run_dir: RunDir = None, log_level: LogLevel = Level.INFO) -> None:
+def broker(run_dir: RunDir = None, log_level: LogLevel = Level.INFO, log_json: LogJson = False) -> None:
     """Run a broker alone."""
     from tokenyard.broker.main import BrokerOptions, run
 
@@ -206,6 +157,7 @@ def worker(
     quantization: Quantization = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
     log_level: LogLevel = Level.INFO,
+    log_json: LogJson = False,
 ) -> None:
     """Run one worker alone: one process, one device, one model."""
     from tokenyard.workers.main import run
@@ -244,10 +196,15 @@ def front(
     index: Annotated[int, typer.Option(hidden=True, help="Which of several, for the log.")] = 0,
     store: Store = None,
     mcp: Mcp = None,
+    ssl_certfile: CertFile = None,
+    ssl_keyfile: KeyFile = None,
+    max_requests_per_key: MaxRequestsPerKey = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
+    log_json: LogJson = False,
 ) -> None:
     """Run one HTTP front alone."""
+    from tokenyard.http.keys import KeyRing
     from tokenyard.http.main import FrontOptions, run
     from tokenyard.scripts import plan
 
@@ -259,6 +216,9 @@ def front(
         tool_formats=tool_format or [],
         store=store,
         mcp=mcp,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        max_requests_per_key=max_requests_per_key,
     )
     wishes = plan.make_plan(given, config)
     run(
@@ -268,11 +228,14 @@ def front(
             port=wishes.port,
             fd=fd,
             index=index,
-            api_keys=tuple(wishes.api_keys),
+            api_keys=KeyRing(wishes.api_keys),
             cors_origins=tuple(wishes.cors_origins),
             tool_formats=tuple(wishes.tool_formats),
             store=wishes.store,
             mcp=wishes.mcp,
+            ssl_certfile=wishes.tls[0] if wishes.tls else None,
+            ssl_keyfile=wishes.tls[-1] if wishes.tls else None,
+            max_requests_per_key=wishes.max_requests_per_key,
             drain_s=drain_timeout,
             log_level=log_level.upper(),
         )
@@ -285,6 +248,7 @@ def agent(
     run_dir: RunDir = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
+    log_json: LogJson = False,
 ) -> None:
     """Start and restart this box's workers, for a broker that runs elsewhere."""
     from tokenyard.scripts import plan, supervisor

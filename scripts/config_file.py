@@ -4,7 +4,8 @@ An unknown key or a wrong type is an error that names the file, the table and th
 
     [model.NAME]    source (Hub name or directory), revision, replicas, and the engine's keys
     [[worker]]      model (a NAME above, or a MODEL_SPEC), gpu = 0 or device = "cpu", and the engine's keys
-    [front]         host, port, count, api_keys, cors_origins, tool_formats, store, mcp
+    [front]         host, port, count, api_keys, cors_origins, tool_formats, store, mcp, ssl_certfile, ssl_keyfile,
+                    max_requests_per_key
 """
 
 import tomllib
@@ -42,6 +43,9 @@ FRONT_KEYS: Mapping[str, type] = {
     "tool_formats": list,
     "store": str,
     "mcp": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "max_requests_per_key": int,
 }
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -49,6 +50,9 @@ class Wishes:
     store: str | None = None
     """Where fronts keep responses: a file, or `off`."""
     mcp: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    max_requests_per_key: int | None = None
     drain_timeout_s: float = 30.0
     log_level: str = "info"
 
@@ -73,6 +77,9 @@ class Plan:
     """As FrontOptions.store."""
     mcp: Path | None
     """mcp.json, if there are MCP servers."""
+    tls: list[Path]
+    """Certificate chain and, if it is in a file of its own, private key; empty: http."""
+    max_requests_per_key: int | None
     drain_timeout_s: float
     """How long running streams may go on after SIGTERM."""
     log_level: str
@@ -106,7 +113,10 @@ class Plan:
         mcp = ["--mcp", str(self.mcp)] if self.mcp else []
         cors = [part for origin in self.cors_origins for part in ("--cors-origin", origin)]
         formats = [part for one in self.tool_formats for part in ("--tool-format", one)]
-        options = [*cors, *formats, *store, *mcp, *drain]
+        names = ("--ssl-certfile", "--ssl-keyfile")
+        tls = [part for name, path in zip(names, self.tls, strict=False) for part in (name, str(path))]
+        limit = ["--max-requests-per-key", str(self.max_requests_per_key)] if self.max_requests_per_key else []
+        options = [*cors, *formats, *store, *mcp, *tls, *limit, *drain]
         return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
@@ -141,6 +151,10 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     mcp = wishes.mcp or (Path(front["mcp"]) if "mcp" in front else None)
     if mcp is not None:
         _check_mcp(mcp, host, api_keys, num_fronts)
+    max_requests = wishes.max_requests_per_key or front.get("max_requests_per_key")
+    if max_requests and not api_keys:
+        raise SetupError("--max-requests-per-key counts the requests of each key: give an --api-key")
+    certfile = wishes.ssl_certfile or front.get("ssl_certfile")
     return Plan(
         workers=share_cores(workers),
         models=config.models,
@@ -153,6 +167,8 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         tool_formats=tool_formats,
         store=_store(wishes.store or front.get("store", "")),
         mcp=mcp.absolute() if mcp else None,
+        tls=read_tls(certfile, wishes.ssl_keyfile or front.get("ssl_keyfile")),
+        max_requests_per_key=max_requests,
         drain_timeout_s=wishes.drain_timeout_s,
         log_level=wishes.log_level,
     )
@@ -167,6 +183,24 @@ def _check_mcp(path: Path, host: str, api_keys: Sequence[str], num_fronts: int) 
     if num_fronts > 1 and stdio:
         words = f"the stdio servers in {path} ({', '.join(stdio)}) would be started once for each front"
         raise SetupError(f"{words}: serve with one front, or give them a url")
+
+
+def read_tls(certfile: Path | str | None, keyfile: Path | str | None) -> list[Path]:
+    """The files that https needs, as absolute paths; raises SetupError where they do not serve."""
+    if certfile is None:
+        if keyfile is not None:
+            raise SetupError("--ssl-keyfile needs --ssl-certfile")
+        return []
+    files = [Path(one).absolute() for one in (certfile, keyfile) if one is not None]
+    for path in files:
+        if not path.is_file():
+            raise SetupError(f"there is no file {path}")
+    try:
+        # A key with a passphrase would ask for it on the terminal of every front.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files[0], files[-1], lambda: "")
+    except OSError as error:
+        raise SetupError(f"{' and '.join(map(str, files))} are no certificate and key for https: {error}") from error
+    return files
 
 
 def is_loopback(host: str) -> bool:

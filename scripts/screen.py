@@ -70,7 +70,7 @@ def describe_worker(row: Mapping[str, Any]) -> str:
 def pool_facts(plan: Plan, run_dir: RunDir, port: int, body: Mapping[str, Any]) -> tuple[str, dict[str, str], str]:
     """The banner's title, facts and example. `body`: the broker's Status answer."""
     host = f"[{plan.host}]" if ":" in plan.host else plan.host
-    url = f"http://{host}:{port}/v1"
+    url = f"{'https' if plan.tls else 'http'}://{host}:{port}/v1"
     devices: dict[str, list[str]] = {}
     for row in body["workers"]:
         if row["models"]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -163,3 +164,67 @@ def test_a_file_is_no_socket(tmp_path: Path) -> None:
             open_socket(FrontOptions(run_dir=tmp_path, fd=descriptor))
     finally:
         os.close(descriptor)
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", *names]
+    subprocess.run(["openssl", "req", *made, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    return certificate, key
+
+
+@contextmanager
+def commanded(tmp_path: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """`tokenyard front` with these arguments, and the file that takes its log."""
+    log = tmp_path / "front.log"
+    command = [sys.executable, "-m", "tokenyard.scripts.cli", "front", "--run-dir", str(tmp_path / "run"), *arguments]
+    with log.open("wb") as taken:
+        process = subprocess.Popen(command, stdout=taken, stderr=taken, cwd=tmp_path)
+    try:
+        yield process, log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_https_and_lines_of_json(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    port = free_port()
+    tls = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    limits = ["--api-key", "sk-secret", "--log-json"]
+    context = ssl.create_default_context(cafile=certificate)
+    with commanded(tmp_path, "--port", str(port), *tls, *limits) as (process, log):
+
+        def get(path: str, key: str) -> int:
+            headers = {"authorization": f"Bearer {key}"}
+            try:
+                return httpx.get(f"https://127.0.0.1:{port}{path}", headers=headers, verify=context).status_code
+            except httpx.TransportError:
+                assert process.poll() is None, log.read_text()
+                return 0
+
+        wait_until(lambda: get("/health", ""), "the front")
+        assert get("/v1/models", "sk-secret") == 200
+        assert get("/v1/models", "sk-wrong") == 401
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{port}/health")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+    listening = next(line for line in lines if "listening" in line["message"])
+    assert f"https://127.0.0.1:{port}" in listening["message"]
+    assert [line["status"] for line in lines if line.get("path") == "/v1/models"] == [200, 401]
+    assert "sk-" not in log.read_text()
+
+
+def test_an_open_door_is_warned_of(tmp_path: Path) -> None:
+    with commanded(tmp_path, "--host", "0.0.0.0", "--port", "0") as (_, log):
+        wait_until(lambda: "WHOEVER REACHES IT" in log.read_text(), "the warning")
+
+
+def test_files_that_make_no_https_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("none")
+    for path, words in (("cert.pem", "are no certificate and key"), ("absent.pem", "there is no file")):
+        with commanded(tmp_path, "--port", "0", "--ssl-certfile", path) as (process, log):
+            assert process.wait(60) == 2
+            assert words in log.read_text()

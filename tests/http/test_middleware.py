@@ -11,6 +11,7 @@ from models import CARD
 from scripted import ScriptedPool
 
 from tokenyard.http.app import create_app
+from tokenyard.http.keys import KeyRing
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 
@@ -48,7 +49,7 @@ def test_each_key_opens(key: str) -> None:
         {"x-api-key": key},
         {"authorization": "Basic x", "x-api-key": key},
     ):
-        assert ask("GET", "/v1/models", {"api_keys": KEYS}, headers=headers).status_code == 200
+        assert ask("GET", "/v1/models", {"api_keys": KeyRing(KEYS)}, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_each_key_opens(key: str) -> None:
 )
 def test_anything_else_does_not(header: str | None) -> None:
     headers = {} if header is None else {"authorization": header.encode()}
-    response = ask("GET", "/v1/models", {"api_keys": KEYS}, headers=headers)
+    response = ask("GET", "/v1/models", {"api_keys": KeyRing(KEYS)}, headers=headers)
     assert (response.status_code, code(response)) == (401, "invalid_api_key")
     assert response.headers["www-authenticate"] == "Bearer"
     assert "first-key" not in response.text
@@ -64,14 +65,14 @@ def test_anything_else_does_not(header: str | None) -> None:
 
 @pytest.mark.parametrize("key", ["", "wrong", "Bearer first-key", "first-key2"])
 def test_nor_does_anything_else_in_anthropics_header(key: str) -> None:
-    response = ask("POST", "/v1/messages", {"api_keys": KEYS}, headers={"x-api-key": key})
+    response = ask("POST", "/v1/messages", {"api_keys": KeyRing(KEYS)}, headers={"x-api-key": key})
     assert response.status_code == 401
     assert response.json()["error"]["type"] == "authentication_error"
 
 
 @pytest.mark.parametrize("path", ["/health", "/version"])
 def test_probes_need_no_key(path: str) -> None:
-    assert ask("GET", path, {"api_keys": KEYS}).status_code == 200
+    assert ask("GET", path, {"api_keys": KeyRing(KEYS)}).status_code == 200
 
 
 def test_request_ids_are_echoed_or_made() -> None:
@@ -83,7 +84,7 @@ def test_request_ids_are_echoed_or_made() -> None:
     for bad in ("a" * 129, "with space", "ü"):
         assert ask("GET", "/health", headers={"x-request-id": bad.encode()}).headers["x-request-id"].startswith("req_")
     assert "x-request-id" in ask("GET", "/nowhere").headers
-    assert "x-request-id" in ask("GET", "/v1/models", {"api_keys": KEYS}).headers
+    assert "x-request-id" in ask("GET", "/v1/models", {"api_keys": KeyRing(KEYS)}).headers
 
 
 def test_large_bodies_are_refused_announced_or_not() -> None:
@@ -132,11 +133,48 @@ def test_cors_answers_preflights_without_a_key_and_marks_refusals() -> None:
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization",
     }
-    preflight = ask("OPTIONS", "/v1/chat/completions", {"api_keys": KEYS}, headers=asked)
+    preflight = ask("OPTIONS", "/v1/chat/completions", {"api_keys": KeyRing(KEYS)}, headers=asked)
     assert preflight.status_code == 200
     assert "authorization" in preflight.headers["access-control-allow-headers"]
-    refused = ask("GET", "/v1/models", {"api_keys": KEYS}, headers={"origin": "http://a"})
+    refused = ask("GET", "/v1/models", {"api_keys": KeyRing(KEYS)}, headers={"origin": "http://a"})
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == "*"
     other = ask("GET", "/health", {"cors_origins": ("http://b",)}, headers={"origin": "http://a"})
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_key_may_have_so_many_requests_at_once() -> None:
+    async def run() -> None:
+        pool = ScriptedPool(CARD)
+        options = FrontOptions(run_dir=Path("/nowhere"), api_keys=KeyRing(KEYS), max_requests_per_key=2)
+        app = create_app(cast(Pool, pool), options)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://front") as client:
+
+            async def chat(key: str) -> httpx.Response:
+                headers = {"authorization": f"Bearer {key}"}
+                return await client.post("/v1/chat/completions", json=BODY, headers=headers)
+
+            running = [asyncio.create_task(chat("first-key")) for _ in range(2)]
+            async with asyncio.timeout(5):
+                while len(pool.jobs) < 2:
+                    await asyncio.sleep(0.001)
+            refused = await chat("first-key")
+            assert (refused.status_code, code(refused)) == (429, "too_many_requests")
+            assert refused.headers["retry-after"] == "1"
+            assert "2 requests" in refused.json()["error"]["message"]
+            pool.play = lambda job: (job.run(), job.end())  # type: ignore[assignment, return-value]
+            assert (await chat("second-key")).status_code == 200
+            assert (await client.get("/health")).status_code == 200
+            for job in pool.jobs[:2]:
+                job.run()
+                job.end()
+            assert [(await one).status_code for one in running] == [200, 200]
+            assert (await chat("first-key")).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_no_key_is_kept_as_it_is() -> None:
+    ring = KeyRing(["first-key"])
+    assert "first-key" not in repr(vars(ring))
+    assert ring.find({b"x-api-key": b"first-key"}) == 0

@@ -16,6 +16,7 @@ from models import CARD
 from scripted import ScriptedPool
 
 from tokenyard.http.app import create_app
+from tokenyard.http.keys import KeyRing
 from tokenyard.http.openapi.document import PATH, document, read_examples
 from tokenyard.http.openapi.operations import BODIES, OPERATIONS, Operation
 from tokenyard.http.openapi.schemas import of_examples
@@ -39,7 +40,7 @@ def test_every_route_is_told_of() -> None:
 
 
 def test_the_document_is_served_to_everybody() -> None:
-    app = create_app(cast(Pool, ScriptedPool(CARD)), replace(OPTIONS, api_keys=("secret",)))
+    app = create_app(cast(Pool, ScriptedPool(CARD)), replace(OPTIONS, api_keys=KeyRing(["secret"])))
     response = asyncio.run(request(app, "GET", PATH))
     assert response.json() == document()
 

@@ -1,0 +1,119 @@
+"""The options that several subcommands of `tokenyard` share. Nothing is decided here."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenyard.broker.logs import JSON_VARIABLE
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class Level(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+RunDir = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="one per user"),
+]
+PoolDir = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="of the last serve"),
+]
+FreshDir = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="a private one"),
+]
+LogLevel = Annotated[Level, typer.Option()]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.", show_default="8000")]
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option("--api-key", envvar="TOKENYARD_API_KEY", help="Key that clients must send; may be repeated."),
+]
+CorsOrigins = Annotated[
+    list[str] | None,
+    typer.Option("--cors-origin", help="Origin whose pages may call; may be repeated.", show_default="any"),
+]
+ToolFormats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tool-format",
+        help="Format of tool calls, of all models or as MODEL=FORMAT; may be repeated.",
+        show_default="as each model's template tells",
+    ),
+]
+DeviceKind = Annotated[Device, typer.Option()]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Longest context, in tokens.", show_default="the model's")]
+KvMemory = Annotated[
+    str | None, typer.Option(help="Size of each worker's KV pool: 2GiB, or 40% of free device memory.")
+]
+MaxNumSeqs = Annotated[int | None, typer.Option(min=1, help="Sequences that run at once in a worker.")]
+MaxNumBatchedTokens = Annotated[int | None, typer.Option(min=1, help="Tokens in one engine step at the most.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads of each worker.", show_default="its share of the usable cores but one"),
+]
+Eager = Annotated[
+    bool | None,
+    typer.Option("--eager/--no-eager", help="The model as it is: no CUDA graphs, nothing merged or compiled."),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile CPU code.", show_default="for models of 64 MiB and more"),
+]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run Python code that comes with a model."),
+]
+Speculate = Annotated[
+    str | None, typer.Option(help="ngram:K: guess up to K tokens from the text so far.", show_default="off")
+]
+Quantization = Annotated[
+    str | None, typer.Option(help="Weights in fewer bits: int8, int4, fp8, bnb-8bit or bnb-4bit.", show_default="off")
+]
+Mcp = Annotated[
+    Path | None,
+    typer.Option(metavar="mcp.json", help="MCP servers whose tools models may call here.", show_default="none"),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|off", help="File that keeps responses.", show_default="responses.db in the run directory"
+    ),
+]
+DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
+CertFile = Annotated[
+    Path | None, typer.Option("--ssl-certfile", help="Certificate chain in PEM: serve https.", show_default="http")
+]
+KeyFile = Annotated[
+    Path | None, typer.Option("--ssl-keyfile", help="Its private key.", show_default="in the certificate's file")
+]
+MaxRequestsPerKey = Annotated[
+    int | None,
+    typer.Option(min=1, help="Requests of one API key at once, in each front.", show_default="no limit"),
+]
+
+
+def _log_as_json(given: bool) -> None:
+    """Through the environment, so that the processes below do the same."""
+    if given:
+        os.environ[JSON_VARIABLE] = "1"
+
+
+LogJson = Annotated[
+    bool, typer.Option("--log-json", help="Log one JSON object a line.", callback=_log_as_json, show_default="text")
+]
