@@ -67,6 +67,7 @@ class Control:
         state.send(peer, Answer(status.req, "", body))
 
     def _describe(self, worker: Worker) -> dict[str, object]:
+        agents = self._state.agents.values()
         return {
             "inc": worker.inc.hex(),
             "name": worker.name,
@@ -79,6 +80,8 @@ class Control:
             "running": len(worker.placements),
             "step": worker.step,
             "load": worker.load,
+            "tokens_per_s": worker.tokens_per_s,
+            "restarts": next((one.restarts[worker.inc] for one in agents if worker.inc in one.restarts), None),
             "silent_s": self._state.now - worker.heard_s,
         }
 

@@ -210,6 +210,7 @@ class Core:
             log.info("agent %s is here (pid %d)", hello.inc.hex(), hello.pid)
         self._register(peer, agent)
         agent.devices, agent.workers = hello.devices, set(hello.workers)
+        agent.restarts = dict(zip(hello.workers, hello.restarts, strict=False))
 
     def _admit(self, peer: bytes, hello: wire.FrontHello | wire.WorkerHello | wire.AgentHello) -> bool:
         """Whether this peer can take part; if not, it is told why."""
@@ -234,6 +235,7 @@ class Core:
 
     def _beat(self, worker: Worker, beat: wire.Beat) -> None:
         worker.patience_s, worker.step, worker.load = beat.patience_ms / 1000, beat.step, beat.load
+        worker.emitted.append((self._state.now, beat.load.get("emitted_tokens", 0)))
         worker.state = beat.state if beat.state in WORKER_STATES else worker.state
         self._jobs.reconcile(worker, beat.jobs)
 

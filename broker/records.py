@@ -19,6 +19,10 @@ MAX_CRASHES = 3
 """Counted attempts that fail a job (docs/protocol.md, Jobs)."""
 
 
+RATE_BEATS = 5
+"""A worker's tokens per second are those of two seconds: steadier than one beat, still as of now."""
+
+
 class Lane(IntEnum):
     """Which jobs may share a worker: those under the same suspicion, so that a poisoned one takes no clean one along.
 
@@ -113,6 +117,8 @@ class Worker:
     """How long it may be silent where that is longer than SILENCE_S."""
     step: int = 0
     load: dict[str, int] = field(default_factory=dict)
+    emitted: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_BEATS))
+    """(when, tokens drawn so far) of the last beats."""
     placements: dict[WorkerJob, Placement] = field(default_factory=dict)
     offer: Card | None = None
     """The card of a worker that is kept out (membership.py): it has loaded, and serves nobody yet."""
@@ -135,6 +141,14 @@ class Worker:
         return len(self.placements) / self.capacity
 
     @property
+    def tokens_per_s(self) -> float:
+        """Over the last beats."""
+        if len(self.emitted) < 2:
+            return 0.0
+        (began_s, before), (ended_s, after) = self.emitted[0], self.emitted[-1]
+        return (after - before) / (ended_s - began_s) if ended_s > began_s else 0.0
+
+    @property
     def info(self) -> WorkerInfo:
         assert self.card is not None
         return WorkerInfo(self.inc, self.endpoint, self.card)
@@ -149,6 +163,8 @@ class Agent:
     workers: set[bytes]
     """Incarnations of its living workers."""
     heard_s: float
+    restarts: dict[bytes, int] = field(default_factory=dict)
+    """How many lives the place of each had before."""
 
 
 @dataclass(slots=True)

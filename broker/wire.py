@@ -122,7 +122,8 @@ class AgentHello(NamedTuple):
     pid: int
     devices: list[str]
     workers: list[bytes]
-    """Incarnations of its living workers."""
+    restarts: list[int] = []
+    """Incarnations of its living workers; of each, how many lives its place had before."""
 
 
 class Beat(NamedTuple):
@@ -393,8 +394,7 @@ TAGS: dict[int, type[Any]] = {
     1: FrontHello, 2: WorkerHello, 3: AgentHello, 4: Beat, 5: Ping, 6: Submit, 7: Cancel, 8: Done, 9: Spawned,
     10: Exited, 11: Goodbye, 12: Status, 13: DrainWorker, 14: SpawnWorker, 15: KillWorker,
     32: Welcome, 33: WorkerUp, 34: WorkerDown, 35: Accepted, 36: Placed, 37: Reject, 38: Lost, 39: Who, 40: Refused,
-    64: Start, 65: Abort, 66: Drain,
-    80: Spawn, 81: Kill, 82: Answer,
+    64: Start, 65: Abort, 66: Drain, 80: Spawn, 81: Kill, 82: Answer,
     96: LinkUp, 97: Tokens, 98: Idle, 112: Resume, 113: Ack, 114: Stop,
 }  # fmt: skip
 TAG_OF = {message: tag for tag, message in TAGS.items()}

@@ -46,21 +46,24 @@ class Agency:
         self.inc = inc
         self._pid = pid
         self._devices = list(devices)
-        self._living: set[bytes] = set()
+        self._living: dict[bytes, int] = {}
+        """How many lives the place of each living worker had before."""
         self._answers: dict[int, bytes] = {}
         """The worker that each of the latest Spawns led to: a repeat gets the same answer, also from a new broker."""
 
     def hello(self) -> Send:
-        return Send(AgentHello(PROTOCOL, self.inc, self._pid, self._devices, sorted(self._living)))
+        workers = sorted(self._living)
+        restarts = [self._living[inc] for inc in workers]
+        return Send(AgentHello(PROTOCOL, self.inc, self._pid, self._devices, workers, restarts))
 
-    def started(self, inc: bytes) -> list[Action]:
-        """A worker's life has begun: the broker hears of it before the worker's own hello."""
-        self._living.add(inc)
+    def started(self, inc: bytes, num_before: int = 0) -> list[Action]:
+        """A worker's life has begun, after others in its place: the broker hears of it before its own hello."""
+        self._living[inc] = num_before
         return [self.hello()]
 
     def ended(self, inc: bytes, cause: str, words: str) -> list[Action]:
         """A worker's life has ended."""
-        self._living.discard(inc)
+        self._living.pop(inc, None)
         return [Send(Exited(inc, cause, words))]
 
     def spawned(self, req: int, inc: bytes) -> list[Action]:

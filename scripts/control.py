@@ -27,7 +27,7 @@ SHORT = 8
 WATCH_S = 1.0
 """Between two pictures of `status --watch`."""
 
-NUMBERS = ("RUNNING", "STEPS", "SILENT")
+NUMBERS = ("RUNNING", "TOKENS/S", "MEMORY", "STEPS", "RESTARTS", "SILENT")
 GUESSES = ("GUESSED", "RIGHT")
 """Columns of `status`: of every worker, and where one speculates."""
 
@@ -121,6 +121,10 @@ def _guesses(load: dict[str, int]) -> tuple[str, str]:
     return f"{guessed:,}", f"{load['confirmed'] / guessed:.0%}" if guessed else ""
 
 
+def _mebibytes(num_bytes: int | None) -> str:
+    return "" if num_bytes is None else f"{num_bytes / (1 << 20):,.0f} MiB"
+
+
 def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
     """The pool as `tokenyard status` shows it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -135,7 +139,10 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
             ", ".join(row["models"]) or row["name"],
             row["device"],
             f"{row['running']}/{row['capacity']}",
+            f"{row['tokens_per_s']:,.0f}",
+            _mebibytes(row["load"].get("device_bytes")),
             f"{row['step']:,}",
+            "" if row["restarts"] is None else str(row["restarts"]),
             f"{row['silent_s']:.1f} s",
             *(_guesses(row["load"]) if guessing else ()),
         )

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
@@ -96,6 +97,8 @@ class Supervisor:
         """Those that live, by their post's name."""
         self._rows: dict[str, WorkerRow] = {}
         """Where and what each worker post is."""
+        self._num_starts: Counter[str] = Counter()
+        """Of each worker post."""
         self._num_workers = 0
         """Worker posts so far: a name is never used again."""
         self._agency = Agency(secrets.token_bytes(wire.INC_BYTES), os.getpid(), plan.places)
@@ -196,7 +199,8 @@ class Supervisor:
         if name in self._rows:
             arguments = self._plan.worker_arguments(run_dir, self._rows[name], inc)
             self._children[name] = start_child(arguments, inc)
-            self._answer(self._agency.started(inc), time.monotonic())
+            self._answer(self._agency.started(inc, self._num_starts[name]), time.monotonic())
+            self._num_starts[name] += 1
         elif name == "broker":
             self._children[name] = start_child(self._plan.broker_arguments(run_dir), inc)
         else:
@@ -220,6 +224,7 @@ class Supervisor:
         self._do(self._watch.died(name, status, now, cause == "killed"))
         if name not in self._watch.posts:
             self._rows.pop(name, None)
+            self._num_starts.pop(name, None)
 
     def _end_all(self) -> None:
         """Leave nothing behind: no child, no grandchild."""

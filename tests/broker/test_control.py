@@ -1,13 +1,19 @@
 """What an operator can ask, and that asking twice is harmless."""
 
 import msgpack
+import pytest
 from switch import EPOCH, MODEL, Switch, inc, submit
 
 from tokenyard.broker.codec import decode, encode
+from tokenyard.broker.config import BEAT_S
 from tokenyard.broker.wire import (
+    PROTOCOL,
+    AgentHello,
     Answer,
+    Beat,
     Drain,
     DrainWorker,
+    Goodbye,
     Kill,
     KillWorker,
     Message,
@@ -114,3 +120,20 @@ def test_old_requests_are_forgotten() -> None:
     switch.say("operator", SpawnWorker(1, "m", "cpu"))
     switch.wait(70.0, alive=("agent",))
     assert not switch.core._control._spawning
+
+
+def test_status_tells_speed_restarts_and_losses() -> None:
+    switch = Switch()
+    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("worker")], [2]))
+    switch.worker()
+    switch.worker("alone")
+    for emitted in range(0, 1000, 100):
+        switch.wait(BEAT_S, alive=("agent",))
+        for name in ("worker", "alone"):
+            switch.say(name, Beat(inc(name), "ready", 1, 0, [], {"emitted_tokens": emitted}))
+    owned, alone = ask(switch, Status(1)).body["workers"]
+    assert owned["tokens_per_s"] == pytest.approx(100 / BEAT_S)
+    assert (owned["restarts"], alone["restarts"]) == (2, None)
+    switch.gone("worker")
+    switch.say("alone", Goodbye(inc("alone")))
+    assert ask(switch, Status(2)).body["broker"]["lost_workers"] == {MODEL: 1}

@@ -205,7 +205,7 @@ def test_https_and_lines_of_json(tmp_path: Path) -> None:
                 assert process.poll() is None, log.read_text()
                 return 0
 
-        wait_until(lambda: get("/health", ""), "the front")
+        wait_until(lambda: get("/health", "none"), "the front")
         assert get("/v1/models", "sk-secret") == 200
         assert get("/v1/models", "sk-wrong") == 401
         with pytest.raises(httpx.TransportError):

@@ -10,16 +10,17 @@ def make_agency() -> Agency:
     return Agency(INC, 77, ["cpu"])
 
 
-def hello(*workers: bytes) -> Send:
-    return Send(AgentHello(PROTOCOL, INC, 77, ["cpu"], list(workers)))
+def hello(*workers: bytes, restarts: tuple[int, ...] = ()) -> Send:
+    lives = list(restarts) or [0] * len(workers)
+    return Send(AgentHello(PROTOCOL, INC, 77, ["cpu"], list(workers), lives))
 
 
 def test_hello_tells_who_lives() -> None:
     agency = make_agency()
     assert agency.started(W2) == [hello(W2)]
-    assert agency.started(W1) == [hello(W1, W2)]
+    assert agency.started(W1, 3) == [hello(W1, W2, restarts=(3, 0))]
     assert agency.ended(W2, "killed", "SIGKILL") == [Send(Exited(W2, "killed", "SIGKILL"))]
-    assert agency.heard(Who(b"e" * 8)) == [hello(W1)]
+    assert agency.heard(Who(b"e" * 8)) == [hello(W1, restarts=(3,))]
 
 
 def test_a_repeated_spawn_starts_one_worker() -> None:

@@ -22,6 +22,8 @@ def shown(*loads: dict[str, int]) -> list[list[str]]:
         "running": 3,
         "step": 1234,
         "silent_s": 0.25,
+        "tokens_per_s": 812.4,
+        "restarts": 2,
     }
     body = {"workers": [{**row, "load": load} for load in loads], "fronts": [], "agents": []}
     console = Console(width=200)
@@ -31,10 +33,11 @@ def shown(*loads: dict[str, int]) -> list[list[str]]:
 
 
 def test_a_pool_without_speculation() -> None:
-    counts, titles, line = shown({"running": 3})
+    counts, titles, line = shown({"running": 3, "device_bytes": 300 << 20})
     assert counts[-1] == "/run/x"
-    assert titles == ["WORKER", "PID", "STATE", "MODEL", "DEVICE", "RUNNING", "STEPS", "SILENT"]
-    assert line == ["abababab", "17", "ready", "demo", "cpu", "3/64", "1,234", "0.2", "s"]
+    numbers = ["RUNNING", "TOKENS/S", "MEMORY", "STEPS", "RESTARTS", "SILENT"]
+    assert titles == ["WORKER", "PID", "STATE", "MODEL", "DEVICE", *numbers]
+    assert line == ["abababab", "17", "ready", "demo", "cpu", "3/64", "812", "300", "MiB", "1,234", "2", "0.2", "s"]
 
 
 def test_how_much_was_guessed_and_how_much_of_it_was_right() -> None:

@@ -21,6 +21,7 @@ from models import demo_tokenizer
 from typer.testing import CliRunner
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.http.keys import KeyRing
 from tokenyard.http.mcp.config import ServerConfig, read_servers
 from tokenyard.http.mcp.hub import Hub
 from tokenyard.scripts.cli import app as cli
@@ -269,7 +270,7 @@ def test_its_pages_are_behind_the_key_and_keep_cors(tmp_path: Path) -> None:
 
     async def work() -> None:
         lazy = {"trial": {"command": "/no/such/command", "eager": False}}
-        async with mcp_front(tmp_path, lazy, "Hi.", api_keys=("k",), cors_origins=(origin,)) as front:
+        async with mcp_front(tmp_path, lazy, "Hi.", api_keys=KeyRing(["k"]), cors_origins=(origin,)) as front:
             for path in ("/v1/mcp/servers", "/v1/mcp/tools", "/v1/mcp/resources", "/v1/mcp/prompts"):
                 assert (await request(front.app, "GET", path)).status_code == 401
             key = {"Authorization": "Bearer k"}
