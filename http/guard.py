@@ -25,7 +25,7 @@ REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header F
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Cuts clients that are too slow or send too large a head; answers in OpenAI's shape also to what is no HTTP."""
+    """Cuts clients that are too slow or send too large a head; answers also what is no HTTP."""
 
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
@@ -102,7 +102,8 @@ class GuardedProtocol(HttpToolsProtocol):
         last = self.cycle  # of this request if its head is whole, else of the one before
         answered = last is not None and last.response_started and not (self._in_head and last.response_complete)
         if not answered:
-            answer: Any = error_response(refusal, "/")
+            # Whose API it would be is known once the head is whole; "/" is one's own.
+            answer: Any = error_response(refusal, "" if self._in_head else self.scope["path"])
             head = b"".join(b"%s: %s\r\n" % one for one in [*answer.raw_headers, (b"connection", b"close")])
             reason = REASONS[refusal.status]
             self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (refusal.status, reason, head, answer.body))

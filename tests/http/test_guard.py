@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from tokenyard.http import guard
 from tokenyard.http.guard import GuardedProtocol
 
-HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n"
+HEAD = b"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n"
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
