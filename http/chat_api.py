@@ -5,6 +5,7 @@ from fastapi.responses import Response
 
 from tokenyard.http.bodies import read_body
 from tokenyard.http.chat import ChatFormat
+from tokenyard.http.mcp.attachments import attach
 from tokenyard.http.mcp.selection import HEADER, is_mcp, read_wishes
 from tokenyard.http.mcp.serving import begin
 from tokenyard.http.schemas import parse_chat
@@ -18,5 +19,6 @@ def add_routes(api: FastAPI, service: Service) -> None:
         prompter = await service.prompter(request.model)
         wishes = read_wishes(request.tools, http.headers.get(HEADER), service.hub.configs())
         request.tools = [tool for tool in request.tools if not is_mcp(tool)]
+        request.messages = await attach(service.hub, request.messages, prompter.loaded.marks)
         generation, parsers = await begin(service, request, prompter, wishes)
         return service.reply(generation, ChatFormat(request, prompter, generation, parsers), request.stream)

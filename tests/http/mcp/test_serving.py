@@ -202,6 +202,37 @@ def test_states_and_tools_are_shown(yard: Yard) -> None:
     assert {"trial", "web"} <= {one["server"] for one in resources}
 
 
+MEMO = {"type": "resource", "server_label": "trial", "uri": "memo://today"}
+
+
+def test_a_resource_is_attached_by_its_uri(yard: Yard) -> None:
+    def num_tokens(*parts: dict[str, Any]) -> int:
+        messages = [{"role": "user", "content": [{"type": "text", "text": "Read this: "}, *parts]}]
+        body = {"model": MODEL, "messages": messages, "max_tokens": 1, "tool_choice": "none"}
+        response = httpx.post(f"{yard.url}/v1/chat/completions", json=body, timeout=60)
+        assert response.status_code == 200, response.text
+        found: int = response.json()["usage"]["prompt_tokens"]
+        return found
+
+    written = {"type": "text", "text": "\n[memo://today]\nBuy milk.\n"}
+    assert num_tokens(MEMO) == num_tokens(written)
+    assert num_tokens(MEMO, MEMO) == num_tokens(written, written)
+
+
+@pytest.mark.parametrize(
+    ("part", "param"),
+    [
+        ({**MEMO, "server_label": "nowhere"}, "messages.0.content.0.server_label"),
+        ({**MEMO, "uri": None}, "messages.0.content.0.uri"),
+        ({**MEMO, "uri": "memo://nowhere"}, "messages.0.content.0.uri"),
+    ],
+)
+def test_resources_that_are_not_there_are_refused_by_name(yard: Yard, part: dict[str, Any], param: str) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": [part]}]}
+    response = httpx.post(f"{yard.url}/v1/chat/completions", json=body, timeout=60)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
 # Messages.
 
 TOOLSET = {
