@@ -37,6 +37,7 @@ from tokenyard.scripts.options import (
     PoolDir,
     Port,
     Quantization,
+    QueueLimit,
     RunDir,
     Speculate,
     Store,
@@ -131,11 +132,18 @@ def serve(
 
 
 @app.command()
-def broker(run_dir: RunDir = None, log_level: LogLevel = Level.INFO, log_json: LogJson = False) -> None:
+def broker(
+    run_dir: RunDir = None,
+    queue_limit: QueueLimit = None,
+    log_level: LogLevel = Level.INFO,
+    log_json: LogJson = False,
+) -> None:
     """Run a broker alone."""
+    from tokenyard.broker.core import QUEUE_LIMIT
     from tokenyard.broker.main import BrokerOptions, run
 
-    run(BrokerOptions(run_dir=run_dir or default_run_dir(), log_level=log_level.upper()))
+    limit = QUEUE_LIMIT if queue_limit is None else queue_limit
+    run(BrokerOptions(run_dir or default_run_dir(), queue_limit=limit, log_level=log_level.upper()))
 
 
 @app.command()

@@ -94,6 +94,9 @@ Store = Annotated[
         metavar="PATH|off", help="File that keeps responses.", show_default="responses.db in the run directory"
     ),
 ]
+QueueLimit = Annotated[
+    int | None, typer.Option(min=0, help="Jobs that may wait for a worker; more are a 429.", show_default="1024")
+]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 CertFile = Annotated[

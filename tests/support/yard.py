@@ -47,6 +47,7 @@ class Yard:
         num_workers: int = 1,
         worker_arguments: list[str] | None = None,
         front_arguments: list[str] | None = None,
+        broker_arguments: list[str] | None = None,
     ) -> None:
         self.run_dir = Path(tempfile.mkdtemp(prefix="yard-"))
         self.model = model
@@ -54,7 +55,7 @@ class Yard:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._logs: list[Path] = []
-        self.broker = self.start("broker")
+        self.broker = self.start("broker", *(broker_arguments or []))
         self.front = self.start("front", "--port", str(self.port), *(front_arguments or []))
         self.workers = [self.start_worker() for _ in range(num_workers)]
         try:
