@@ -57,8 +57,7 @@ class TgiFormat:
         self._unsent += piece.text
         tokens = [self._token(entry.token_id, entry.logprob) | {"text": ""} for entry in piece.logprobs]
         tops = [self._top(entry) for entry in piece.logprobs]
-        if piece.finish_reason is not None and (piece.token_ids or not tokens):
-            # The token that ended the text is told, too; it has no text.
+        if piece.finish_reason is not None and not tokens:
             tokens.append(self._ending(choice, piece) | {"text": ""})
             tops.append([])
         if not tokens:

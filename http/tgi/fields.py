@@ -105,6 +105,7 @@ def parse(body: dict[str, Any], model: str, stream: bool | None) -> TgiRequest:
         sampling={**sampling, "generation_config": config},
         grammar=wanted.get("grammar"),
         stop=wanted.get("stop", []),
+        include_stop_str_in_output=True,  # TGI's texts end with the stop string
         stream=streams,
         echo=wanted.get("return_full_text", False),
         num_logprobs=wanted.get("top_n_tokens", 0) if details else -1,

@@ -99,7 +99,8 @@ class TestClient:
         assert len(whole.details.prefill) > 10
         assert whole.details.prefill[1].logprob <= 0
         assert all(len(top) == 2 for top in whole.details.top_tokens or [])
-        assert "".join(token.text for token in whole.details.tokens) == whole.generated_text
+        assert "".join(token.text for token in whole.details.tokens if not token.special) == whole.generated_text
+        assert whole.details.tokens[-1].special
         *_, last = client.text_generation(PROMPT, max_new_tokens=5, details=True, stream=True)
         assert isinstance(last, TextGenerationStreamOutput)
         assert last.details is not None
@@ -110,6 +111,7 @@ class TestClient:
         stopped = client.text_generation(PROMPT, max_new_tokens=40, stop=["Paris"], details=True)
         assert stopped.details is not None
         assert stopped.details.finish_reason == "stop_sequence"
+        assert stopped.generated_text.endswith("Paris")
         drawn = [client.text_generation("zq", max_new_tokens=8, temperature=2.0, seed=5) for _ in range(2)]
         assert drawn[0] == drawn[1]
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

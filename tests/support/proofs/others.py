@@ -116,7 +116,7 @@ tgi_parameters = Endpoint(
         "do_sample": Proof(True, f"{PARAMS}.temperature", 1),
         "max_new_tokens": Proof(5, f"{PARAMS}.max_tokens", 5),
         "return_full_text": Proof(True, "answer.generated_text", "Say hello to them all.Hello there, friend!"),
-        "stop": Proof(["friend"], "answer.generated_text", "Hello there, "),
+        "stop": Proof(["friend"], "answer.generated_text", "Hello there, friend"),
         "truncate": Proof(3, "jobs.0.prompt_ids.#", 3),
         "details": Proof(True, "answer.details.generated_tokens", 8),
         "decoder_input_details": Proof(True, f"{PARAMS}.prompt_logprobs", 0),
