@@ -31,6 +31,9 @@ NUMBERS = ("RUNNING", "TOKENS/S", "MEMORY", "STEPS", "RESTARTS", "SILENT")
 GUESSES = ("GUESSED", "RIGHT")
 """Columns of `status`: of every worker, and where one speculates."""
 
+FILE_COLUMNS = 160
+"""Of a table that goes to a file or a pipe: nothing is cut there."""
+
 Question = Callable[[int], wire.ControlToBroker]
 
 
@@ -64,6 +67,8 @@ def show_status(given: Path | None, watch: bool) -> None:
     """Print the pool's state, once or until Ctrl-C."""
     run_dir = find_pool(given)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_COLUMNS)
     with _broker_of(run_dir) as broker:
         req = 1
         body = ask(broker, wire.Status, req)
@@ -130,7 +135,12 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
     table = Table(box=None, pad_edge=False, header_style="bold")
     guessing = any("guessed" in row["load"] for row in body["workers"])
     for title in ("WORKER", "PID", "STATE", "MODEL", "DEVICE", *NUMBERS, *(GUESSES if guessing else ())):
-        table.add_column(title, no_wrap=True, justify="right" if title in ("PID", *NUMBERS, *GUESSES) else "left")
+        table.add_column(
+            title,
+            no_wrap=True,
+            min_width=SHORT if title in ("WORKER", "PID") else None,
+            justify="right" if title in ("PID", *NUMBERS, *GUESSES) else "left",
+        )
     for row in body["workers"]:
         table.add_row(
             row["inc"][:SHORT],
