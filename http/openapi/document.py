@@ -6,7 +6,7 @@ import json
 import re
 from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -79,7 +79,7 @@ def _written() -> bytes:
 
 
 def read_examples() -> Examples:
-    found: Examples = json.loads((files("tokenyard.http.openapi") / EXAMPLES).read_text())
+    found: Examples = json.loads(Path(__file__).with_name(EXAMPLES).read_text())
     return found
 
 
