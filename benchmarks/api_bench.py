@@ -27,6 +27,7 @@ from tables import Cells, markdown, number
 from tokenyard.broker import wire
 from tokenyard.broker.wire import Card, Finish
 from tokenyard.http.app import create_app
+from tokenyard.http.figures import Figures
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import JobRequest, JobSink, Pool
 
@@ -63,6 +64,9 @@ class InstantPool:
     on_card: Callable[[Card], None] | None = None
     prompt_tokens = 0
     """Of the last job."""
+
+    def __init__(self) -> None:
+        self.figures = Figures()
 
     async def start(self) -> None:
         if self.on_card is not None:

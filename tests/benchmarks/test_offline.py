@@ -34,6 +34,6 @@ def test_the_warm_up_is_as_wide_and_as_long() -> None:
 
 
 def test_a_process_that_fails_is_quoted() -> None:
-    place = Place("/nowhere", "cpu", "float32", 1, {})
+    place = Place("/nowhere/at/all", "cpu", "float32", 1, {})
     with pytest.raises(RuntimeError, match="no such directory"):
         run(Errand("ours", place, [Ask(4, 4)], 0.1))

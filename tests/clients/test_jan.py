@@ -17,6 +17,7 @@ from scripted import ScriptedPool
 from yard import Yard
 
 from tokenyard.http.app import create_app
+from tokenyard.http.keys import KeyRing
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 
@@ -77,7 +78,7 @@ def test_refresh_lists_the_models() -> None:
         "X-Title": "Jan",
     }
     pool = ScriptedPool(CARD)
-    app = create_app(cast(Pool, pool), FrontOptions(run_dir=Path("/nowhere"), store="off", api_keys=("k",)))
+    app = create_app(cast(Pool, pool), FrontOptions(run_dir=Path("/nowhere"), store="off", api_keys=KeyRing(["k"])))
     keys = {"x-api-key": "k", "Authorization": "Bearer k"}
     answer = asyncio.run(request(app, "GET", "/v1/models", headers=headers | keys))
     assert [one["id"] for one in answer.json()["data"]] == [CARD.names[0]]
