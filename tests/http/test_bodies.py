@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 from front import CHAT, COMPLETIONS
-from yard import Yard
+from yard import Yard, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +37,8 @@ MAX_GAP_S = 1.0
 """0.15 s on two idle cores: parsing 8 MB of JSON holds the interpreter. Before counts were bounded: many seconds."""
 MAX_RSS_BYTES = 200 << 20
 """What a front may take, by the project's own promise."""
+GIVEN_BACK_S = 5.0
+"""An idle front gives memory back within milliseconds; this bounds a busy machine."""
 
 
 async def worst_gap_s(server: Yard, path: str, body: bytes) -> tuple[httpx.Response, float]:
@@ -64,4 +66,5 @@ def test_a_large_refused_body_holds_up_nobody(server: Yard, case: str) -> None:
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
     assert gap_s < MAX_GAP_S
-    assert psutil.Process(server.front.pid).memory_info().rss < MAX_RSS_BYTES
+    front = psutil.Process(server.front.pid)  # it gives memory back once the answer is out
+    wait_until(lambda: front.memory_info().rss < MAX_RSS_BYTES, f"{MAX_RSS_BYTES:,} bytes", GIVEN_BACK_S)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from served import GONE_S, Served
 from sse import Reply, stream
@@ -182,8 +183,10 @@ def test_nothing_outlives_one_killed_at_its_very_start(start: Callable[..., Serv
 def test_a_second_sigterm_ends_a_drain_at_once(start: Callable[..., Served]) -> None:
     served = start()
     wait_started(served)
-    for child in served.children("front"):
-        child.suspend()  # a front that never finishes
+    fronts = served.children("front")
+    for front in fronts:
+        front.suspend()  # it never finishes; until it has stopped, a SIGTERM would overtake the stop
+    wait_until(lambda: all(front.status() == psutil.STATUS_STOPPED for front in fronts), "the front to stop")
     served.process.terminate()
     served.wait_log("draining")
     served.process.terminate()
