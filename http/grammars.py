@@ -60,16 +60,23 @@ def response_format(value: Any, param: str) -> Grammar | None:
     return json_schema(inner.get("schema"), f"{param}.json_schema.schema")
 
 
-@described(_JSON_SCHEMA)
-def json_schema(value: Any, param: str) -> Grammar:
-    """A JSON Schema, as an object or as a string that holds one."""
+def _object(value: Any, param: str, words: str) -> dict[str, Any]:
+    """An object, or the one that a string of JSON holds."""
     if type(value) is str:
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
             invalid(param, "is not valid JSON")
     if type(value) is not dict:
-        invalid(param, "must be a JSON Schema: an object")
+        invalid(param, f"must be {words}")
+    found: dict[str, Any] = value
+    return found
+
+
+@described(_JSON_SCHEMA)
+def json_schema(value: Any, param: str) -> Grammar:
+    """A JSON Schema, as an object or as a string that holds one."""
+    value = _object(value, param, "a JSON Schema: an object")
     try:
         text = orjson.dumps(value).decode()
     except orjson.JSONEncodeError as error:
@@ -107,13 +114,7 @@ def _json_object(value: Any, param: str) -> Grammar | None:
 @described({"type": ["object", "string"]})
 def structural_tag(value: Any, param: str) -> Grammar:
     """xgrammar's structural tag, as an object or as a string that holds one; its older form with triggers, too."""
-    if type(value) is str:
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            invalid(param, "is not valid JSON")
-    if type(value) is not dict:
-        invalid(param, "must be an object")
+    value = _object(value, param, "an object")
     if "format" not in value:
         value = {"format": _triggered(value, param)}
     if type(value["format"]) is not dict:

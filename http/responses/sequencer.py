@@ -4,6 +4,7 @@ Sans-IO: parts in, events out; the response object grows with them. Each item's 
 done, and whatever tells of it carries the same id and index. Must not know tokens, HTTP, or the store.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any
 
@@ -198,7 +199,7 @@ class Sequencer:
         return self.event(kind, response=dict(self.response))
 
 
-class _Talk:
+class _Talk(ABC):
     """A message or a thought: an item with one part of text."""
 
     kind: str
@@ -214,8 +215,9 @@ class _Talk:
         self._texts: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
 
+    @abstractmethod
     def part(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """The item's one part, with so much of its text."""
 
     def item(self, status: str, content: list[Any]) -> dict[str, Any]:
         return {"type": self.kind, "id": self._id, "status": status, "content": content}
