@@ -20,6 +20,8 @@ KINDS: dict[str, Kind] = {
     "invalid_value": Kind(400, "invalid_request_error", False),
     "context_length_exceeded": Kind(400, "invalid_request_error", False),
     "model_not_found": Kind(404, "invalid_request_error", False),
+    "model_too_large": Kind(400, "invalid_request_error", False),
+    "model_load_failed": Kind(500, "server_error", False),
     "queue_full": Kind(429, "rate_limit_error", True),
     "deadline_exceeded": Kind(408, "timeout_error", True),
     "model_loading": Kind(503, "service_unavailable", True),

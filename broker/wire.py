@@ -2,87 +2,32 @@
 
 Each is a NamedTuple and travels as a msgpack array `[tag, *fields]` (codec.py). Fields are only ever added at the end,
 with a default: unknown trailing fields are ignored, missing ones take their defaults. No sockets here.
+
+structures.py has what stands inside messages, token_plane.py those between workers and fronts; import both from here.
 """
 
 from typing import Any, NamedTuple
 
 from tokenyard.broker.params import Params
+from tokenyard.broker.structures import Card as Card
+from tokenyard.broker.structures import Delta as Delta
+from tokenyard.broker.structures import Finish as Finish
+from tokenyard.broker.structures import FrontJob as FrontJob
+from tokenyard.broker.structures import Post as Post
+from tokenyard.broker.structures import WorkerInfo as WorkerInfo
+from tokenyard.broker.structures import WorkerJob as WorkerJob
+from tokenyard.broker.token_plane import Ack as Ack
+from tokenyard.broker.token_plane import Idle as Idle
+from tokenyard.broker.token_plane import LinkUp as LinkUp
+from tokenyard.broker.token_plane import Resume as Resume
+from tokenyard.broker.token_plane import Stop as Stop
+from tokenyard.broker.token_plane import Tokens as Tokens
 
 PROTOCOL = 1
 """Travels in Hello; a mismatch is refused with words."""
 
 INC_BYTES = 8
 """An incarnation: random bytes that name one life of one process."""
-
-
-class Card(NamedTuple):
-    """What is known of a worker's pinned model; the front loads tokenizer and template from `source` at `commit`."""
-
-    names: list[str]
-    """What requests may call it; the first is its id."""
-    source: str
-    """Directory or Hub name."""
-    commit: str
-    """Of the Hub, or a digest of a directory's files."""
-    context_length: int
-    pool_tokens: int
-    """KV slots of one worker: a prompt that is longer can never run."""
-    block_size: int
-    lane: str
-    dtype: str
-    device: str
-    vocab_size: int
-    eos_token_ids: list[int]
-    generation_config: dict[str, Any] = {}
-    created: int = 0
-    """Unix seconds."""
-    revision: str = ""
-    """Branch, tag or commit as it was asked for, if it was."""
-
-
-class Finish(NamedTuple):
-    """Why a stream ended, as the worker sees it."""
-
-    reason: str
-    """stop (by token id), length, error, cancelled."""
-    code: str = ""
-    words: str = ""
-    param: str | None = None
-
-
-class Delta(NamedTuple):
-    """What one step added to one sequence. `first_index` counts emitted tokens over all attempts."""
-
-    job: int
-    attempt: int
-    first_index: int
-    token_ids: list[int]
-    extra: dict[str, Any] = {}
-    """What there is beside tokens; docs/protocol.md has the keys."""
-    finish: Finish | None = None
-
-
-class WorkerJob(NamedTuple):
-    """A job as its worker claims it."""
-
-    front: bytes
-    job: int
-    attempt: int
-
-
-class FrontJob(NamedTuple):
-    """A job as its front claims it."""
-
-    job: int
-    attempt: int
-
-
-class WorkerInfo(NamedTuple):
-    """A worker as fronts see it."""
-
-    inc: bytes
-    endpoint: str
-    card: Card
 
 
 # → broker
@@ -124,6 +69,12 @@ class AgentHello(NamedTuple):
     workers: list[bytes]
     restarts: list[int] = []
     """Incarnations of its living workers; of each, how many lives its place had before."""
+    posts: list[Post] = []
+    """All places of workers, living or not."""
+    slots: list[int] = []
+    """Of each device: how many posts it may have."""
+    memory_bytes: list[int] = []
+    """Of each device: what all its workers together may take; 0: unknown."""
 
 
 class Beat(NamedTuple):
@@ -191,6 +142,8 @@ class Exited(NamedTuple):
     inc: bytes
     cause: str
     words: str
+    final: bool = False
+    """Its post is given up: no other life follows."""
 
 
 class Goodbye(NamedTuple):
@@ -225,6 +178,24 @@ class KillWorker(NamedTuple):
 
     req: int
     inc: bytes
+
+
+class Want(NamedTuple):
+    """From a front whose clients ask for a model that is not up; repeated while they wait, and forgotten without."""
+
+    model: str
+    """The id that the worker's card will have."""
+    spec: str
+    """MODEL_SPEC."""
+    weight_bytes: int
+    """Of all tensors; 0: unknown."""
+
+
+class UnloadModel(NamedTuple):
+    """From a front: dismiss all workers of a model; answered once none is left."""
+
+    req: int
+    model: str
 
 
 # broker → front
@@ -284,6 +255,26 @@ class Refused(NamedTuple):
     words: str
 
 
+class Loading(NamedTuple):
+    """How far a wanted model is; it ends with a WorkerUp or a LoadFailed."""
+
+    model: str
+    phase: str
+    """waiting (for a device), starting (a process), loading."""
+    fraction: float
+    """Of the phase loading."""
+    words: str
+    """For people."""
+
+
+class LoadFailed(NamedTuple):
+    """A wanted model cannot be had."""
+
+    model: str
+    code: str
+    words: str
+
+
 # broker → worker
 
 
@@ -321,67 +312,29 @@ class Kill(NamedTuple):
     inc: bytes
 
 
+class Dismiss(NamedTuple):
+    """Give up this post: its worker finishes its jobs and ends, and no other follows."""
+
+    post: int
+
+
 class Answer(NamedTuple):
-    """To Status, DrainWorker, SpawnWorker and KillWorker; `error` is empty where it went well."""
+    """To Status, DrainWorker, SpawnWorker, KillWorker and UnloadModel; `error` is empty where it went well."""
 
     req: int
     error: str
     body: dict[str, Any] = {}
 
 
-# token plane: worker → front, front → worker (Resume, Ack, Stop)
-
-
-class LinkUp(NamedTuple):
-    """The subscription was seen; the worker holds batches [oldest, next) for this front."""
-
-    worker: bytes
-    oldest: int
-    next: int
-
-
-class Tokens(NamedTuple):
-    """All that one step made for this front's sequences. `seq` numbers the batches of this link from 0."""
-
-    seq: int
-    deltas: list[Delta]
-
-
-class Idle(NamedTuple):
-    """Nothing more to send for now; `next` is the number that the next batch will have."""
-
-    next: int
-
-
-class Resume(NamedTuple):
-    front: bytes
-    worker: bytes
-    from_seq: int
-
-
-class Ack(NamedTuple):
-    """All batches below `upto` have arrived."""
-
-    front: bytes
-    worker: bytes
-    upto: int
-
-
-class Stop(NamedTuple):
-    """This stream needs no more tokens (stop string, client gone)."""
-
-    front: bytes
-    worker: bytes
-    job: int
-
-
-FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Goodbye
+FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Want | UnloadModel | Goodbye
 WorkerToBroker = WorkerHello | Beat | Done | Goodbye
 AgentToBroker = AgentHello | Ping | Spawned | Exited | Goodbye
 ControlToBroker = Status | DrainWorker | SpawnWorker | KillWorker
-BrokerToFront = Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Answer | Who | Refused
+BrokerToFront = (
+    Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Loading | LoadFailed | Answer | Who | Refused
+)
 BrokerToWorker = Start | Abort | Drain | Who | Refused
-BrokerToAgent = Spawn | Kill | Who | Refused
+BrokerToAgent = Spawn | Kill | Dismiss | Who | Refused
 BrokerToControl = Answer | Refused
 TokensDown = LinkUp | Tokens | Idle
 TokensUp = Resume | Ack | Stop
@@ -393,8 +346,10 @@ Message = ToBroker | FromBroker | TokensDown | TokensUp
 TAGS: dict[int, type[Any]] = {
     1: FrontHello, 2: WorkerHello, 3: AgentHello, 4: Beat, 5: Ping, 6: Submit, 7: Cancel, 8: Done, 9: Spawned,
     10: Exited, 11: Goodbye, 12: Status, 13: DrainWorker, 14: SpawnWorker, 15: KillWorker,
+    16: Want, 17: UnloadModel,
     32: Welcome, 33: WorkerUp, 34: WorkerDown, 35: Accepted, 36: Placed, 37: Reject, 38: Lost, 39: Who, 40: Refused,
-    64: Start, 65: Abort, 66: Drain, 80: Spawn, 81: Kill, 82: Answer,
+    41: Loading, 42: LoadFailed,
+    64: Start, 65: Abort, 66: Drain, 80: Spawn, 81: Kill, 82: Answer, 83: Dismiss,
     96: LinkUp, 97: Tokens, 98: Idle, 112: Resume, 113: Ack, 114: Stop,
 }  # fmt: skip
 TAG_OF = {message: tag for tag, message in TAGS.items()}

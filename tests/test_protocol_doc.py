@@ -31,6 +31,7 @@ def test_every_message_stands_in_the_table_with_its_fields() -> None:
         wire.WorkerInfo,
         wire.WorkerJob,
         wire.FrontJob,
+        wire.Post,
     ],
     ids=lambda structure: structure.__name__,
 )

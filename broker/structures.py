@@ -1,0 +1,94 @@
+"""What stands inside messages: arrays without a tag. Import them from wire.py, their one door."""
+
+from typing import Any, NamedTuple
+
+
+class Card(NamedTuple):
+    """What is known of a worker's pinned model; the front loads tokenizer and template from `source` at `commit`."""
+
+    names: list[str]
+    """What requests may call it; the first is its id."""
+    source: str
+    """Directory or Hub name."""
+    commit: str
+    """Of the Hub, or a digest of a directory's files."""
+    context_length: int
+    pool_tokens: int
+    """KV slots of one worker: a prompt that is longer can never run."""
+    block_size: int
+    lane: str
+    dtype: str
+    device: str
+    vocab_size: int
+    eos_token_ids: list[int]
+    generation_config: dict[str, Any] = {}
+    created: int = 0
+    """Unix seconds."""
+    revision: str = ""
+    """Branch, tag or commit as it was asked for, if it was."""
+
+
+class Finish(NamedTuple):
+    """Why a stream ended, as the worker sees it."""
+
+    reason: str
+    """stop (by token id), length, error, cancelled."""
+    code: str = ""
+    words: str = ""
+    param: str | None = None
+
+
+class Delta(NamedTuple):
+    """What one step added to one sequence. `first_index` counts emitted tokens over all attempts."""
+
+    job: int
+    attempt: int
+    first_index: int
+    token_ids: list[int]
+    extra: dict[str, Any] = {}
+    """What there is beside tokens; docs/protocol.md has the keys."""
+    finish: Finish | None = None
+
+
+class WorkerJob(NamedTuple):
+    """A job as its worker claims it."""
+
+    front: bytes
+    job: int
+    attempt: int
+
+
+class FrontJob(NamedTuple):
+    """A job as its front claims it."""
+
+    job: int
+    attempt: int
+
+
+class WorkerInfo(NamedTuple):
+    """A worker as fronts see it."""
+
+    inc: bytes
+    endpoint: str
+    card: Card
+
+
+class Post(NamedTuple):
+    """A place for one worker that an agent keeps alive, over all its lives."""
+
+    number: int
+    """Unique within the agent's life."""
+    model: str
+    """The id that its worker's card will have."""
+    spec: str
+    """MODEL_SPEC."""
+    device: str
+    """As in AgentHello.devices."""
+    inc: bytes
+    """Of its living worker; empty between two lives."""
+    pinned: bool = False
+    """It never makes room for another model."""
+    named: bool = False
+    """Part of the agent's own plan, not spawned on demand: it is not unloaded for idleness."""
+    leaving: bool = False
+    """Dismissed: no life follows this one."""

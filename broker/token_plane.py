@@ -1,0 +1,48 @@
+"""The messages between a worker and a front, over the worker's XPUB. Import them from wire.py, their one door."""
+
+from typing import NamedTuple
+
+from tokenyard.broker.structures import Delta
+
+
+class LinkUp(NamedTuple):
+    """The subscription was seen; the worker holds batches [oldest, next) for this front."""
+
+    worker: bytes
+    oldest: int
+    next: int
+
+
+class Tokens(NamedTuple):
+    """All that one step made for this front's sequences. `seq` numbers the batches of this link from 0."""
+
+    seq: int
+    deltas: list[Delta]
+
+
+class Idle(NamedTuple):
+    """Nothing more to send for now; `next` is the number that the next batch will have."""
+
+    next: int
+
+
+class Resume(NamedTuple):
+    front: bytes
+    worker: bytes
+    from_seq: int
+
+
+class Ack(NamedTuple):
+    """All batches below `upto` have arrived."""
+
+    front: bytes
+    worker: bytes
+    upto: int
+
+
+class Stop(NamedTuple):
+    """This stream needs no more tokens (stop string, client gone)."""
+
+    front: bytes
+    worker: bytes
+    job: int
