@@ -71,6 +71,8 @@ class WorkerInfo(NamedTuple):
     inc: bytes
     endpoint: str
     card: Card
+    key: str = ""
+    """As in WorkerHello."""
 
 
 class Post(NamedTuple):

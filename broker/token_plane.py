@@ -11,6 +11,8 @@ class LinkUp(NamedTuple):
     worker: bytes
     oldest: int
     next: int
+    link: int = 0
+    """Grows with each link that the worker makes: one that it made anew, having freed the front, counts from 0."""
 
 
 class Tokens(NamedTuple):

@@ -57,6 +57,8 @@ class WorkerHello(NamedTuple):
     jobs: list[WorkerJob]
     name: str = ""
     """For people: what it was asked to load, and where."""
+    key: str = ""
+    """CURVE public key in Z85 that the endpoint answers with; empty: it speaks plainly (ipc, tcp on loopback)."""
 
 
 class AgentHello(NamedTuple):
@@ -299,6 +301,13 @@ class Drain(NamedTuple):
     """Finish what runs, take no more, then end."""
 
 
+class Allowed(NamedTuple):
+    """Whom a worker whose tokens go over CURVE may let in: all of this list and nobody else."""
+
+    keys: list[str]
+    """CURVE public keys in Z85."""
+
+
 # broker → agent, broker → command line (Answer)
 
 
@@ -333,7 +342,7 @@ ControlToBroker = Status | DrainWorker | SpawnWorker | KillWorker
 BrokerToFront = (
     Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Loading | LoadFailed | Answer | Who | Refused
 )
-BrokerToWorker = Start | Abort | Drain | Who | Refused
+BrokerToWorker = Start | Abort | Drain | Allowed | Who | Refused
 BrokerToAgent = Spawn | Kill | Dismiss | Who | Refused
 BrokerToControl = Answer | Refused
 TokensDown = LinkUp | Tokens | Idle
@@ -349,7 +358,7 @@ TAGS: dict[int, type[Any]] = {
     16: Want, 17: UnloadModel,
     32: Welcome, 33: WorkerUp, 34: WorkerDown, 35: Accepted, 36: Placed, 37: Reject, 38: Lost, 39: Who, 40: Refused,
     41: Loading, 42: LoadFailed,
-    64: Start, 65: Abort, 66: Drain, 80: Spawn, 81: Kill, 82: Answer, 83: Dismiss,
+    64: Start, 65: Abort, 66: Drain, 67: Allowed, 80: Spawn, 81: Kill, 82: Answer, 83: Dismiss,
     96: LinkUp, 97: Tokens, 98: Idle, 112: Resume, 113: Ack, 114: Stop,
 }  # fmt: skip
 TAG_OF = {message: tag for tag, message in TAGS.items()}
