@@ -4,7 +4,7 @@ Each is repeated until answered, and idempotent: by the asker's connection and `
 elsewhere. Only agents spawn and end processes; the broker asks them.
 """
 
-from itertools import count
+from collections.abc import Callable
 
 from tokenyard.broker.records import Agent, State, Worker
 from tokenyard.broker.wire import Answer, Drain, DrainWorker, Kill, KillWorker, Spawn, Spawned, SpawnWorker, Status
@@ -27,13 +27,14 @@ class _Spawning:
 
 
 class Control:
-    def __init__(self, state: State, pid: int, now: float) -> None:
+    def __init__(
+        self, state: State, pid: int, now: float, describe_loads: Callable[[], dict[str, list[dict[str, object]]]]
+    ) -> None:
         self._state = state
+        self._describe_loads = describe_loads
         self._pid = pid
         self._started_s = now
         self._spawning: dict[tuple[bytes, int], _Spawning] = {}  # by asker and its req
-        # Starts anew with each broker, so that an agent never takes one broker's request for another's.
-        self._reqs = count(int.from_bytes(state.epoch[:4], "big") << 20)
 
     def status(self, peer: bytes, status: Status) -> None:
         state = self._state
@@ -63,6 +64,7 @@ class Control:
                 }
                 for model in state.models.values()
             },
+            **self._describe_loads(),
         }
         state.send(peer, Answer(status.req, "", body))
 
@@ -107,7 +109,7 @@ class Control:
             agent = min(state.agents.values(), key=lambda agent: len(agent.workers), default=None)
             if agent is None:
                 return state.send(peer, Answer(spawn.req, "no agent is here to spawn it"))
-            spawning = self._spawning[peer, spawn.req] = _Spawning(peer, spawn, agent, next(self._reqs))
+            spawning = self._spawning[peer, spawn.req] = _Spawning(peer, spawn, agent, next(state.reqs))
         spawning.heard_s = state.now
         if spawning.answer is not None:
             return state.send(peer, spawning.answer)

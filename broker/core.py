@@ -16,8 +16,10 @@ from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S, SILENCE_S
 from tokenyard.broker.control import Control
 from tokenyard.broker.invariants import check_state
 from tokenyard.broker.jobs import Jobs
+from tokenyard.broker.loads import Loads
 from tokenyard.broker.membership import Membership
 from tokenyard.broker.records import Agent, Death, Front, Peer, State, Worker
+from tokenyard.broker.room import DEFAULT_POLICY, Policy
 from tokenyard.broker.wire import Message
 
 SWEEP_S = BEAT_S / 2
@@ -52,11 +54,13 @@ class Core:
         awaited: Iterable[bytes] = (),
         queue_limit: int = QUEUE_LIMIT,
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        policy: Policy = DEFAULT_POLICY,
     ) -> None:
         self._state = state = State(epoch, queue_limit, load_timeout_s, now, grace_until_s=now + GRACE_S)
         self._jobs = Jobs(state)
-        self._membership = Membership(state, self._jobs)
-        self._control = Control(state, pid, now)
+        self._loads = Loads(state, self._jobs, policy)
+        self._membership = Membership(state, self._jobs, self._loads)
+        self._control = Control(state, pid, now, self._loads.describe)
         self._awaited = set(awaited)
         self._deaths: dict[bytes, Death] = {}
         self._unannounced: dict[bytes, Death] = {}  # oldest first, and so by announce_s
@@ -71,10 +75,12 @@ class Core:
             wire.DrainWorker: self._control.drain,
             wire.SpawnWorker: self._control.spawn,
             wire.KillWorker: self._control.kill,
+            wire.UnloadModel: self._loads.unload,
         }
         self._from_front: dict[type[Any], Callable[[Front, Any], None]] = {
             wire.Ping: lambda front, ping: None,
-            wire.Submit: self._jobs.submit,
+            wire.Submit: self._submit,
+            wire.Want: self._loads.want,
             wire.Cancel: lambda front, cancel: self._jobs.cancel(front, cancel.job),
         }
         self._from_worker: dict[type[Any], Callable[[Worker, Any], None]] = {
@@ -83,7 +89,7 @@ class Core:
         }
         self._from_agent: dict[type[Any], Callable[[Agent, Any], None]] = {
             wire.Ping: lambda agent, ping: None,
-            wire.Spawned: self._control.spawned,
+            wire.Spawned: self._spawned,
             wire.Exited: self._exited,
         }
         self._settle_if_complete()
@@ -120,6 +126,7 @@ class Core:
             self._announce(inc)
         if now >= self._next_sweep_s:
             self._sweep()
+        self._loads.tick()
         return self._take_actions()
 
     @property
@@ -127,11 +134,12 @@ class Core:
         """When `tick` has something to do again, at the latest."""
         announce_s = next((death.announce_s for death in self._unannounced.values()), inf)
         grace_s = inf if self._grace_over else self._state.grace_until_s
-        return min(self._next_sweep_s, announce_s, grace_s, self._jobs.next_deadline_s())
+        return min(self._next_sweep_s, announce_s, grace_s, self._jobs.next_deadline_s(), self._loads.next_look_s)
 
     def check(self) -> None:
         """Assert all invariants; for tests, after every event."""
         check_state(self._state)
+        self._loads.check()
         assert self._unannounced.items() <= self._deaths.items()
 
     def _handle_known(self, sender: Peer, message: Message) -> None:
@@ -157,6 +165,11 @@ class Core:
     def _take_actions(self) -> Actions:
         actions, self._state.out = self._state.out, []
         return actions
+
+    def _submit(self, front: Front, submit: wire.Submit) -> None:
+        self._jobs.submit(front, submit)
+        if model := self._state.models.get(submit.model):
+            self._loads.bring_back(model)
 
     # ---- who is there
 
@@ -211,6 +224,10 @@ class Core:
         self._register(peer, agent)
         agent.devices, agent.workers = hello.devices, set(hello.workers)
         agent.restarts = dict(zip(hello.workers, hello.restarts, strict=False))
+        agent.posts = {post.number: post for post in hello.posts}
+        agent.slots = dict(zip(hello.devices, hello.slots, strict=False))
+        agent.memory_bytes = dict(zip(hello.devices, hello.memory_bytes, strict=False))
+        self._loads.agent_spoke(agent)
 
     def _admit(self, peer: bytes, hello: wire.FrontHello | wire.WorkerHello | wire.AgentHello) -> bool:
         """Whether this peer can take part; if not, it is told why."""
@@ -244,10 +261,15 @@ class Core:
         if sender is not None and sender.inc == goodbye.inc:
             self._forget(sender, "it said goodbye", lost=False)
 
+    def _spawned(self, agent: Agent, spawned: wire.Spawned) -> None:
+        self._control.spawned(agent, spawned)
+        self._loads.spawned(spawned)
+
     def _exited(self, agent: Agent, exited: wire.Exited) -> None:
         """The agent has reaped a worker: `Lost` need wait no longer, and a crash counts, however late the word."""
         if worker := self._state.workers.get(exited.inc):
             self._forget(worker, f"{exited.cause}: {exited.words}", lost=exited.cause != "drained")
+        self._loads.exited(agent, exited)
         agent.workers.discard(exited.inc)
         if death := self._deaths.get(exited.inc):
             if exited.cause == "crash":
@@ -265,6 +287,7 @@ class Core:
                 self._jobs.drop_all(sender)
             case Agent():
                 del state.agents[sender.inc]
+                self._loads.agent_gone(sender)
             case Worker():
                 if lost:
                     state.num_lost[sender.card.names[0] if sender.card else sender.name] += 1
@@ -328,10 +351,11 @@ class Core:
             if now - sender.heard_s > max(SILENCE_S, patience_s):
                 self._forget(sender, f"silent for {now - sender.heard_s:.1f} s")
         for model in list(state.models.values()):
-            if model.known_until_s <= now:
+            if model.known_until_s <= now and model.name not in self._loads:
                 del state.models[model.name]
                 code = "pool_unavailable" if model.served else "model_not_found"
                 self._jobs.reject_queued(model, code, f"no worker came for {model.name!r}")
+        self._loads.sweep()
         self._jobs.forget_ended()
         self._control.forget_answered()
         self._deaths = {inc: death for inc, death in self._deaths.items() if death.forget_s > now}

@@ -137,6 +137,10 @@ class Model:
         """Of its workers' cards, now or lately (membership.py)."""
         self.known_until_s = known_until_s
         """Without a worker, its jobs wait so long; inf while it has one."""
+        self.up_since_s = -inf
+        """When the first of its present workers came."""
+        self.used_s = -inf
+        """When a job of it was last placed or freed."""
         self.workers: dict[bytes, Worker] = {}
         self.queues = {lane: JobQueue() for lane in Lane}
         self.num_placed = 0
@@ -163,6 +167,11 @@ class Model:
             self._reserved = None
         if not self.workers:
             self.known_until_s = known_until_s
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs, nothing waits."""
+        return not self.num_placed and not any(self.queues.values())
 
     def update(self, worker: Worker) -> None:
         """Put the worker where its state and load now belong; call it after each change of either."""

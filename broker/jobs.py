@@ -213,6 +213,7 @@ class Jobs:
             key = job.key
             worker.placements[key] = Placement(state.now)
             model.note_placed(job, worker)
+            model.used_s = state.now
             self._dequeue(job)
             job.phase, job.worker, job.answer = Phase.PLACED, worker, Placed(job.number, job.attempt, worker.inc)
             job.identity = model.identity
@@ -226,8 +227,9 @@ class Jobs:
         """The model it asks for. One that a resumed job names was served once; in the grace any may still turn up."""
         state = self._state
         model = state.models.get(submit.model)
-        if model is None and (submit.attempt > 1 or state.now < state.grace_until_s):
-            wait_s = state.now + state.load_timeout_s if submit.attempt > 1 else state.grace_until_s
+        is_known = submit.attempt > 1 or submit.model in state.recipes
+        if model is None and (is_known or state.now < state.grace_until_s):
+            wait_s = state.now + state.load_timeout_s if is_known else state.grace_until_s
             model = state.models[submit.model] = Model(submit.model, wait_s)
         return model
 
@@ -274,6 +276,7 @@ class Jobs:
         assert worker.model is not None
         placement = worker.placements.pop(key)
         worker.model.note_freed(worker)
+        worker.model.used_s = self._state.now
         return None if placement.aborted else self._state.job_of(key)
 
     def _take_claim(self, worker: Worker, key: WorkerJob) -> None:

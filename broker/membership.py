@@ -9,6 +9,7 @@ from math import inf
 
 from tokenyard.broker.dispatch import Model
 from tokenyard.broker.jobs import Jobs, changed_words
+from tokenyard.broker.loads import Loads
 from tokenyard.broker.records import State, Worker
 from tokenyard.broker.wire import Card, WorkerDown, WorkerUp
 
@@ -18,9 +19,10 @@ log = logging.getLogger("broker")
 class Membership:
     """Who joins and leaves the models of a State that it shares with the rest of the core."""
 
-    def __init__(self, state: State, jobs: Jobs) -> None:
+    def __init__(self, state: State, jobs: Jobs, loads: Loads) -> None:
         self._state = state
         self._jobs = jobs
+        self._loads = loads
 
     def offer(self, worker: Worker, card: Card) -> None:
         """Let it serve, or keep it out with words; elders, known late, take the place of whoever runs nothing yet."""
@@ -52,7 +54,10 @@ class Membership:
             # Their prompts were rendered and tokenized for what the model was, and some have begun to be answered.
             self._jobs.reject_queued(model, "pool_unavailable", changed_words(model))
         model.identity = identity(card)
+        if not model.workers:
+            model.up_since_s = state.now
         model.join(worker)
+        self._loads.joined(model)
         log.info("worker %s serves %s", worker.inc.hex(), name)
         state.tell_fronts(WorkerUp(worker.info))
 

@@ -4,13 +4,27 @@ Plain data and sums over it. Decisions live in dispatch.py (where), jobs.py (a j
 control.py (the operator). Nothing here may know of sockets or clocks: `State.now` is given with every event.
 """
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from itertools import count
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from tokenyard.broker.wire import Abort, Accepted, Card, Lost, Message, Placed, Reject, Submit, WorkerInfo, WorkerJob
+from tokenyard.broker.wire import (
+    Abort,
+    Accepted,
+    Card,
+    Lost,
+    Message,
+    Placed,
+    Post,
+    Reject,
+    Submit,
+    WorkerInfo,
+    WorkerJob,
+)
 
 if TYPE_CHECKING:
     from tokenyard.broker.dispatch import Model
@@ -165,6 +179,12 @@ class Agent:
     heard_s: float
     restarts: dict[bytes, int] = field(default_factory=dict)
     """How many lives the place of each had before."""
+    posts: dict[int, Post] = field(default_factory=dict)
+    """By number, as it last told."""
+    slots: dict[str, int] = field(default_factory=dict)
+    """How many posts each device may have."""
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    """What all workers of a device together may take, where it tells."""
 
 
 @dataclass(slots=True)
@@ -178,6 +198,15 @@ class Death:
     forget_s: float
     counted: bool = False
     """Whether its crash has been counted against its jobs."""
+
+
+class Recipe(NamedTuple):
+    """How to load a model."""
+
+    model: str
+    spec: str
+    weight_bytes: int
+    """0: unknown."""
 
 
 Peer = Front | Worker | Agent
@@ -202,6 +231,8 @@ class State:
     workers: dict[bytes, Worker] = field(default_factory=dict)
     agents: dict[bytes, Agent] = field(default_factory=dict)
     models: dict[str, "Model"] = field(default_factory=dict)
+    recipes: OrderedDict[str, Recipe] = field(default_factory=OrderedDict)
+    """Of models that can be loaded, latest last (loads.py)."""
     num_queued: int = 0
     num_lost: Counter[str] = field(default_factory=Counter)
     """Workers that died without having been asked to, by model; by name where they were loading."""
@@ -209,6 +240,11 @@ class State:
     """Heap of (deadline_s, tie-break, job); an entry is stale once the job's own deadline differs."""
     ended: deque[tuple[float, Job]] = field(default_factory=deque)
     """(when to forget it, job), oldest first; stale where the front's record has moved on."""
+    reqs: Iterator[int] = field(init=False)
+    """Numbers for Spawns. They start anew with each broker, so that an agent takes none of one broker for another's."""
+
+    def __post_init__(self) -> None:
+        self.reqs = count(int.from_bytes(self.epoch[:4], "big") << 20)
 
     def send(self, peer: bytes, message: Message) -> None:
         if peer:

@@ -314,7 +314,10 @@ class Allowed(NamedTuple):
 class Spawn(NamedTuple):
     req: int
     model: str
+    """MODEL_SPEC, or a name that the agent's configuration knows."""
     device: str
+    on_demand: bool = False
+    """Asked for by the broker itself: Post.named is the opposite."""
 
 
 class Kill(NamedTuple):

@@ -18,7 +18,7 @@ CONTRACT = {"wire", "structures", "token_plane", "codec", "params", "prefix", "e
 SANS_IO = {
     "broker": {
         *("wire", "structures", "token_plane", "codec", "params", "prefix", "spec"),
-        *("dispatch", "jobs", "records", "core", "control", "membership"),
+        *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room"),
     },
     "workers": {"link", "desk", "scheduler", "blocks", "pace"},
     "http": {"inbox", "mcp/loop", "stops", "streams"},

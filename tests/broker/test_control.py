@@ -80,7 +80,7 @@ def test_spawn_goes_to_the_agent_with_the_fewest_and_is_answered_once_spawned() 
     assert switch.say("operator", question) == []
     (spawn,) = switch.mail("a2")
     assert isinstance(spawn, Spawn)
-    assert spawn[1:] == ("model", "cpu")
+    assert spawn[1:] == ("model", "cpu", False)
     assert switch.say("operator", question) == []
     assert switch.mail("a2") == [spawn], "a repeat is the same request to the agent"
     switch.say("a2", Spawned(spawn.req, inc("new")))
