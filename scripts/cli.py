@@ -11,6 +11,7 @@ import typer
 
 from tokenyard.broker.config import default_run_dir
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import parse_spec
 from tokenyard.scripts.options import (
     ApiKeys,
     CertFile,
@@ -187,6 +188,7 @@ def worker(
         "inc": bytes.fromhex(inc) if inc else None,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    options |= parse_spec(model).engine
     run_dir = run_dir or default_run_dir()
     run(WorkerOptions(spec=model, run_dir=run_dir, device=device, log_level=log_level.upper(), **options))
 

@@ -1,137 +1,168 @@
 """tokenyard.toml, which with `[[worker]]` tables is also FLEET.toml: read and checked.
 
-An unknown key or a wrong type is an error that names the file, the table and the key. Placing is placement.py's matter.
+Every mistake is an error that names the file, the line, the table and the key. Placing is placement.py's matter.
 
-    [model.NAME]    source (Hub name or directory), revision, replicas, and the engine's keys
+    [model.NAME]    source (Hub name, directory or GGUF file), revision, and the keys of a MODEL_SPEC
     [[worker]]      model (a NAME above, or a MODEL_SPEC), gpu = 0 or device = "cpu", and the engine's keys
     [front]         host, port, count, api_keys, cors_origins, tool_formats, store, mcp, ssl_certfile, ssl_keyfile,
                     max_requests_per_key
 """
 
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import ModelSpec, local_directory
-from tokenyard.scripts.placement import Model, WorkerRow, parse_model, write_spec
+from tokenyard.broker.spec import DEMO, ModelSpec, SpecError, check_spec, is_local, parse_spec
+from tokenyard.scripts.option_checks import ENGINE_CHECKS, FRONT_CHECKS, STRING, Check, typed, whole
+from tokenyard.scripts.placement import Model, WorkerRow, model_of, parse_model, place, refuse_clashes
+from tokenyard.scripts.toml_lines import Keys, line_of, read_toml
 
-ENGINE_KEYS: Mapping[str, type] = {
-    "dtype": str,
-    "max_model_len": int,
-    "kv_memory": str,
-    "max_num_seqs": int,
-    "max_num_batched_tokens": int,
-    "threads": int,
-    "eager": bool,
-    "compile": bool,
-    "speculate": str,
-    "trust_remote_code": bool,
-    "quantization": str,
+
+def _check_names(value: Any) -> None:
+    if not all(isinstance(name, str) for name in (value if isinstance(value, list) else [value])):
+        raise SetupError(f"a string or a list of strings belongs here, not {value!r}")
+
+
+MODEL_CHECKS: Mapping[str, Check] = {
+    "source": STRING,
+    "revision": STRING,
+    "name": _check_names,
+    "replicas": typed(int),
+    "file": STRING,
+    "pin": typed(bool),
+    **ENGINE_CHECKS,
 }
-"""`tokenyard worker` has the same as options."""
-MODEL_KEYS: Mapping[str, type] = {"source": str, "revision": str, "replicas": int, **ENGINE_KEYS}
-WORKER_KEYS: Mapping[str, type] = {"model": str, "gpu": int, "device": str, **ENGINE_KEYS}
-FRONT_KEYS: Mapping[str, type] = {
-    "host": str,
-    "port": int,
-    "count": int,
-    "api_keys": list,
-    "cors_origins": list,
-    "tool_formats": list,
-    "store": str,
-    "mcp": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
-    "max_requests_per_key": int,
-}
+"""Keys of a MODEL_SPEC; `name`: what requests may call it besides its table's name. check_spec asks the rest."""
+WORKER_CHECKS: Mapping[str, Check] = {"model": STRING, "gpu": whole(0), "device": STRING, **ENGINE_CHECKS}
 
 
 @dataclass(slots=True)
 class ConfigFile:
     """What one file says."""
 
+    path: Path | None = None
+    text: str = ""
     models: dict[str, Model] = field(default_factory=dict)
     """By NAME."""
     workers: list[WorkerRow] = field(default_factory=list)
     """Placed by hand; with none, the models are placed on the devices there are."""
     front: dict[str, Any] = field(default_factory=dict)
-    """FRONT_KEYS, as far as they are given."""
+    """Keys of FRONT_CHECKS, as far as they are given."""
+
+    @contextmanager
+    def at(self, *keys: str | int) -> Iterator[None]:
+        """Whatever SetupError is raised within says where in the file its cause stands."""
+        try:
+            yield
+        except SetupError as error:
+            raise SetupError(f"{self.path} line {line_of(self.text, keys)}: {_where(keys)}: {error}") from error
+
+
+def _where(keys: Keys) -> str:
+    """`[model.x] source` or `[[worker]] 1 gpu`."""
+    match keys:
+        case ["model", name, *rest]:
+            table = f"[model.{name}]"
+        case ["worker", int(index), *rest]:
+            table = f"[[worker]] {index + 1}"
+        case _:
+            table, rest = f"[{keys[0]}]", list(keys[1:])
+    return " ".join([table, *map(str, rest)])
 
 
 def read_config(path: Path) -> ConfigFile:
     """Read and check one file. Raises SetupError."""
-    try:
-        tables = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SetupError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path}: {error}") from error
+    tables, text = read_toml(path)
+    config = ConfigFile(path, text)
     for name in tables:
-        if name not in ("model", "worker", "front"):
-            raise SetupError(f"{path}: unknown table [{name}]; there are [model.NAME], [[worker]] and [front]")
-    config = ConfigFile()
-    for name, table in _expect(path, "model", tables.get("model", {}), dict).items():
-        config.models[name] = _read_model(path, name, table)
-    for index, table in enumerate(_expect(path, "worker", tables.get("worker", []), list)):
-        config.workers.append(_read_worker(path, f"[[worker]] {index + 1}", table, config.models))
-    config.front = _check(path, "[front]", tables.get("front", {}), FRONT_KEYS)
+        with config.at(name):
+            if name not in ("model", "worker", "front"):
+                raise SetupError("unknown table; there are [model.NAME], [[worker]] and [front]")
+            typed(list if name == "worker" else dict)(tables[name])
+    for name, table in tables.get("model", {}).items():
+        config.models[name] = _read_model(config, name, table)
+    for index, table in enumerate(tables.get("worker", [])):
+        config.workers.append(_read_worker(config, index, table))
+    config.front = _check(config, ["front"], tables.get("front", {}), FRONT_CHECKS)
+    _refuse_clashes(config)
     return config
 
 
-def _read_model(path: Path, name: str, table: Any) -> Model:
-    where = f"[model.{name}]"
-    table = _check(path, where, table, MODEL_KEYS)
-    if "source" not in table:
-        raise SetupError(f"{path}: {where} lacks the key source")
-    if table.get("replicas", 1) < 1:
-        raise SetupError(f"{path}: {where} replicas: must be at least 1")
-    source, revision = table["source"], table.get("revision")
-    if not local_directory(source) and any(mark in source for mark in "@,"):
-        raise SetupError(f"{path}: {where} source: {source!r} is no directory; a revision is a key of its own")
-    if any(mark in name for mark in ",="):
-        raise SetupError(f"{path}: {where}: a name cannot hold commas or equals signs")
-    spec = write_spec(ModelSpec(source, revision, [name]))
+def _read_model(config: ConfigFile, name: str, table: Any) -> Model:
+    where = ("model", name)
+    table = _check(config, where, table, MODEL_CHECKS)
+    with config.at(*where):
+        if "source" not in table:
+            raise SetupError("the key source is missing")
+        if any(mark in name for mark in ",="):
+            raise SetupError("a name cannot hold commas or equals signs")
+    more = table.get("name", [])
+    own = {key: table[key] for key in ("replicas", "file", "pin") if key in table}
+    names = [name, *([more] if isinstance(more, str) else more)]
+    spec = ModelSpec(table["source"], table.get("revision"), names, **own, engine=_engine(table))
     try:
-        return Model(parse_model(spec).spec, table.get("replicas"), _engine(table))
-    except SetupError as error:
-        raise SetupError(f"{path}: {where}: {error}") from error
+        check_spec(spec)
+    except SpecError as error:
+        with config.at(*where, *([error.key] if error.key in table else [])):
+            raise SetupError(error.words) from error
+    return model_of(spec)
 
 
-def _read_worker(path: Path, where: str, table: Any, models: dict[str, Model]) -> WorkerRow:
-    table = _check(path, where, table, WORKER_KEYS)
-    if "model" not in table:
-        raise SetupError(f"{path}: {where} lacks the key model")
-    try:
-        model = models.get(table["model"]) or parse_model(table["model"])
-    except SetupError as error:
-        raise SetupError(f"{path}: {where} model: {error}") from error
+def _read_worker(config: ConfigFile, index: int, table: Any) -> WorkerRow:
+    where = ("worker", index)
+    table = _check(config, where, table, WORKER_CHECKS)
+    with config.at(*where):
+        if "model" not in table:
+            raise SetupError("the key model is missing")
+    with config.at(*where, "model"):
+        model = _find_model(config, table["model"])
     device = table.get("device", "cuda")
-    if device not in ("cpu", "cuda"):
-        raise SetupError(f"{path}: {where} device: choose cpu or cuda, not {device!r}")
-    if (device == "cuda") != ("gpu" in table):
-        raise SetupError(f"{path}: {where} needs either gpu = NUMBER or device = 'cpu'")
+    with config.at(*where, "device" if "device" in table else "gpu"):
+        if device not in ("cpu", "cuda"):
+            raise SetupError(f"choose cpu or cuda, not {device!r}")
+        if (device == "cuda") != ("gpu" in table):
+            raise SetupError("either gpu = NUMBER or device = 'cpu' is needed")
     return WorkerRow(model.spec, device, table.get("gpu"), model.engine | _engine(table))
 
 
+def _find_model(config: ConfigFile, name: str) -> Model:
+    """A model of the file, or the one that a MODEL_SPEC tells."""
+    model = config.models.get(name) or parse_model(name)
+    source = parse_spec(model.spec).source
+    if name not in config.models and "/" not in source and source != DEMO and not is_local(source):
+        there = f"there are {', '.join(config.models)}" if config.models else "there is none"
+        raise SetupError(f"no [model.{name}] is here ({there}), no such directory, and Hub names are OWNER/NAME")
+    if model.replicas is not None:
+        raise SetupError(f"the model has replicas = {model.replicas}, but each [[worker]] is one: leave replicas out")
+    return model
+
+
+def _refuse_clashes(config: ConfigFile) -> None:
+    """Raise SetupError where one name would stand for two models."""
+    rows: list[WorkerRow] = []
+    for name, model in config.models.items():
+        rows += place([model], [None], 1)
+        with config.at("model", name):
+            refuse_clashes(rows)
+    for index in range(len(config.workers)):
+        with config.at("worker", index):
+            refuse_clashes(config.workers[: index + 1])
+
+
 def _engine(table: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if key in ENGINE_KEYS}
+    return {key: value for key, value in table.items() if key in ENGINE_CHECKS}
 
 
-def _check(path: Path, where: str, table: Any, keys: Mapping[str, type]) -> dict[str, Any]:
-    """The table, each of its keys known and of its type."""
-    _expect(path, where, table, dict)
+def _check(config: ConfigFile, where: Keys, table: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
+    """The table, each of its keys known and with a value that fits."""
+    with config.at(*where):
+        typed(dict)(table)
     for key, value in table.items():
-        if key not in keys:
-            raise SetupError(f"{path}: {where} has an unknown key {key!r}; the keys are {', '.join(keys)}")
-        _expect(path, f"{where} {key}", value, keys[key])
+        with config.at(*where, key):
+            if key not in checks:
+                raise SetupError(f"unknown key; the keys are {', '.join(checks)}")
+            checks[key](value)
     return dict(table)
-
-
-def _expect(path: Path, where: str, value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        names = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
-        raise SetupError(f"{path}: {where}: {names[kind]} belongs here, not {value!r}")
-    return value

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import ModelSpec, local_directory, parse_spec
+from tokenyard.broker.spec import OFF, ModelSpec, format_spec, local_directory, local_gguf, parse_spec
 from tokenyard.scripts.cores import usable_cores
 
 GPU_FILES = re.compile(r"nvidia(\d+)")
@@ -56,7 +56,7 @@ class Model:
     """A model to serve, before its workers have places."""
 
     spec: str
-    """MODEL_SPEC without replicas."""
+    """MODEL_SPEC without replicas and the engine's keys: what one worker is given."""
     replicas: int | None = None
     """None: as many as the devices suggest."""
     engine: dict[str, Any] = field(default_factory=dict)
@@ -64,14 +64,12 @@ class Model:
 
 def parse_model(text: str) -> Model:
     """A MODEL_SPEC of the command line. Raises SetupError."""
-    spec = parse_spec(text)
-    return Model(write_spec(spec), spec.replicas if ",replicas=" in text else None)
+    return model_of(parse_spec(text))
 
 
-def write_spec(spec: ModelSpec) -> str:
-    """The MODEL_SPEC that one worker is given."""
-    revision = f"@{spec.revision}" if spec.revision else ""
-    return "".join([spec.source, revision, *(f",name={name}" for name in spec.names)])
+def model_of(spec: ModelSpec) -> Model:
+    """What a spec says of one worker, of their number, and of the engine, apart."""
+    return Model(format_spec(spec._replace(replicas=None, engine={})), spec.replicas, dict(spec.engine))
 
 
 def parse_gpus(text: str | None) -> list[int] | None:
@@ -126,9 +124,10 @@ def refuse_clashes(rows: Sequence[WorkerRow]) -> None:
     owners: dict[str, tuple[str, str]] = {}
     for row in rows:
         spec = parse_spec(row.spec)
-        source = str(local_directory(spec.source) or spec.source)
-        weights = [str(row.engine[key]) for key in ("dtype", "quantization") if key in row.engine]
-        what = " in ".join(["@".join(filter(None, [source, spec.revision])), *weights])
+        source = str(local_directory(spec.source) or local_gguf(spec.source) or spec.source)
+        weights = [str(row.engine.get(key, OFF)) for key in ("dtype", "quantization")]
+        named = ",file=".join(filter(None, ["@".join(filter(None, [source, spec.revision])), spec.file]))
+        what = " in ".join([named, *(one for one in weights if one not in ("auto", OFF))])
         for name in spec.called:
             owner_id, owner = owners.setdefault(name, (spec.called[0], what))
             if (owner_id, owner) != (spec.called[0], what):

@@ -1,19 +1,19 @@
 """A whole pool as one plan: the command line's wishes laid over tokenyard.toml, and each process's arguments."""
 
-import re
 import shlex
-import ssl
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import DEMO
+from tokenyard.broker.spec import DEMO, check_option
 from tokenyard.http.formats.names import read_choices
 from tokenyard.http.mcp.config import read_servers
 from tokenyard.scripts.config_file import ConfigFile, read_config
+from tokenyard.scripts.option_checks import check_api_keys, check_origins, read_tls
 from tokenyard.scripts.placement import (
     Model,
     WorkerRow,
@@ -26,8 +26,6 @@ from tokenyard.scripts.placement import (
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
-ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
-"""As browsers send it (RFC 6454): one with a slash at its end would never match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,8 @@ class Plan:
     workers: list[WorkerRow]
     models: dict[str, Model]
     """Of the file, by name: what a Spawn may ask for besides a MODEL_SPEC."""
+    engine: dict[str, Any]
+    """Of the command line, for every model."""
     devices: list[int | None]
     """GPUs of this box; one None for the CPU."""
     host: str
@@ -99,7 +99,7 @@ class Plan:
             device = min(self.places, key=used.count)
         if device not in self.places:
             raise SetupError(f"there is no device {device!r} here; there are {', '.join(self.places)}")
-        found = self.models.get(model) or parse_model(model)
+        found = self.models.get(model) or _with_defaults(parse_model(model), self.engine)
         (row,) = place([found], [self.devices[self.places.index(device)]], 1)
         refuse_clashes([*workers, row])
         return share_cores([*workers, row])[-1]
@@ -133,45 +133,67 @@ class Plan:
 def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     """Lay the wishes over the file. Raises SetupError."""
     config = read_config(path) if path else ConfigFile()
+    _check_wishes(wishes)
     front = config.front
-    api_keys = list(wishes.api_keys) or front.get("api_keys", [])
-    if any(not isinstance(key, str) or not key or key.split() != [key] for key in api_keys):
-        raise SetupError("an API key must be a word without spaces")
-    cors_origins = list(wishes.cors_origins) or front.get("cors_origins", ["*"])
-    for origin in cors_origins:
-        if not isinstance(origin, str) or not ORIGIN.fullmatch(origin):
-            raise SetupError(f"an origin is SCHEME://HOST[:PORT] without a path, or *; not {origin!r}")
-    tool_formats = list(wishes.tool_formats) or front.get("tool_formats", [])
-    read_choices(tool_formats)
+    models = {name: replace(model, engine=model.engine | wishes.engine) for name, model in config.models.items()}
     devices = choose_devices(wishes.device, wishes.gpus)
-    workers = _plan_workers(wishes, config, devices)
+    workers = _plan_workers(wishes, config, models, devices)
     refuse_clashes(workers)
     host = wishes.host or front.get("host", DEFAULT_HOST)
+    api_keys = list(wishes.api_keys) or front.get("api_keys", [])
     num_fronts = wishes.num_fronts or front.get("count", 1)
     mcp = wishes.mcp or (Path(front["mcp"]) if "mcp" in front else None)
     if mcp is not None:
-        _check_mcp(mcp, host, api_keys, num_fronts)
+        with _blamed(config, "mcp", wishes.mcp):
+            _check_mcp(mcp, host, api_keys, num_fronts)
     max_requests = wishes.max_requests_per_key or front.get("max_requests_per_key")
     if max_requests and not api_keys:
-        raise SetupError("--max-requests-per-key counts the requests of each key: give an --api-key")
+        with _blamed(config, "max_requests_per_key", wishes.max_requests_per_key):
+            raise SetupError("--max-requests-per-key counts the requests of each key: give an --api-key")
     certfile = wishes.ssl_certfile or front.get("ssl_certfile")
+    keyfile = wishes.ssl_keyfile or front.get("ssl_keyfile")
+    with _blamed(config, "ssl_certfile" if certfile else "ssl_keyfile", wishes.ssl_certfile or wishes.ssl_keyfile):
+        tls = read_tls(certfile, keyfile)
     return Plan(
         workers=share_cores(workers),
-        models=config.models,
+        models=models,
+        engine=wishes.engine,
         devices=devices,
         host=host,
         port=front.get("port", DEFAULT_PORT) if wishes.port is None else wishes.port,
         num_fronts=num_fronts,
         api_keys=api_keys,
-        cors_origins=cors_origins,
-        tool_formats=tool_formats,
+        cors_origins=list(wishes.cors_origins) or front.get("cors_origins", ["*"]),
+        tool_formats=list(wishes.tool_formats) or front.get("tool_formats", []),
         store=_store(wishes.store or front.get("store", "")),
         mcp=mcp.absolute() if mcp else None,
-        tls=read_tls(certfile, wishes.ssl_keyfile or front.get("ssl_keyfile")),
+        tls=tls,
         max_requests_per_key=max_requests,
         drain_timeout_s=wishes.drain_timeout_s,
         log_level=wishes.log_level,
     )
+
+
+def _check_wishes(wishes: Wishes) -> None:
+    """Raise SetupError for what the command line cannot ask for; the file was checked as it was read."""
+    for key, value in wishes.engine.items():
+        try:
+            check_option(key, value)
+        except SetupError as error:
+            raise SetupError(f"--{key.replace('_', '-')}: {error}") from error
+    check_api_keys(wishes.api_keys)
+    check_origins(wishes.cors_origins)
+    read_choices(wishes.tool_formats)
+
+
+def _blamed(config: ConfigFile, key: str, wish: object) -> AbstractContextManager[None]:
+    """Errors within name the file's key, unless the command line has put a wish in its place."""
+    return config.at("front", key) if key in config.front and not wish else nullcontext()
+
+
+def _with_defaults(model: Model, engine: dict[str, Any]) -> Model:
+    """A model of a MODEL_SPEC, which goes before what is wished for all."""
+    return replace(model, engine=engine | model.engine)
 
 
 def _check_mcp(path: Path, host: str, api_keys: Sequence[str], num_fronts: int) -> None:
@@ -183,24 +205,6 @@ def _check_mcp(path: Path, host: str, api_keys: Sequence[str], num_fronts: int) 
     if num_fronts > 1 and stdio:
         words = f"the stdio servers in {path} ({', '.join(stdio)}) would be started once for each front"
         raise SetupError(f"{words}: serve with one front, or give them a url")
-
-
-def read_tls(certfile: Path | str | None, keyfile: Path | str | None) -> list[Path]:
-    """The files that https needs, as absolute paths; raises SetupError where they do not serve."""
-    if certfile is None:
-        if keyfile is not None:
-            raise SetupError("--ssl-keyfile needs --ssl-certfile")
-        return []
-    files = [Path(one).absolute() for one in (certfile, keyfile) if one is not None]
-    for path in files:
-        if not path.is_file():
-            raise SetupError(f"there is no file {path}")
-    try:
-        # A key with a passphrase would ask for it on the terminal of every front.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files[0], files[-1], lambda: "")
-    except OSError as error:
-        raise SetupError(f"{' and '.join(map(str, files))} are no certificate and key for https: {error}") from error
-    return files
 
 
 def is_loopback(host: str) -> bool:
@@ -216,16 +220,18 @@ def _store(given: str) -> str:
     return given if given in ("", "off") else str(Path(given).absolute())
 
 
-def _plan_workers(wishes: Wishes, config: ConfigFile, devices: Sequence[int | None]) -> list[WorkerRow]:
+def _plan_workers(
+    wishes: Wishes, config: ConfigFile, tables: dict[str, Model], devices: Sequence[int | None]
+) -> list[WorkerRow]:
     """Models of the command line, else the file's workers, else the file's models, else the default."""
     if config.workers and not wishes.specs:
         if wishes.num_workers or wishes.gpus or wishes.device != "auto":
             raise SetupError("--workers, --gpus and --device do not go with [[worker]] tables, which place each worker")
         return [replace(row, engine=row.engine | wishes.engine) for row in config.workers]
-    models = [parse_model(spec) for spec in wishes.specs] or list(config.models.values())
+    models = [_with_defaults(parse_model(spec), wishes.engine) for spec in wishes.specs] or list(tables.values())
     if not models and wishes.default:
-        models = [Model(wishes.default)]
-    return place([replace(model, engine=model.engine | wishes.engine) for model in models], devices, wishes.num_workers)
+        models = [_with_defaults(parse_model(wishes.default), wishes.engine)]
+    return place(models, devices, wishes.num_workers)
 
 
 def fleet_commands(path: Path, run_dir: Path) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import MAX_MESSAGE_BYTES, RECONNECT_MAX_MS, RECONNECT_MS, ROUTER_HWM, RunDir
 from tokenyard.broker.errors import SetupError, WireError
-from tokenyard.broker.spec import parse_spec
+from tokenyard.broker.spec import OFF, parse_spec
 from tokenyard.broker.wire import INC_BYTES, Abort, Ack, Card, Drain, Refused, Resume, Start, Stop, Who
 from tokenyard.workers.desk import Action, Desk, Drop, Exit, ToBroker, ToFront
 from tokenyard.workers.desk import Add as AddJob
@@ -250,7 +250,7 @@ def make_loader(options: WorkerOptions) -> Loader:
             compile=options.compile,
             num_drafts=parse_speculate(options.speculate),
             trust_remote_code=options.trust_remote_code,
-            quantization=options.quantization,
+            quantization=options.quantization if options.quantization != OFF else "",
         )
         model = load_model(parse_spec(options.spec), device, options.dtype, engine_options, progress)
         return Engine(model, engine_options), model.card

@@ -4,7 +4,6 @@ Must not know of the model beyond what its layers keep of a token.
 """
 
 import logging
-import re
 from typing import NamedTuple
 
 import psutil
@@ -12,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import KV_MEMORY
 from tokenyard.workers import attention
 from tokenyard.workers.batch import GROUP_BYTES
 from tokenyard.workers.plain import PlainModel
@@ -75,8 +75,8 @@ def parse_kv_memory(text: str, device: torch.device, step: int = 0) -> int:
     """Bytes that `--kv-memory` allows; empty is the default. Raises SetupError for anything unreadable."""
     if not text:
         return max(0, int(free_bytes(device) * CUDA_SHARE) - step) if device.type == "cuda" else CPU_BYTES
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)", text.strip())
-    if match is None or not (match[2] == "%" or match[2].upper() in UNITS):
+    match = KV_MEMORY.fullmatch(text.strip())
+    if match is None:
         raise SetupError(f"--kv-memory {text}: give bytes with a unit (1GiB, 500MB) or a share of what is free (40%)")
     if match[2] != "%":
         return int(float(match[1]) * UNITS[match[2].upper()])

@@ -9,7 +9,7 @@ class WorkerOptions:
     """`None` or `auto` leaves the choice to the worker, which says in one log line what it chose."""
 
     spec: str
-    """MODEL[@REV][,name=N]: see tokenyard.broker.spec."""
+    """MODEL_SPEC: see tokenyard.broker.spec. Its engine keys are among the options here already."""
     run_dir: Path
     device: str = "auto"
     """auto, cpu or cuda."""
@@ -32,9 +32,9 @@ class WorkerOptions:
     trust_remote_code: bool = False
     """Run modeling code that comes with the model."""
     quantization: str = ""
-    """int8, int4, fp8, bnb-8bit or bnb-4bit: weights in fewer bits; empty: as they are."""
+    """int8, int4, fp8, bnb-8bit or bnb-4bit: weights in fewer bits; empty or off: as they are."""
     speculate: str = ""
-    """`ngram:K`: guess up to K tokens in each decode; empty: none."""
+    """`ngram:K`: guess up to K tokens in each decode; empty or off: none."""
     inc: bytes | None = None
     """The incarnation that the agent chose; drawn here where no agent is."""
     log_level: str = "INFO"

@@ -8,12 +8,11 @@ torch, no time. Must not know of blocks or logits.
 import sys
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import MAX_DRAFTS, OFF
 from tokenyard.workers.scheduler import Sequence
 
 WORDS = (4, 2)
 """Tokens that must have come before for what followed them to be guessed: rather four, else two."""
-MAX_DRAFTS = 16
-"""More are hardly ever all right, and all are computed."""
 TRIAL = 16
 """Guessed tokens of one sequence after which it is judged: four steps of four."""
 LEAST_RIGHT = TRIAL // 4
@@ -23,8 +22,8 @@ REST = 64
 
 
 def parse_speculate(text: str) -> int:
-    """How many tokens `--speculate ngram:K` guesses at the most; 0 for the empty text. Raises SetupError."""
-    if not text:
+    """How many tokens `--speculate ngram:K` guesses at the most; 0 for the empty text and `off`. Raises SetupError."""
+    if text in ("", OFF):
         return 0
     method, _, count = text.partition(":")
     if method != "ngram" or not (count.isascii() and count.isdigit() and 0 < int(count) <= MAX_DRAFTS):

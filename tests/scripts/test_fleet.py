@@ -158,5 +158,6 @@ def test_a_mistake_in_the_file_is_told(fleet: Fleet) -> None:
     fleet.file.write_text("[[worker]]\nmodel = 'demo'\n")
     done = fleet.do("up", str(fleet.file))
     assert done.returncode == 2
-    assert done.stderr.endswith("[[worker]] 1 needs either gpu = NUMBER or device = 'cpu'\n")
+    told = f"{fleet.file} line 1: [[worker]] 1 gpu: either gpu = NUMBER or device = 'cpu' is needed"
+    assert done.stderr.endswith(f"tokenyard: {told}\n")
     assert fleet.pids() == []

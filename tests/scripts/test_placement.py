@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.spec import OPTIONS
 from tokenyard.scripts.cli import app
-from tokenyard.scripts.config_file import ENGINE_KEYS
 from tokenyard.scripts.placement import (
     Model,
     WorkerRow,
@@ -70,10 +70,20 @@ def test_a_worker_reads_the_arguments_that_it_is_given(monkeypatch: pytest.Monke
     heard: list[WorkerOptions] = []
     monkeypatch.setattr("tokenyard.workers.main.run", heard.append)
     samples = {str: "x", int: 7, bool: value}
-    engine = {key: samples[kind] for key, kind in ENGINE_KEYS.items()}
+    engine = {key: samples[option.kind] for key, option in OPTIONS.items()}
     done = CliRunner().invoke(app, WorkerRow("a", "cpu", None, engine).arguments())
     assert done.exit_code == 0, done.output
     assert {key: getattr(heard[0], key) for key in engine} == engine
+
+
+def test_a_worker_reads_what_its_spec_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is nearer to the model than an option beside it."""
+    heard: list[WorkerOptions] = []
+    monkeypatch.setattr("tokenyard.workers.main.run", heard.append)
+    line = ["worker", "a,pin,dtype=bfloat16,compile=false", "--dtype", "float16", "--threads", "2"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    assert (heard[0].dtype, heard[0].compile, heard[0].threads) == ("bfloat16", False, 2)
 
 
 def test_arguments_of_a_worker() -> None:
@@ -84,7 +94,9 @@ def test_arguments_of_a_worker() -> None:
     ]
 
 
-def test_a_spec_loses_its_replicas() -> None:
+def test_a_spec_loses_what_is_no_single_workers_matter() -> None:
+    spec = "org/model,replicas=3,file=x.gguf,pin,quantization=int8,eager"
+    assert parse_model(spec) == Model("org/model,file=x.gguf,pin", 3, {"quantization": "int8", "eager": True})
     assert parse_model("org/model@abc,name=x,name=y,replicas=2") == Model("org/model@abc,name=x,name=y", 2)
     assert parse_model("org/model") == Model("org/model", None)
 

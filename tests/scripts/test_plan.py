@@ -54,6 +54,31 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     assert (made.port, made.num_fronts, made.api_keys) == (0, 1, ["k2"])
 
 
+def test_a_spec_goes_before_what_is_wished_for_all(tmp_path: Path) -> None:
+    """Which goes before a file's table."""
+    wishes = {"engine": {"threads": 1, "quantization": "int8"}}
+    made = plan(FILE, tmp_path, specs=["org/c,quantization=off", "org/d"], **wishes)
+    assert [row.engine["quantization"] for row in made.workers] == ["off", "int8"]
+    made = plan(FILE.replace('dtype = "float16"', 'quantization = "int4"'), tmp_path, **wishes)
+    assert made.workers[0].engine["quantization"] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ({"quantization": "int3"}, "--quantization: choose one of off, int8, .*, not 'int3'"),
+        ({"kv_memory": "lots"}, "--kv-memory: give bytes"),
+        ({"speculate": "medusa"}, "--speculate: give ngram:K"),
+        ({"dtype": "float8"}, "--dtype: choose one of auto"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused_before_anything_starts(
+    tmp_path: Path, engine: dict[str, object], words: str
+) -> None:
+    with pytest.raises(SetupError, match=words):
+        plan(None, tmp_path, engine=engine)
+
+
 def test_placed_workers_are_as_the_file_has_them(tmp_path: Path) -> None:
     made = plan(PLACED, tmp_path, device="auto", engine={"dtype": "float32"})
     assert made.workers == [WorkerRow("org/b", "cpu", None, {"threads": 2, "dtype": "float32"})]
@@ -64,8 +89,10 @@ def test_placed_workers_are_as_the_file_has_them(tmp_path: Path) -> None:
 def test_one_more_worker_goes_to_the_least_used_device(tmp_path: Path) -> None:
     made = plan(FILE, tmp_path, device="cuda", gpus=[0, 1])
     busy = [WorkerRow("x", "cuda", 0)]
-    assert made.place_one("a", "", busy) == WorkerRow("org/a,name=a", "cuda", 1, {"dtype": "float16"})
-    assert made.place_one("org/d", "cuda:0", busy) == WorkerRow("org/d", "cuda", 0)
+    engine = {"threads": 1}
+    assert made.place_one("a", "", busy) == WorkerRow("org/a,name=a", "cuda", 1, {"dtype": "float16"} | engine)
+    assert made.place_one("org/d", "cuda:0", busy) == WorkerRow("org/d", "cuda", 0, engine)
+    assert made.place_one("org/e,threads=3", "cuda:0", busy) == WorkerRow("org/e", "cuda", 0, {"threads": 3})
     with pytest.raises(SetupError, match="no device 'cpu' here; there are cuda:0, cuda:1"):
         made.place_one("a", "cpu", busy)
 
@@ -95,6 +122,8 @@ def test_the_store_is_told_to_every_front(tmp_path: Path, monkeypatch: pytest.Mo
         ["org/a,name=x", "org/b,name=x"],
         ["org/a,name=x,name=chat", "org/b,name=y,name=chat"],
         ["org/a,name=x,name=chat", "org/a,name=y,name=chat"],
+        ["org/m,file=q4.gguf", "org/m,file=q8.gguf"],
+        ["org/m,dtype=float16", "org/m,dtype=float32"],
     ],
 )
 def test_two_models_of_one_name_are_refused(tmp_path: Path, specs: list[str]) -> None:

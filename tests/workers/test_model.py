@@ -12,9 +12,9 @@ import torch
 from engines import CONTEXT, VOCAB, save_tiny
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import ModelSpec
+from tokenyard.broker.spec import OPTIONS, ModelSpec
 from tokenyard.workers import attention
-from tokenyard.workers.model import DEMO_DIR, EngineOptions, LoadedModel, load_model
+from tokenyard.workers.model import DEMO_DIR, DTYPES, EngineOptions, LoadedModel, load_model
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -148,5 +148,6 @@ def test_words_for_impossible_options(directory: Path, options: dict[str, object
 
 
 def test_unknown_dtype(directory: Path) -> None:
+    assert OPTIONS["dtype"].words == f"choose one of auto, {', '.join(DTYPES)}"
     with pytest.raises(SetupError, match="--dtype float8"):
         load(directory, dtype="float8")

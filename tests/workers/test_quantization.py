@@ -14,7 +14,7 @@ from models import DEMO, demo_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedConfig, TorchAoConfig
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import ModelSpec
+from tokenyard.broker.spec import OFF, OPTIONS, ModelSpec
 from tokenyard.workers import quantization
 from tokenyard.workers.engine import Engine
 from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
@@ -101,6 +101,7 @@ def test_a_checkpoint_that_is_quantized_already(tmp_path: Path, exact: torch.Ten
 
 
 def test_an_unknown_way_is_refused() -> None:
+    assert OPTIONS["quantization"].words == f"choose one of {OFF}, {', '.join(quantization.WAYS)}"
     with pytest.raises(SetupError, match="choose one of int8, int4, fp8, bnb-8bit, bnb-4bit"):
         quantize("int3", CPU, torch.float32, PreTrainedConfig())
 
