@@ -3,6 +3,21 @@
 from typing import Any, NamedTuple
 
 
+class Adapter(NamedTuple):
+    """A LoRA adapter of a model; requests name it where they would name the model."""
+
+    name: str
+    base: str
+    """The id of the model that it changes."""
+    source: str
+    """Directory or Hub name, that perhaps with `@` and a revision."""
+    stamp: int = 0
+    """When it was asked for, in Unix nanoseconds: it names the request, and of two of one name the later one counts.
+    0: when the broker began."""
+    version: str = ""
+    """A digest of its files; empty while no worker has read them."""
+
+
 class Card(NamedTuple):
     """What is known of a worker's pinned model; the front loads tokenizer and template from `source` at `commit`."""
 
@@ -26,6 +41,8 @@ class Card(NamedTuple):
     """Unix seconds."""
     revision: str = ""
     """Branch, tag or commit as it was asked for, if it was."""
+    adapters: list[Adapter] = []
+    """From a worker: what it holds. To fronts: what may be asked for."""
 
 
 class Finish(NamedTuple):

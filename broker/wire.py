@@ -3,12 +3,19 @@
 Each is a NamedTuple and travels as a msgpack array `[tag, *fields]` (codec.py). Fields are only ever added at the end,
 with a default: unknown trailing fields are ignored, missing ones take their defaults. No sockets here.
 
-structures.py has what stands inside messages, token_plane.py those between workers and fronts; import both from here.
+structures.py has what stands inside messages, token_plane.py the messages between workers and fronts,
+adapter_messages.py those about adapters; import all from here.
 """
 
 from typing import Any, NamedTuple
 
+from tokenyard.broker.adapter_messages import AdapterFailed as AdapterFailed
+from tokenyard.broker.adapter_messages import AddAdapter as AddAdapter
+from tokenyard.broker.adapter_messages import LoadAdapter as LoadAdapter
+from tokenyard.broker.adapter_messages import RemoveAdapter as RemoveAdapter
+from tokenyard.broker.adapter_messages import UnloadAdapter as UnloadAdapter
 from tokenyard.broker.params import Params
+from tokenyard.broker.structures import Adapter as Adapter
 from tokenyard.broker.structures import Card as Card
 from tokenyard.broker.structures import Delta as Delta
 from tokenyard.broker.structures import Finish as Finish
@@ -105,7 +112,7 @@ class Submit(NamedTuple):
     job: int
     attempt: int
     model: str
-    """A card's id."""
+    """A card's id, or the name of an adapter."""
     kind: str
     """generate, score or embed; the last two have no emitted_ids."""
     prompt_ids: bytes
@@ -118,6 +125,8 @@ class Submit(NamedTuple):
     prefix_keys: list[bytes] = []
     crashes: int = 0
     """Attempts of this job that ended with a crash of the worker's own."""
+    version: str = ""
+    """Of the adapter, where `emitted_ids` were drawn with one: only that may go on."""
 
 
 class Cancel(NamedTuple):
@@ -288,6 +297,9 @@ class Start(NamedTuple):
     prompt_ids: bytes
     emitted_ids: bytes
     params: Params
+    adapter: str = ""
+    version: str = ""
+    """Of the adapter."""
 
 
 class Abort(NamedTuple):
@@ -331,21 +343,21 @@ class Dismiss(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """To Status, DrainWorker, SpawnWorker, KillWorker and UnloadModel; `error` is empty where it went well."""
+    """To all that have a `req`; `error` is empty where it went well."""
 
     req: int
     error: str
     body: dict[str, Any] = {}
 
 
-FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Want | UnloadModel | Goodbye
-WorkerToBroker = WorkerHello | Beat | Done | Goodbye
+FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Want | UnloadModel | AddAdapter | RemoveAdapter | Goodbye
+WorkerToBroker = WorkerHello | Beat | Done | AdapterFailed | Goodbye
 AgentToBroker = AgentHello | Ping | Spawned | Exited | Goodbye
 ControlToBroker = Status | DrainWorker | SpawnWorker | KillWorker
 BrokerToFront = (
     Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Loading | LoadFailed | Answer | Who | Refused
 )
-BrokerToWorker = Start | Abort | Drain | Allowed | Who | Refused
+BrokerToWorker = Start | Abort | Drain | Allowed | LoadAdapter | UnloadAdapter | Who | Refused
 BrokerToAgent = Spawn | Kill | Dismiss | Who | Refused
 BrokerToControl = Answer | Refused
 TokensDown = LinkUp | Tokens | Idle
@@ -358,10 +370,11 @@ Message = ToBroker | FromBroker | TokensDown | TokensUp
 TAGS: dict[int, type[Any]] = {
     1: FrontHello, 2: WorkerHello, 3: AgentHello, 4: Beat, 5: Ping, 6: Submit, 7: Cancel, 8: Done, 9: Spawned,
     10: Exited, 11: Goodbye, 12: Status, 13: DrainWorker, 14: SpawnWorker, 15: KillWorker,
-    16: Want, 17: UnloadModel,
+    16: Want, 17: UnloadModel, 18: AdapterFailed, 19: AddAdapter, 20: RemoveAdapter,
     32: Welcome, 33: WorkerUp, 34: WorkerDown, 35: Accepted, 36: Placed, 37: Reject, 38: Lost, 39: Who, 40: Refused,
     41: Loading, 42: LoadFailed,
-    64: Start, 65: Abort, 66: Drain, 67: Allowed, 80: Spawn, 81: Kill, 82: Answer, 83: Dismiss,
+    64: Start, 65: Abort, 66: Drain, 67: Allowed, 68: LoadAdapter, 69: UnloadAdapter,
+    80: Spawn, 81: Kill, 82: Answer, 83: Dismiss,
     96: LinkUp, 97: Tokens, 98: Idle, 112: Resume, 113: Ack, 114: Stop,
 }  # fmt: skip
 TAG_OF = {message: tag for tag, message in TAGS.items()}

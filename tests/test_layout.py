@@ -12,12 +12,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("broker", "workers", "http", "scripts")
-CONTRACT = {"wire", "structures", "token_plane", "codec", "params", "prefix", "errors", "config", "logs", "spec"}
+CONTRACT = {
+    *("wire", "structures", "token_plane", "adapter_messages"),
+    *("codec", "params", "prefix", "errors", "config", "logs", "spec"),
+}
 """The broker's modules that workers and fronts may use."""
 
 SANS_IO = {
     "broker": {
-        *("wire", "structures", "token_plane", "codec", "params", "prefix", "spec"),
+        *("wire", "structures", "token_plane", "adapter_messages", "codec", "params", "prefix", "spec"),
         *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room"),
     },
     "workers": {"link", "desk", "scheduler", "blocks", "pace"},

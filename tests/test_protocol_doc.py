@@ -21,6 +21,7 @@ def test_every_message_stands_in_the_table_with_its_fields() -> None:
 @pytest.mark.parametrize(
     "structure",
     [
+        wire.Adapter,
         wire.Card,
         Params,
         Grammar,
