@@ -11,7 +11,7 @@ from math import inf
 from tokenyard.broker.config import BEAT_S, SILENCE_S
 from tokenyard.broker.dispatch import Model
 from tokenyard.broker.records import MAX_CRASHES, Death, Front, Job, Lane, Phase, Placement, State, Worker
-from tokenyard.broker.wire import Abort, Accepted, Done, Lost, Placed, Reject, Start, Submit, WorkerJob
+from tokenyard.broker.wire import FRONT_GONE, Abort, Accepted, Done, Lost, Placed, Reject, Start, Submit, WorkerJob
 
 LINGER_S = 2 * SILENCE_S
 """An ended job is remembered so long: a front that was silent for half of it is dead, and its repeats with it."""
@@ -120,7 +120,10 @@ class Jobs:
         key = WorkerJob(done.front, done.job, done.attempt)
         if key in worker.placements:
             job = self._free(worker, key)
-            if job is not None:
+            if job is not None and done.reason == FRONT_GONE:  # from the worker: here it lives
+                self._end(job, Lost(job.number, job.attempt, job.crashes))
+                self._state.send(job.front.peer, job.answer)
+            elif job is not None:
                 self._end(job, job.answer)
             self._dispatch_on(worker)
 

@@ -133,6 +133,10 @@ class Cancel(NamedTuple):
     job: int
 
 
+FRONT_GONE = "front gone"
+"""A Done's reason where the worker has not heard of the front for UNSUBSCRIBED_S: what it had for it is lost."""
+
+
 class Done(NamedTuple):
     """The job has left this worker: its credit is free."""
 

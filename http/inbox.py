@@ -18,6 +18,8 @@ class Received(NamedTuple):
 
     deltas: list[Delta]
     up: list[Resume | Ack]
+    renewed: bool = False
+    """The worker has begun a new link: it had freed all that it did for this front, whose tokens are lost."""
 
 
 class Inbox:
@@ -27,6 +29,8 @@ class Inbox:
         self._front = front
         self._worker = worker
         self.expected = 0
+        self._link: int | None = None
+        """The number of the worker's link; None: not yet heard."""
         self._acked = 0
         self._ack_at: float | None = None
         """When the batches since the last ack are acknowledged at the latest."""
@@ -44,10 +48,7 @@ class Inbox:
         if isinstance(message, Tokens):
             return self._tokens(message, now)
         if isinstance(message, LinkUp):
-            self.up, self._behind = True, True
-            # A worker that was given up and came back goes on with its numbers; what it forgot, the streams notice.
-            self.expected = max(self.expected, message.oldest)
-            return Received([], [self._resume(now)])
+            return self._link_up(message, now)
         assert isinstance(message, Idle)
         if message.next <= self.expected:
             self._behind, self._idle_ahead = False, 0
@@ -67,6 +68,16 @@ class Inbox:
         if self._ack_at is not None and now >= self._ack_at:
             due.append(self._ack())
         return due
+
+    def _link_up(self, message: LinkUp, now: float) -> Received:
+        known, self._link = self._link, message.link
+        renewed = known is not None and message.link != known
+        if renewed:
+            self.expected = self._idle_ahead = 0
+        self.up, self._behind = True, True
+        # A worker that was given up and came back goes on with its numbers; what it forgot, the streams notice.
+        self.expected = max(self.expected, message.oldest)
+        return Received([], [self._resume(now)], renewed)
 
     def _tokens(self, batch: Tokens, now: float) -> Received:
         if batch.seq != self.expected:

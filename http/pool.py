@@ -307,7 +307,9 @@ class Pool:
         if not isinstance(message, LinkUp | Tokens | Idle):
             raise WireError(f"{type(message).__name__} is not for the token plane")
         now = self._loop.time()
-        deltas, up = link.inbox.receive(message, now)
+        deltas, up, renewed = link.inbox.receive(message, now)
+        if renewed:
+            self._streams.forgotten(link.worker.inc, now)
         for delta in deltas:
             self._do(self._streams.delta(link.worker.inc, delta, now))
         for reply in up:

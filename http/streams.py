@@ -181,6 +181,12 @@ class Streams:
             if stream.attempt == message.attempt and not stream.lost:
                 stream.again(now + DRAIN_S, now)
 
+    def forgotten(self, worker: bytes, now: float) -> None:
+        """This worker has freed all that it did for us: what it had not delivered will never come."""
+        for stream in self._streams.values():
+            if stream.worker == worker:
+                stream.again(now, now)
+
     def new_broker(self, now: float) -> None:
         """What no worker has answered yet may have died in the old broker's queue: a next attempt fences what lives.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
+    FRONT_GONE,
     PROTOCOL,
     Abort,
     Ack,
@@ -105,6 +106,8 @@ class Desk:
         self._attempts: dict[tuple[bytes, int], int] = {}
         """Living jobs: (front, job) to attempt. What is not in here is over, whatever the engine still says of it."""
         self._links: dict[bytes, SendLink] = {}
+        self._num_links = 0
+        """Made so far: a front must tell a link made anew from the one it knew."""
         self._subscriptions: dict[bytes, int] = {}
         """Living connections a front: two for a moment while it reconnects."""
         self._beat_at = now
@@ -241,11 +244,12 @@ class Desk:
     def _forget(self, front: bytes) -> list[Action]:
         self._num_resent += self._links.pop(front).num_resent
         jobs = [job for job in self._jobs() if job.front == front]
-        return [action for job in jobs for action in self._end(front, job.job, job.attempt, "front gone")]
+        return [action for job in jobs for action in self._end(front, job.job, job.attempt, FRONT_GONE)]
 
     def _link(self, front: bytes, now: float) -> SendLink:
         if front not in self._links:
-            self._links[front] = SendLink(self._inc, now)
+            self._links[front] = SendLink(self._inc, now, self._num_links)
+            self._num_links += 1
         return self._links[front]
 
     def _jobs(self) -> list[WorkerJob]:

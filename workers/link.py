@@ -18,8 +18,10 @@ IDLE_MAX_S = 1.0
 class SendLink:
     """Numbers batches, keeps them until acknowledged, and never has more than a window in flight."""
 
-    def __init__(self, worker: bytes, now: float) -> None:
+    def __init__(self, worker: bytes, now: float, number: int = 0) -> None:
+        """`number`: higher than that of any link that this worker has made before."""
         self._worker = worker
+        self._number = number
         self._ring: deque[bytes] = deque()
         """Encoded batches `[oldest, next_seq)`: sent and unacknowledged ones first, unsent ones behind."""
         self._ring_bytes = 0
@@ -112,7 +114,7 @@ class SendLink:
         return frames
 
     def _link_up(self) -> bytes:
-        return encode(LinkUp(self._worker, self.oldest, self.next_seq))
+        return encode(LinkUp(self._worker, self.oldest, self.next_seq, self._number))
 
     def _acknowledge(self, upto: int) -> None:
         for _ in range(min(upto, self.next_seq) - self.oldest):

@@ -6,7 +6,20 @@ import pytest
 from switch import MODEL, Switch, held, inc, submit
 
 from tokenyard.broker.jobs import LINGER_S
-from tokenyard.broker.wire import Abort, Accepted, Beat, Cancel, Done, Exited, Lost, Message, Placed, Reject, Start
+from tokenyard.broker.wire import (
+    FRONT_GONE,
+    Abort,
+    Accepted,
+    Beat,
+    Cancel,
+    Done,
+    Exited,
+    Lost,
+    Message,
+    Placed,
+    Reject,
+    Start,
+)
 
 
 def make(num_workers: int = 1, capacity: int = 1, **options: Any) -> Switch:
@@ -169,6 +182,15 @@ def test_a_cancelled_job_is_not_lost_with_its_worker() -> None:
     switch.say("front", Cancel(1))
     switch.gone("w1")
     assert not [message for message in switch.mail("front") if isinstance(message, Lost)]
+
+
+def test_a_job_whose_worker_cannot_reach_its_front_is_lost_not_done() -> None:
+    switch = make(2)
+    switch.say("front", submit(1))
+    switch.tell("w1", Done(inc("front"), 1, 1, FRONT_GONE))
+    assert switch.mail("front")[-1] == Lost(1, 1, 0)
+    assert switch.say("front", submit(1)) == [Lost(1, 1, 0)], "a repeat hears the same"
+    assert isinstance(switch.say("front", submit(1, attempt=2))[-1], Placed)
 
 
 def test_cancelling_what_is_not_there_is_harmless() -> None:

@@ -68,6 +68,16 @@ def test_a_gap_inside_an_attempt_makes_it_start_again() -> None:
     assert (submit.attempt, unpack_ids(submit.emitted_ids)) == (2, [10])
 
 
+def test_what_a_worker_has_freed_goes_on_in_a_next_attempt() -> None:
+    streams, job = started()
+    streams.delta(W1, Delta(job, 1, 0, [10, 11]), 0.1)
+    elsewhere, _ = streams.submit(request(), b"", [], 0.1)
+    streams.accepted(elsewhere, 1, W2)
+    streams.forgotten(W1, 1.0)
+    (submit,) = submits(streams.tick(1.0))
+    assert (submit.job, submit.attempt, unpack_ids(submit.emitted_ids)) == (job, 2, [10, 11])
+
+
 def test_a_new_broker_gets_only_what_has_not_begun() -> None:
     streams, begun = started()
     streams.delta(W1, Delta(begun, 1, 0, [10]), 0.1)

@@ -33,7 +33,7 @@ class Pair:
     def pass_down(self) -> None:
         message = decode(self.down.pop(0))
         assert isinstance(message, LinkUp | Tokens | Idle)
-        deltas, up = self.inbox.receive(message, self.now)
+        deltas, up, _ = self.inbox.receive(message, self.now)
         self.delivered += [token for delta in deltas for token in delta.token_ids]
         self.up += up
 
@@ -232,3 +232,23 @@ def test_a_fresh_inbox_goes_on_where_the_worker_is() -> None:
     pair.push()
     pair.settle()
     assert pair.delivered == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_link_made_anew_is_noticed_and_counts_from_its_own_beginning() -> None:
+    """The worker had freed the front, which was away for too long: what it had not delivered will not come."""
+    pair = connected()
+    for _ in range(3):
+        pair.push()
+    pair.settle()
+    pair.push()
+    pair.sender = SendLink(WORKER, pair.now, 1)
+    pair.down = pair.sender.subscribe(pair.now)
+    (link_up,) = map(decode, pair.down)
+    assert isinstance(link_up, LinkUp)
+    _, up, renewed = pair.inbox.receive(link_up, pair.now)
+    assert renewed
+    assert up == [Resume(FRONT, WORKER, 0)]
+    assert not pair.inbox.receive(link_up, pair.now).renewed, "said again"
+    pair.push()
+    pair.settle()
+    assert pair.delivered == [0, 1, 2, 4]

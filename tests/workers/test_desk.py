@@ -8,6 +8,7 @@ from tokenyard.broker.codec import decode
 from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES, UNSUBSCRIBED_S
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
+    FRONT_GONE,
     Abort,
     Ack,
     Beat,
@@ -131,6 +132,18 @@ def test_a_front_that_stays_away_has_its_jobs_freed(desk: Desk) -> None:
     assert Drop(WorkerJob(FRONT, 1, 1)) not in desk.tick(1, {}, 1.0 + UNSUBSCRIBED_S)
     assert Drop(WorkerJob(FRONT, 1, 1)) in desk.tick(1, {}, 1.1 + UNSUBSCRIBED_S)
     desk.check()
+
+
+def test_a_freed_front_that_comes_back_is_told_of_a_new_link(desk: Desk) -> None:
+    desk.from_broker(start(), 0.0)
+    desk.unsubscribed(FRONT, 0.5)
+    (first,) = frames(desk.subscribed(FRONT, 0.6))
+    desk.unsubscribed(FRONT, 1.0)
+    assert Done(FRONT, 1, 1, FRONT_GONE) in told(desk.tick(1, {}, 1.1 + UNSUBSCRIBED_S))
+    (second,) = frames(desk.subscribed(FRONT, 9.0))
+    assert isinstance(first, LinkUp)
+    assert isinstance(second, LinkUp)
+    assert second.link > first.link
 
 
 def test_a_front_that_reconnects_before_its_old_connection_ends_is_not_away(desk: Desk) -> None:
