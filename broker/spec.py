@@ -15,6 +15,7 @@ from tokenyard.broker.errors import SetupError
 
 DEMO = "demo"
 """The source that stands for the bundled model."""
+DEMO_DIR = Path(__file__).parents[1] / "workers" / "demo_model"
 DEMO_ID = "tokenyard-demo"
 """What that is called by default."""
 GGUF = ".gguf"

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import DEMO, ModelSpec, local_directory
+from tokenyard.broker.spec import DEMO, DEMO_DIR, ModelSpec, local_directory
 from tokenyard.broker.wire import Card
 from tokenyard.workers import attention
 from tokenyard.workers.attention import Attends
@@ -43,7 +43,6 @@ from tokenyard.workers.quantization import is_quantized, quantize
 from tokenyard.workers.tuning import tune
 from tokenyard.workers.verdict import Verdict, decide
 
-DEMO_DIR = Path(__file__).parent / "demo_model"
 LENGTH_NAMES = ("max_position_embeddings", "max_seq_len", "context_length", "seq_length")
 """Where configs name the context length."""
 UNBOUNDED_LENGTH = 32_768
