@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenyard.http.catalog.policy import Policy
 from tokenyard.http.keys import KeyRing
 
 
@@ -35,6 +36,8 @@ class FrontOptions:
     """A 131,072-token prompt is under 1 MB of text; ids as JSON take 8 bytes a token."""
     store: str = ""
     """The file that keeps responses; `off` for none; empty: one in the run directory, shared by all fronts."""
+    models: Policy = field(default_factory=Policy)
+    """Which models requests may ask for, up or not."""
     mcp: Path | None = None
     """mcp.json: the MCP servers whose tools models may call here."""
     drain_s: float = 30.0

@@ -4,8 +4,8 @@ Every mistake is an error that names the file, the line, the table and the key. 
 
     [model.NAME]    source (Hub name, directory or GGUF file), revision, and the keys of a MODEL_SPEC
     [[worker]]      model (a NAME above, or a MODEL_SPEC), gpu = 0 or device = "cpu", and the engine's keys
-    [front]         host, port, count, api_keys, cors_origins, tool_formats, store, mcp, ssl_certfile, ssl_keyfile,
-                    max_requests_per_key
+    [front]         host, port, count, api_keys, cors_origins, tool_formats, allow_models, models_dir, store, mcp,
+                    ssl_certfile, ssl_keyfile, max_requests_per_key
 """
 
 from collections.abc import Iterator, Mapping

@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import KINDS, OPTIONS, check_option
+from tokenyard.http.catalog.policy import read_allow
 from tokenyard.http.formats.names import read_choices
 
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
@@ -72,6 +73,10 @@ def _check_tool_formats(formats: Sequence[Any]) -> None:
     read_choices(formats)
 
 
+def _check_allow(words: Sequence[Any]) -> None:
+    read_allow(words)
+
+
 STRING = typed(str)
 ENGINE_CHECKS: Mapping[str, Check] = {key: partial(check_option, key) for key in OPTIONS}
 FRONT_CHECKS: Mapping[str, Check] = {
@@ -81,6 +86,8 @@ FRONT_CHECKS: Mapping[str, Check] = {
     "api_keys": typed(list, check_api_keys),
     "cors_origins": typed(list, check_origins),
     "tool_formats": typed(list, _check_tool_formats),
+    "allow_models": typed(list, _check_allow),
+    "models_dir": STRING,
     "store": STRING,
     "mcp": STRING,
     "ssl_certfile": STRING,

@@ -98,6 +98,18 @@ QueueLimit = Annotated[
     int | None, typer.Option(min=0, help="Jobs that may wait for a worker; more are a 429.", show_default="1024")
 ]
 DrainTimeout = Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM gives to running streams.")]
+AllowModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-models",
+        metavar="PATTERNS|any|cached|none",
+        help="Hub names that requests may ask for: 'Qwen/*,meta-llama/*'; cached: those in the local Hub cache.",
+        show_default="cached without a MODEL_SPEC on loopback, else none",
+    ),
+]
+ModelsDir = Annotated[
+    Path | None, typer.Option(help="Directory whose models requests may ask for by name.", show_default="none")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 CertFile = Annotated[
     Path | None, typer.Option("--ssl-certfile", help="Certificate chain in PEM: serve https.", show_default="http")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import DEMO, check_option
+from tokenyard.broker.spec import DEMO, check_option, format_spec, parse_spec
+from tokenyard.http.catalog.policy import CACHED, Policy, read_allow
 from tokenyard.http.formats.names import read_choices
 from tokenyard.http.mcp.config import read_servers
 from tokenyard.scripts.config_file import ConfigFile, read_config
@@ -45,6 +46,8 @@ class Wishes:
     api_keys: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     tool_formats: Sequence[str] = ()
+    allow_models: Sequence[str] = ()
+    models_dir: Path | None = None
     store: str | None = None
     """Where fronts keep responses: a file, or `off`."""
     mcp: Path | None = None
@@ -73,6 +76,8 @@ class Plan:
     cors_origins: list[str]
     tool_formats: list[str]
     """Web pages of which origins browsers let call."""
+    policy: Policy
+    """Which models requests may ask for."""
     store: str
     """As FrontOptions.store."""
     mcp: Path | None
@@ -116,7 +121,7 @@ class Plan:
         names = ("--ssl-certfile", "--ssl-keyfile")
         tls = [part for name, path in zip(names, self.tls, strict=False) for part in (name, str(path))]
         limit = ["--max-requests-per-key", str(self.max_requests_per_key)] if self.max_requests_per_key else []
-        options = [*cors, *formats, *store, *mcp, *tls, *limit, *drain]
+        options = [*cors, *formats, *_policy_arguments(self.policy), *store, *mcp, *tls, *limit, *drain]
         return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
@@ -165,6 +170,7 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         api_keys=api_keys,
         cors_origins=list(wishes.cors_origins) or front.get("cors_origins", ["*"]),
         tool_formats=list(wishes.tool_formats) or front.get("tool_formats", []),
+        policy=_policy(wishes, config, [*workers, *models.values()], host),
         store=_store(wishes.store or front.get("store", "")),
         mcp=mcp.absolute() if mcp else None,
         tls=tls,
@@ -184,6 +190,8 @@ def _check_wishes(wishes: Wishes) -> None:
     check_api_keys(wishes.api_keys)
     check_origins(wishes.cors_origins)
     read_choices(wishes.tool_formats)
+    if wishes.allow_models:
+        read_allow(wishes.allow_models)
 
 
 def _blamed(config: ConfigFile, key: str, wish: object) -> AbstractContextManager[None]:
@@ -194,6 +202,35 @@ def _blamed(config: ConfigFile, key: str, wish: object) -> AbstractContextManage
 def _with_defaults(model: Model, engine: dict[str, Any]) -> Model:
     """A model of a MODEL_SPEC, which goes before what is wished for all."""
     return replace(model, engine=engine | model.engine)
+
+
+def _policy(wishes: Wishes, config: ConfigFile, models: Sequence[WorkerRow | Model], host: str) -> Policy:
+    """What was named is allowed; where nothing was and only this machine can ask, so is what was downloaded before."""
+    named: dict[str, str] = {}
+    for model in models:
+        spec = parse_spec(model.spec)._replace(engine=model.engine)
+        if named.keys().isdisjoint(
+            spec.called
+        ):  # else another worker of the same, or a table that the command line hides
+            named |= dict.fromkeys(spec.called, format_spec(spec))
+    given = list(wishes.allow_models) or config.front.get("allow_models", [])
+    if not given and wishes.default and not (wishes.specs or config.models or config.workers) and is_loopback(host):
+        given = [CACHED]
+    directory = wishes.models_dir or (Path(config.front["models_dir"]) if "models_dir" in config.front else None)
+    if directory is not None and not directory.is_dir():
+        with _blamed(config, "models_dir", wishes.models_dir):
+            raise SetupError(f"--models-dir {directory}: there is no such directory")
+    trusts = any(engine.get("trust_remote_code") for engine in (wishes.engine, *(model.engine for model in models)))
+    allow = read_allow(given) if given else ()
+    return Policy(tuple(dict.fromkeys(named.values())), allow, directory.absolute() if directory else None, trusts)
+
+
+def _policy_arguments(policy: Policy) -> list[str]:
+    """The policy as options of `tokenyard front`."""
+    allow = ["--allow-models", ",".join(policy.allow) or "none"]
+    directory = ["--models-dir", str(policy.models_dir)] if policy.models_dir else []
+    named = [part for spec in policy.named for part in ("--named", spec)]
+    return [*allow, *directory, *named, *(["--trust-remote-code"] if policy.trust_remote_code else [])]
 
 
 def _check_mcp(path: Path, host: str, api_keys: Sequence[str], num_fronts: int) -> None:

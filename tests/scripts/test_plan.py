@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.http.catalog.policy import Policy
 from tokenyard.scripts.placement import WorkerRow
 from tokenyard.scripts.plan import Plan, Wishes, make_plan
 
@@ -173,3 +174,49 @@ def test_tool_formats_reach_the_fronts(tmp_path: Path) -> None:
 def test_what_is_no_origin_is_refused(tmp_path: Path, origin: object) -> None:
     with pytest.raises(SetupError, match="an origin is SCHEME"):
         plan(None, tmp_path, cors_origins=[origin])
+
+
+def test_what_may_be_asked_for(tmp_path: Path) -> None:
+    """What is named; with nothing named and on loopback, what was downloaded before; else what is said."""
+    made = plan(None, tmp_path)
+    assert made.policy == Policy(("demo,threads=1",), ("cached",))
+    assert plan(None, tmp_path, host="0.0.0.0", api_keys=["k"]).policy.allow == ()
+    assert plan(None, tmp_path, default=None).policy == Policy()
+    named = plan(FILE, tmp_path, engine={"trust_remote_code": True})
+    assert named.policy == Policy(("org/a,name=a,dtype=float16,trust_remote_code",), (), None, True)
+    assert plan(FILE, tmp_path, specs=["org/c"]).policy.named == (
+        "org/c,threads=1",
+        "org/a,name=a,dtype=float16,threads=1",
+    )
+    assert plan(FILE, tmp_path, specs=["org/c,name=a,replicas=2"]).policy.named == ("org/c,name=a,threads=1",)
+    given = plan(f"[front]\nallow_models = ['Qwen/*']\nmodels_dir = '{tmp_path}'", tmp_path)
+    assert (given.policy.allow, given.policy.models_dir) == (("Qwen/*",), tmp_path)
+    assert plan(None, tmp_path, allow_models=["any"]).policy.allow == ("*",)
+    assert plan(None, tmp_path, allow_models=["none"]).policy.allow == ()
+    assert plan(None, tmp_path, allow_models=["a/*, cached", "b"]).policy.allow == ("a/*", "cached", "b")
+
+
+def test_the_policy_reaches_the_fronts(tmp_path: Path) -> None:
+    made = plan(FILE, tmp_path, allow_models=["Qwen/*,b/?"], models_dir=tmp_path, engine={"trust_remote_code": True})
+    arguments = made.front_arguments(tmp_path, 3, 0)
+    begin = arguments.index("--allow-models")
+    assert arguments[begin : begin + 7] == [
+        *("--allow-models", "Qwen/*,b/?", "--models-dir", str(tmp_path)),
+        *("--named", "org/a,name=a,dtype=float16,trust_remote_code", "--trust-remote-code"),
+    ]
+    assert "--allow-models none" in " ".join(plan(FILE, tmp_path).front_arguments(tmp_path, 3, 0))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"allow_models": ["any,Qwen/*"]}, "'any' of models that are allowed stands alone"),
+        ({"allow_models": ["none", "cached"]}, "'none' of models that are allowed stands alone"),
+        ({"allow_models": ["Qwen /*"]}, "not by 'Qwen /\\*'"),
+        ({"allow_models": ["a,,b"]}, "not by ''"),
+        ({"models_dir": Path("/nowhere/models")}, "--models-dir /nowhere/models: there is no such directory"),
+    ],
+)
+def test_what_no_policy_can_be(tmp_path: Path, wishes: dict[str, object], words: str) -> None:
+    with pytest.raises(SetupError, match=words):
+        plan(None, tmp_path, **wishes)
