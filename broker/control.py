@@ -53,7 +53,13 @@ class Control:
                 {"inc": front.inc.hex(), "pid": front.pid, "jobs": len(front.jobs)} for front in state.fronts.values()
             ],
             "agents": [
-                {"inc": agent.inc.hex(), "pid": agent.pid, "devices": agent.devices, "workers": len(agent.workers)}
+                {
+                    "inc": agent.inc.hex(),
+                    "pid": agent.pid,
+                    "devices": agent.devices,
+                    "workers": len(agent.workers),
+                    "troubles": agent.troubles,
+                }
                 for agent in state.agents.values()
             ],
             "models": {
@@ -74,8 +80,8 @@ class Control:
             "inc": worker.inc.hex(),
             "name": worker.name,
             "pid": worker.pid,
-            "state": "kept out" if worker.kept_out else worker.state,
-            "words": worker.kept_out,
+            "state": "kept out" if worker.kept_out and not worker.stuck else worker.state,
+            "words": worker.stuck or worker.kept_out,
             "models": worker.card.names if worker.card else [],
             "device": worker.card.device if worker.card else "",
             "capacity": worker.capacity,

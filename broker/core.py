@@ -18,6 +18,7 @@ from tokenyard.broker.invariants import check_state
 from tokenyard.broker.jobs import Jobs
 from tokenyard.broker.loads import Loads
 from tokenyard.broker.membership import Membership
+from tokenyard.broker.progress import HUNG, Progress
 from tokenyard.broker.records import Agent, Death, Front, Peer, State, Worker
 from tokenyard.broker.room import DEFAULT_POLICY, Policy
 from tokenyard.broker.wire import Message
@@ -60,6 +61,7 @@ class Core:
         self._jobs = Jobs(state)
         self._loads = Loads(state, self._jobs, policy)
         self._membership = Membership(state, self._jobs, self._loads)
+        self._progress = Progress(state, self._jobs)
         self._control = Control(state, pid, now, self._loads.describe)
         self._awaited = set(awaited)
         self._deaths: dict[bytes, Death] = {}
@@ -204,10 +206,12 @@ class Core:
             state.workers[hello.inc] = worker
             self._announce(hello.inc)  # it was declared dead and lives
             self._deaths.pop(hello.inc, None)
+            self._progress.is_back(hello.inc)
+            worker.stepped_s = state.now
             log.info("worker %s %s is here (pid %d, %s)", hello.inc.hex(), hello.name, hello.pid, hello.state)
         self._register(peer, worker)
         worker.capacity, worker.endpoint, worker.name = hello.capacity, hello.endpoint, hello.name
-        worker.state = hello.state
+        worker.state = HUNG if worker.stuck else hello.state
         if hello.card is not None and worker.card is None:
             self._membership.offer(worker, hello.card)
         self._jobs.reconcile(worker, hello.jobs)
@@ -228,6 +232,7 @@ class Core:
         agent.slots = dict(zip(hello.devices, hello.slots, strict=False))
         agent.memory_bytes = dict(zip(hello.devices, hello.memory_bytes, strict=False))
         self._loads.agent_spoke(agent)
+        agent.troubles = hello.troubles
 
     def _admit(self, peer: bytes, hello: wire.FrontHello | wire.WorkerHello | wire.AgentHello) -> bool:
         """Whether this peer can take part; if not, it is told why."""
@@ -251,9 +256,10 @@ class Core:
     # ---- who is alive
 
     def _beat(self, worker: Worker, beat: wire.Beat) -> None:
-        worker.patience_s, worker.step, worker.load = beat.patience_ms / 1000, beat.step, beat.load
+        worker.patience_s, worker.load = beat.patience_ms / 1000, beat.load
         worker.emitted.append((self._state.now, beat.load.get("emitted_tokens", 0)))
         worker.state = beat.state if beat.state in WORKER_STATES else worker.state
+        self._progress.beat(worker, beat)
         self._jobs.reconcile(worker, beat.jobs)
 
     def _goodbye(self, peer: bytes, goodbye: wire.Goodbye) -> None:
@@ -271,10 +277,12 @@ class Core:
             self._forget(worker, f"{exited.cause}: {exited.words}", lost=exited.cause != "drained")
         self._loads.exited(agent, exited)
         agent.workers.discard(exited.inc)
+        self._progress.is_back(exited.inc)
         if death := self._deaths.get(exited.inc):
             if exited.cause == "crash":
                 self._jobs.count_crash(death)
             self._announce(exited.inc)
+            del self._deaths[exited.inc]
 
     def _forget(self, sender: Peer, words: str, lost: bool = True) -> None:
         """It is no longer here; `lost`: not on purpose."""
@@ -345,11 +353,15 @@ class Core:
         if now - self._next_sweep_s > BEAT_S:  # we were stopped ourselves: nobody had a chance to be heard
             for sender in state.peers.values():
                 sender.heard_s = now
+            self._progress.excuse()
         self._next_sweep_s = now + SWEEP_S
         for sender in list(state.peers.values()):
             patience_s = sender.patience_s if isinstance(sender, Worker) else 0.0
             if now - sender.heard_s > max(SILENCE_S, patience_s):
                 self._forget(sender, f"silent for {now - sender.heard_s:.1f} s")
+                if isinstance(sender, Worker):
+                    self._deaths[sender.inc].forget_s = self._progress.is_silent(sender) + DEATH_MEMORY_S
+        self._progress.sweep()
         for model in list(state.models.values()):
             if model.known_until_s <= now and model.name not in self._loads:
                 del state.models[model.name]

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from tokenyard.broker.membership import clash, identity
+from tokenyard.broker.progress import HUNG
 from tokenyard.broker.records import Peer, Phase, State
 
 
@@ -25,6 +26,8 @@ def _check_peers(state: State) -> None:
         assert worker.model or not worker.placements
         assert (worker.offer is not None) == bool(worker.kept_out)
         assert worker.card is None or worker.offer is None
+        assert (worker.state == HUNG) == bool(worker.stuck)
+        assert not worker.stuck or all(placement.aborted for placement in worker.placements.values())
     for front in state.fronts.values():
         assert front.peer or state.now <= state.grace_until_s
         assert not (state.settled and front.claims), "a claim was never decided"

@@ -153,6 +153,17 @@ class Jobs:
                 lost.append(key)
         return lost
 
+    def abandon(self, worker: Worker) -> list[WorkerJob]:
+        """What runs on a living worker is lost to it: told to go, ended, nothing said yet; returns what it was."""
+        lost = [key for key, placement in worker.placements.items() if not placement.aborted]
+        for key in lost:
+            self._state.abort(worker, key)
+            if job := self._state.job_of(key):
+                self._end(job, Lost(job.number, job.attempt, job.crashes))
+        if worker.model is not None:
+            worker.model.update(worker)
+        return lost
+
     def count_crash(self, death: Death) -> None:
         """The worker crashed by itself, says its agent: that counts against its jobs, whatever attempt they are at."""
         if death.counted:
@@ -285,8 +296,8 @@ class Jobs:
     def _take_claim(self, worker: Worker, key: WorkerJob) -> None:
         """The worker runs an attempt that is not placed on it: take it over if it is the newest, else drop it."""
         state = self._state
-        if worker.model is None:
-            if worker.kept_out:
+        if worker.model is None or worker.stuck:
+            if worker.kept_out or worker.stuck:
                 state.send(worker.peer, Abort(*key))
             return
         worker.placements[key] = Placement(state.now)

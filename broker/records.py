@@ -124,12 +124,18 @@ class Worker:
     endpoint: str
     capacity: int
     state: str
-    """loading, ready or draining, as the worker says."""
+    """loading, ready or draining, as the worker says; hung, as progress.py says."""
     card: Card | None
     heard_s: float
     patience_s: float = 0.0
     """How long it may be silent where that is longer than SILENCE_S."""
     step: int = 0
+    step_s: float = 0.0
+    """How long the step at hand may last; 0: it is in none."""
+    stepped_s: float = 0.0
+    """When it was last seen to go on."""
+    stuck: str = ""
+    """Why it is given up, as long as it stays in one step (progress.py)."""
     load: dict[str, int] = field(default_factory=dict)
     emitted: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_BEATS))
     """(when, tokens drawn so far) of the last beats."""
@@ -185,6 +191,8 @@ class Agent:
     """How many posts each device may have."""
     memory_bytes: dict[str, int] = field(default_factory=dict)
     """What all workers of a device together may take, where it tells."""
+    troubles: list[str] = field(default_factory=list)
+    """What it says of deaths, for people."""
 
 
 @dataclass(slots=True)

@@ -84,6 +84,8 @@ class AgentHello(NamedTuple):
     """Of each device: how many posts it may have."""
     memory_bytes: list[int] = []
     """Of each device: what all its workers together may take; 0: unknown."""
+    troubles: list[str] = []
+    """For people, a line each: which of its processes died, why, and when they start again."""
 
 
 class Beat(NamedTuple):
@@ -92,12 +94,14 @@ class Beat(NamedTuple):
     inc: bytes
     state: str
     step: int
-    """Engine steps so far: progress, where the I/O thread alone would only show life."""
+    """Engine steps so far: progress, where the I/O thread alone would only show life (progress.py)."""
     patience_ms: int
     """How long this worker may stay silent; 0: SILENCE_S."""
     jobs: list[WorkerJob]
     load: dict[str, int] = {}
     """For people and metrics; docs/protocol.md has the keys."""
+    step_ms: int = 0
+    """How long the step at hand may last in all before the engine must be taken for hung; 0: it is in none."""
 
 
 class Ping(NamedTuple):
@@ -337,7 +341,10 @@ class Spawn(NamedTuple):
 
 
 class Kill(NamedTuple):
+    """End this worker now. `words`: why its death counts as a crash; empty where somebody asked for it."""
+
     inc: bytes
+    words: str = ""
 
 
 class Dismiss(NamedTuple):

@@ -27,6 +27,8 @@ class StartWorker(NamedTuple):
 
 
 class KillWorker(NamedTuple):
+    """End it at once."""
+
     inc: bytes
 
 
@@ -51,19 +53,37 @@ class Agency:
         self._answers: dict[int, bytes] = {}
         """The worker that each of the latest Spawns led to: a repeat gets the same answer, also from a new broker."""
 
+        self._troubles: list[str] = []
+        self._verdicts: dict[bytes, str] = {}
+        """Why the broker had a living worker killed, where that counts as its crash."""
+
     def hello(self) -> Send:
         workers = sorted(self._living)
         restarts = [self._living[inc] for inc in workers]
-        return Send(AgentHello(PROTOCOL, self.inc, self._pid, self._devices, workers, restarts))
+        return Send(
+            AgentHello(PROTOCOL, self.inc, self._pid, self._devices, workers, restarts, troubles=self._troubles)
+        )
 
     def started(self, inc: bytes, num_before: int = 0) -> list[Action]:
         """A worker's life has begun, after others in its place: the broker hears of it before its own hello."""
         self._living[inc] = num_before
         return [self.hello()]
 
+    def troubled(self, lines: list[str]) -> list[Action]:
+        """What people should know of the processes here, as of now."""
+        if lines == self._troubles:
+            return []
+        self._troubles = lines
+        return [self.hello()]
+
+    def verdict(self, inc: bytes) -> str:
+        """Why the broker has given this worker up; empty where it has not."""
+        return self._verdicts.get(inc, "")
+
     def ended(self, inc: bytes, cause: str, words: str) -> list[Action]:
         """A worker's life has ended."""
         self._living.pop(inc, None)
+        self._verdicts.pop(inc, None)
         return [Send(Exited(inc, cause, words))]
 
     def spawned(self, req: int, inc: bytes) -> list[Action]:
@@ -86,8 +106,12 @@ class Agency:
                 if inc := self._answers.get(req):
                     return [Send(Spawned(req, inc))]
                 return [StartWorker(req, model, device)]
-            case Kill(inc):
-                return [KillWorker(inc)] if inc in self._living else []
+            case Kill(inc, words):
+                if inc not in self._living:
+                    return []
+                if words:
+                    self._verdicts[inc] = words
+                return [KillWorker(inc)]
             case Refused(words):
                 return [Say(f"the broker refuses this agent: {words}")]
             case _:

@@ -43,6 +43,7 @@ from tokenyard.scripts.options import (
     QueueLimit,
     RunDir,
     Speculate,
+    StepTimeout,
     Store,
     Threads,
     ToolFormats,
@@ -81,6 +82,7 @@ def serve(
     speculate: Speculate = None,
     trust_remote_code: TrustRemoteCode = None,
     quantization: Quantization = None,
+    step_timeout: StepTimeout = None,
     api_key: ApiKeys = None,
     cors_origin: CorsOrigins = None,
     tool_format: ToolFormats = None,
@@ -112,6 +114,7 @@ def serve(
         "speculate": speculate,
         "trust_remote_code": trust_remote_code,
         "quantization": quantization,
+        "step_timeout": step_timeout,
     }
     wishes = plan.Wishes(
         specs=models or [],
@@ -170,6 +173,7 @@ def worker(
     speculate: Speculate = None,
     trust_remote_code: TrustRemoteCode = None,
     quantization: Quantization = None,
+    step_timeout: StepTimeout = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
     log_level: LogLevel = Level.INFO,
     log_json: LogJson = False,
@@ -191,6 +195,7 @@ def worker(
         "speculate": speculate,
         "trust_remote_code": trust_remote_code,
         "quantization": quantization,
+        "step_timeout": step_timeout,
         "inc": bytes.fromhex(inc) if inc else None,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

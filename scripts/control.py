@@ -157,5 +157,6 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
             *(_guesses(row["load"]) if guessing else ()),
         )
     counts = f"{len(body['workers'])} workers, {len(body['fronts'])} fronts, {len(body['agents'])} agents"
-    notes = [f"{row['inc'][:SHORT]} is kept out: {row['words']}" for row in body["workers"] if row.get("words")]
+    notes = [f"{row['inc'][:SHORT]} is {row['state']}: {row['words']}" for row in body["workers"] if row["words"]]
+    notes += [line for agent in body["agents"] for line in agent["troubles"]]
     return Group(f"{counts} in {run_dir.path}", table, *notes)

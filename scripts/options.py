@@ -84,6 +84,14 @@ Speculate = Annotated[
 Quantization = Annotated[
     str | None, typer.Option(help="Weights in fewer bits: int8, int4, fp8, bnb-8bit or bnb-4bit.", show_default="off")
 ]
+StepTimeout = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Seconds after which a step, beside what its prompts may take, means a hung engine.",
+        show_default="60",
+    ),
+]
 Mcp = Annotated[
     Path | None,
     typer.Option(metavar="mcp.json", help="MCP servers whose tools models may call here.", show_default="none"),

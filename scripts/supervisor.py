@@ -40,6 +40,8 @@ BACKLOG = 2048
 """Connections that wait while a front restarts: uvicorn's default."""
 DRAIN_MARGIN_S = 5.0
 """After the streams' time is up, for fronts to cut them and for workers and broker to say goodbye."""
+MAX_TROUBLE = 200
+"""Letters of a process's last words that status shows: a line of a terminal or two."""
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -186,6 +188,7 @@ class Supervisor:
             match action:
                 case watch.Start(name):
                     self._start(name)
+                    self._answer(self._agency.troubled(self._watch.troubles()), time.monotonic())
                 case watch.Terminate(name):
                     self._children[name].send(signal.SIGTERM)
                 case watch.GaveUp(name, words):
@@ -215,13 +218,17 @@ class Supervisor:
         lines = child.read_lines()
         status = child.reap()
         cause, words = cause_of_death(status, child.last_line, count_oom_kills() - self._num_oom_kills)
+        if verdict := self._agency.verdict(child.inc):
+            cause, words = "crash", verdict
         if name in self._rows:
             self._answer(self._agency.ended(child.inc, cause, words), now)
         self._screen.write(lines)
         end_strays({child.pid for child in self._children.values()})
         if cause == "crash" or (cause == "killed" and not self._watch.is_draining):
             log.warning("%s (pid %d): %s", name, child.pid, words)
-        self._do(self._watch.died(name, status, now, cause == "killed"))
+        told = f"at {time.strftime('%H:%M:%S')}: {words[:MAX_TROUBLE]}"
+        self._do(self._watch.died(name, status, now, cause == "killed", told))
+        self._answer(self._agency.troubled(self._watch.troubles()), now)
         if name not in self._watch.posts:
             self._rows.pop(name, None)
             self._num_starts.pop(name, None)

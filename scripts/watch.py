@@ -69,8 +69,14 @@ class Post:
     """Of any life so far."""
     delay_s: float = FIRST_DELAY_S
     """The wait after its next death."""
+    wait_s: float = 0.0
+    """The wait after its last one."""
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LOOP_DEATHS))
     """Times of the latest deaths in lives that never became ready and ended by themselves."""
+    num_deaths: int = 0
+    """Of all lives, but those that ended as asked."""
+    last_words: str = ""
+    """Of the last such death."""
 
 
 class Watch:
@@ -108,8 +114,8 @@ class Watch:
         post.is_ready = post.was_ready = True
         post.deaths.clear()
 
-    def died(self, name: str, status: int, now: float, was_killed: bool = False) -> list[Action]:
-        """A life has ended with this status (as subprocess has it: negative for a signal).
+    def died(self, name: str, status: int, now: float, was_killed: bool = False, words: str = "") -> list[Action]:
+        """A life has ended with this status (as subprocess has it: negative for a signal); `words` say why.
 
         `was_killed`: from outside, which says nothing against one that has been ready before. One that never was may
         be killed for what it does, by a container's memory limit, say.
@@ -122,6 +128,7 @@ class Watch:
         if status == 0 and post.role is Role.WORKER:  # drained on demand: it has gone for good
             del self.posts[name]
             return []
+        post.num_deaths, post.last_words = post.num_deaths + 1, words
         if not post.is_ready and not (was_killed and post.was_ready):
             post.deaths.append(now)
         if status == SETUP_STATUS and not post.was_ready:
@@ -130,7 +137,8 @@ class Watch:
             return self._give_up(name, f"died {LOOP_DEATHS} times in {now - post.deaths[0]:.0f} s and was never ready")
         if lived_s >= HEALTHY_S:
             post.delay_s = FIRST_DELAY_S
-        post.starts_at = now + post.delay_s
+        post.wait_s = post.delay_s
+        post.starts_at = now + post.wait_s
         post.delay_s = min(post.delay_s * 2, LAST_DELAY_S)
         return []
 
@@ -145,6 +153,16 @@ class Watch:
     @property
     def is_draining(self) -> bool:
         return self._stage is not None
+
+    def troubles(self) -> list[str]:
+        """What people should know of those that died, a line each."""
+        lines = [f"{name} is given up: {words}" for name, words in self.given_up.items()]
+        for name, post in self.posts.items():
+            if post.num_deaths:
+                times = "once" if post.num_deaths == 1 else f"{post.num_deaths} times"
+                wait = f"; it starts again after {post.wait_s:.1f} s" if post.alive_since is None else ""
+                lines.append(f"{name} died {times}, last {post.last_words}{wait}")
+        return lines
 
     def next_due(self) -> float | None:
         """When `tick` has something to do next."""
@@ -190,8 +208,9 @@ class Watch:
 
     def _give_up(self, name: str, words: str) -> list[Action]:
         """Without a broker, a front or any worker the rest is of no use."""
-        role = self.posts.pop(name).role
-        self.given_up[name] = words
+        post = self.posts.pop(name)
+        role = post.role
+        self.given_up[name] = f"it {words}; last {post.last_words}"
         actions: list[Action] = [GaveUp(name, words)]
         if self.is_draining:
             return actions + self._next_stage()

@@ -21,9 +21,9 @@ CONTRACT = {
 SANS_IO = {
     "broker": {
         *("wire", "structures", "token_plane", "adapter_messages", "codec", "params", "prefix", "spec"),
-        *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room"),
+        *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room", "progress"),
     },
-    "workers": {"link", "desk", "scheduler", "blocks", "pace"},
+    "workers": {"link", "desk", "scheduler", "blocks", "pace", "patience"},
     "http": {"inbox", "mcp/loop", "stops", "streams"},
     "scripts": {"watch", "agency"},
 }

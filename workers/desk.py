@@ -195,8 +195,8 @@ class Desk:
 
     # The clock and the user.
 
-    def tick(self, step: int, load: dict[str, int], now: float) -> list[Action]:
-        """Beat, remind idle fronts, free what belongs to fronts that are gone."""
+    def tick(self, step: int, load: dict[str, int], now: float, step_ms: int = 0) -> list[Action]:
+        """Beat, remind idle fronts, free what belongs to fronts that are gone. `step_ms`: as in Beat."""
         actions: list[Action] = []
         for front, link in list(self._links.items()):
             if link.expired(now):
@@ -208,7 +208,8 @@ class Desk:
             patience_ms = LOADING_PATIENCE_MS if self._state == "loading" else 0
             resent = self._num_resent + sum(link.num_resent for link in self._links.values())
             figures = load | {"resent_batches": resent}
-            actions.append(ToBroker(Beat(self._inc, self._state, step, patience_ms, self._jobs(), figures)))
+            beat = Beat(self._inc, self._state, step, patience_ms, self._jobs(), figures, step_ms)
+            actions.append(ToBroker(beat))
         # The last batch may still be on its way, and its front has every right to ask for it again.
         if self._state == "draining" and not self._attempts and all(link.settled for link in self._links.values()):
             actions += [ToBroker(Goodbye(self._inc)), Exit(0, "drained")]

@@ -66,6 +66,11 @@ class Embedder:
             raise TokenyardError("invalid_value", "this model gives no hidden states to make a vector of", "model")
         self._waiting.append(Text(key, ids))
 
+    @property
+    def most_tokens(self) -> int:
+        """Of one step with the texts that wait."""
+        return max(self._max_batch_tokens, *(len(text.ids) for text in self._waiting)) if self._waiting else 0
+
     def abort(self, key: WorkerJob) -> None:
         self._waiting = deque(text for text in self._waiting if text.key != key)
 

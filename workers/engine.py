@@ -27,6 +27,7 @@ from tokenyard.workers.lanes import make_lane, make_sampler
 from tokenyard.workers.memory import used_bytes
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.pace import Pace, Work
+from tokenyard.workers.patience import Patience
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
 from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
@@ -82,6 +83,10 @@ class Engine:
             log.warning("--speculate does nothing here: the %s lane cannot check guesses", card.lane)
         self._embedder = Embedder(model, options.max_batch_tokens)
         self._pace = Pace(options.max_batch_tokens, min(card.block_size, options.max_batch_tokens))
+        num_params = sum(one.numel() for one in model.model.parameters())
+        self._patience = Patience(num_params, model.device.type, options.step_timeout_s)
+        self.patience_s = options.step_timeout_s
+        """How long the step at hand may last; read by another thread while it does."""
         self._work: Work | None = None
         """What the last step computed, if it can be held against its time."""
         self._sequences: dict[WorkerJob, Sequence] = {}
@@ -170,6 +175,7 @@ class Engine:
     def step(self, held: Collection[bytes] = ()) -> list[Output]:
         """Run one step for all sequences but those of the fronts in `held`."""
         self._work = None
+        self._expect(self._embedder.most_tokens)
         embedded = self._embed(held)
         outputs, self._ready = self._ready + self._admit_compiled() + embedded, []
         running = self._scheduler.running
@@ -183,11 +189,17 @@ class Engine:
             plan = self._living(plan)
         if not any(plan):
             return outputs
+        work = _work_of(plan)
+        self._expect(work.num_decodes + work.num_prompt_tokens)
         outputs += self._launch(plan)
         if not ahead:
             outputs += self._land()
-        self._work = None if embedded else _work_of(plan)
+        self._work = None if embedded else work
         return outputs
+
+    def _expect(self, num_tokens: int) -> None:
+        """So much is computed next."""
+        self.patience_s = self._patience.of(num_tokens, self._pace.token_s)
 
     def check(self) -> None:
         """Assert what must hold between steps."""

@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from tokenyard.broker.codec import unpack_ids
+from tokenyard.broker.config import BEAT_S
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card, Delta, Finish, WorkerJob
 from tokenyard.workers.desk import Add, Drop
@@ -47,9 +48,16 @@ class EngineThread(threading.Thread):
         self.progress = 0.0
         """Of loading, 0 to 1."""
         self.num_steps = 0
+        self._busy: tuple[float, Engine] | None = None
+        """Since when the engine computes, if it does."""
         self.load_figures: dict[str, int] = {}
         self.held: frozenset[bytes] = frozenset()
         """Set by the I/O thread: fronts whose sequences skip steps."""
+
+    def step_s(self, now: float) -> float:
+        """How long the step at hand may last in all; 0 where none has lasted for a beat, as nearly always."""
+        busy = self._busy
+        return busy[1].patience_s if busy is not None and now - busy[0] > BEAT_S else 0.0
 
     def put(self, command: Add | Drop) -> None:
         self._commands.put(command)
@@ -60,9 +68,11 @@ class EngineThread(threading.Thread):
             self._signal()
             while True:
                 self._take_commands(engine, wait=not engine.has_work)
-                began_s = time.perf_counter()
+                began_s = time.monotonic()
+                self._busy = began_s, engine
                 outputs = engine.step(self.held)
-                engine.took(time.perf_counter() - began_s)
+                self._busy = None
+                engine.took(time.monotonic() - began_s)
                 idle = engine.num_steps == self.num_steps
                 self.num_steps, self.load_figures = engine.num_steps, engine.load()
                 if outputs:

@@ -108,7 +108,8 @@ class WorkerProcess:
     def _tick(self, now: float) -> None:
         if self._num_stop_signals:
             self._do(self._desk.drain())
-        self._do(self._desk.tick(self._engine.num_steps, self._load_figures(), now))
+        step_ms = round(1000 * self._engine.step_s(now))
+        self._do(self._desk.tick(self._engine.num_steps, self._load_figures(), now, step_ms))
         self._engine.held = self._desk.held
 
     def _from_engine(self, now: float) -> None:
@@ -251,6 +252,7 @@ def make_loader(options: WorkerOptions) -> Loader:
             num_drafts=parse_speculate(options.speculate),
             trust_remote_code=options.trust_remote_code,
             quantization=options.quantization if options.quantization != OFF else "",
+            step_timeout_s=options.step_timeout,
         )
         model = load_model(parse_spec(options.spec), device, options.dtype, engine_options, progress)
         return Engine(model, engine_options), model.card

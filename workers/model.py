@@ -37,6 +37,7 @@ from tokenyard.workers.graphs import buckets, num_rows
 from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_memory, step_bytes
+from tokenyard.workers.patience import STEP_S
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
 from tokenyard.workers.quantization import is_quantized, quantize
@@ -73,6 +74,8 @@ class EngineOptions(NamedTuple):
     """Run modeling code that comes with the model."""
     quantization: str = ""
     """How weights are made smaller at load: one of quantization.WAYS; empty: not at all."""
+    step_timeout_s: float = STEP_S
+    """What a step may last before the engine is taken for hung, beside the time that its tokens get (patience.py)."""
 
 
 @dataclass(frozen=True, slots=True)

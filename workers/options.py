@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenyard.workers.patience import STEP_S
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
@@ -35,6 +37,8 @@ class WorkerOptions:
     """int8, int4, fp8, bnb-8bit or bnb-4bit: weights in fewer bits; empty or off: as they are."""
     speculate: str = ""
     """`ngram:K`: guess up to K tokens in each decode; empty or off: none."""
+    step_timeout: float = STEP_S
+    """Seconds that a step may last before the engine is taken for hung; its prompts get more (patience.py)."""
     inc: bytes | None = None
     """The incarnation that the agent chose; drawn here where no agent is."""
     log_level: str = "INFO"

@@ -51,13 +51,18 @@ class Pace:
 
         All that fit where there are none, and as long as no step has only decoded: no stream has a rhythm then.
         """
-        calm_s = self._calm_s(num_decodes)
-        if calm_s is None or len(self._token_s) < ENOUGH:
+        calm_s, token_s = self._calm_s(num_decodes), self.token_s
+        if calm_s is None or token_s is None:
             return self._max_tokens
-        spare_s, token_s = (CALM_STEPS - 1) * calm_s, median(self._token_s)
+        spare_s = (CALM_STEPS - 1) * calm_s
         if spare_s >= token_s * self._max_tokens:
             return self._max_tokens
         return max(self._min_tokens, int(spare_s / token_s))
+
+    @property
+    def token_s(self) -> float | None:
+        """What a prompt token adds to a step; None as long as too few were seen."""
+        return median(self._token_s) if len(self._token_s) >= ENOUGH else None
 
     def _calm_s(self, num_decodes: int) -> float | None:
         """What a step of so many decodes lasts by itself; where that is not known, one of fewer, else of more."""

@@ -48,7 +48,8 @@ def test_status_shows_everything_and_fits_a_frame() -> None:
     assert (ready["state"], ready["models"], ready["running"], ready["capacity"]) == ("ready", [MODEL], 2, 2)
     assert (loading["state"], loading["models"]) == ("loading", [])
     assert body["fronts"] == [{"inc": inc("front").hex(), "pid": 1, "jobs": 3}]
-    assert body["agents"] == [{"inc": inc("agent").hex(), "pid": 3, "devices": ["cpu"], "workers": 1}]
+    agent = {"inc": inc("agent").hex(), "pid": 3, "devices": ["cpu"], "workers": 1, "troubles": []}
+    assert body["agents"] == [agent]
     assert body["models"] == {MODEL: {"queued": 1, "placed": 2, "workers": 1}}
     assert decode(encode(Answer(5, "", body))) == Answer(5, "", body)
     assert msgpack.unpackb(msgpack.packb(body)) == body
@@ -124,14 +125,16 @@ def test_old_requests_are_forgotten() -> None:
 
 def test_status_tells_speed_restarts_and_losses() -> None:
     switch = Switch()
-    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("worker")], [2]))
+    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("worker")], [2], troubles=["w died"]))
     switch.worker()
     switch.worker("alone")
     for emitted in range(0, 1000, 100):
         switch.wait(BEAT_S, alive=("agent",))
         for name in ("worker", "alone"):
             switch.say(name, Beat(inc(name), "ready", 1, 0, [], {"emitted_tokens": emitted}))
-    owned, alone = ask(switch, Status(1)).body["workers"]
+    body = ask(switch, Status(1)).body
+    assert body["agents"][0]["troubles"] == ["w died"]
+    owned, alone = body["workers"]
     assert owned["tokens_per_s"] == pytest.approx(100 / BEAT_S)
     assert (owned["restarts"], alone["restarts"]) == (2, None)
     switch.gone("worker")

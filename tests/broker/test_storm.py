@@ -16,6 +16,7 @@ from switch import card, submit
 from tokenyard.broker.config import BEAT_S, SILENCE_S, SUBMIT_REPEAT_S
 from tokenyard.broker.core import DEATH_MEMORY_S, Core
 from tokenyard.broker.jobs import LINGER_S
+from tokenyard.broker.progress import SILENT_KILL_S
 from tokenyard.broker.wire import (
     PROTOCOL,
     Abort,
@@ -28,6 +29,7 @@ from tokenyard.broker.wire import (
     Exited,
     FrontHello,
     FrontJob,
+    Kill,
     Lost,
     Message,
     Ping,
@@ -40,6 +42,7 @@ from tokenyard.broker.wire import (
     WorkerJob,
 )
 
+STEP_MS = 2500
 MAX_DELAY_S = 1.0
 """A message is late by so much at most; what a stopped process leaves unread waits longer."""
 
@@ -69,6 +72,10 @@ class SimWorker:
     card: Card
     running: dict[tuple[bytes, int], int] = field(default_factory=dict)
     stopped: bool = False
+    hung: bool = False
+    """In a step that goes on for ever; its beats go on."""
+    has_faltered: bool = False
+    """Whether it was ever stopped or hung: the word to kill it may come late."""
 
     @property
     def claims(self) -> list[WorkerJob]:
@@ -169,6 +176,11 @@ class Storm(RuleBasedStateMachine):
             self.to_worker(worker, message)
         elif peer == self.AGENT and isinstance(message, Who):
             self.agent_hello()
+        elif peer == self.AGENT and isinstance(message, Kill) and message.inc in self.workers:
+            assert self.workers[message.inc].has_faltered
+            del self.workers[message.inc]
+            self.num_crashes += 1
+            self.send(self.AGENT, Exited(message.inc, "crash", message.words))
 
     def to_front(self, front: SimFront, message: Message) -> None:
         match message:
@@ -227,7 +239,8 @@ class Storm(RuleBasedStateMachine):
                         self.send_submit(front, job)
             for worker in self.workers.values():
                 if not worker.stopped:
-                    self.send(worker.inc, Beat(worker.inc, "ready", 1, 0, worker.claims))
+                    step, step_ms = (0, STEP_MS) if worker.hung else (round(self.now * 1000), 0)
+                    self.send(worker.inc, Beat(worker.inc, "ready", step, 0, worker.claims, {}, step_ms))
             self.send(self.AGENT, Ping(self.AGENT))
             self.deliver_late(delay_s)
             self.post(self.core.tick(self.now))
@@ -278,7 +291,7 @@ class Storm(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        awake = [worker for worker in self.workers.values() if not worker.stopped]
+        awake = [worker for worker in self.workers.values() if not worker.stopped and not worker.hung]
         if jobs := [(worker, key) for worker in awake for key in worker.running]:
             self.finish_one(*data.draw(st.sampled_from(jobs)))
 
@@ -299,7 +312,14 @@ class Storm(RuleBasedStateMachine):
     @rule(data=st.data())
     def stop_or_wake_worker(self, data: st.DataObject) -> None:
         worker = self.workers[data.draw(st.sampled_from(list(self.workers)))]
-        worker.stopped = not worker.stopped
+        worker.stopped, worker.has_faltered = not worker.stopped, True
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def hang_or_free_worker(self, data: st.DataObject) -> None:
+        worker = self.workers[data.draw(st.sampled_from(list(self.workers)))]
+        worker.hung, worker.has_faltered = not worker.hung, True
+        self.num_crashes += 3  # of each hang at the most: its broker may be restarted and judge it anew
 
     @precondition(lambda self: len(self.fronts) > 1)
     @rule(data=st.data(), seen=st.booleans())
@@ -359,7 +379,7 @@ class Storm(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Faults end: workers run only what is wanted, every job ends, and the broker remembers none of it."""
         for worker in self.workers.values():
-            worker.stopped = False
+            worker.stopped = worker.hung = False
         self.pass_time(2 * SILENCE_S, delay_s=0)
         for worker in self.workers.values():
             for inc, job in list(worker.running):
@@ -384,6 +404,8 @@ class Storm(RuleBasedStateMachine):
             for key in list(worker.running):
                 self.finish_one(worker, key)
         self.pass_time(LINGER_S + DEATH_MEMORY_S, delay_s=0)
+        if self.core._deaths:  # of one that was silent first, and whose end nobody told
+            self.pass_time(SILENT_KILL_S, delay_s=0)
         state = self.core._state
         assert not any(front.jobs for front in state.fronts.values())
         assert not any(worker.placements for worker in state.workers.values())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from disturb import QUICK, SETTLE_S
-from faulty import CRASH, DEVICE, NAN, RAISE, RUN, faulty_environment, save_faulty
+from faulty import CRASH, DEVICE, HANG, NAN, RAISE, RUN, faulty_environment, save_faulty
 from served import Served
 from traffic import Judge
 from yard import wait_until
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 NUM_WORKERS = 2
+STEP_S = 4
+"""Given to a step before it counts as hung: a hundred times what one takes here."""
 MAX_CRASHES = 3
 """A job's counted attempts (docs/protocol.md)."""
 
@@ -33,7 +35,8 @@ def fuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def pool(fuse: Path) -> Iterator[Served]:
     directory = save_faulty(fuse.parent / "model")
-    served = Served(f"{directory},name=tokenyard-demo", "--workers", str(NUM_WORKERS), "--trust-remote-code")
+    arguments = ("--workers", str(NUM_WORKERS), "--trust-remote-code", "--step-timeout", str(STEP_S))
+    served = Served(f"{directory},name=tokenyard-demo", *arguments)
     try:
         yield served.wait_ready()
     finally:
@@ -75,6 +78,25 @@ def test_only_the_bad_sequence_fails(pool: Served, run: "Run", judge: Callable[[
     assert fault.answer.status_code == 500
     assert "no finite logits" in fault.error
     assert pool.ready_pids() == fault.workers, "nobody died of it"
+
+
+def test_a_hung_engine_costs_its_process_and_nothing_else(
+    pool: Served, run: "Run", judge: Callable[[str], Judge], fuse: Path
+) -> None:
+    """Its process lives, and its beats go on: only its step number stands still."""
+    usual_s = judge(pool.url).undisturbed.stall_s
+    fault = Fault(pool, HANG)
+    fuse.touch()
+    counts = run("step: one hangs for ever", pool.url, QUICK.num_requests, fault)
+    counts.check(float("inf"))
+    assert counts.stall_s > STEP_S - usual_s, "it had streams"
+    assert fault.answer.status_code == 200, fault.answer.text
+    assert not fuse.exists()
+    assert num_deaths(pool, r"hung: step \d+ lasts for \d+ s") == 1, pool.log()
+    (told,) = pool.status()["agents"][0]["troubles"]
+    assert re.search(r"^worker \d died once, last at [\d:]+: hung: step", told)
+    wait_until(lambda: len(pool.ready_pids()) == NUM_WORKERS, "the worker to be replaced")
+    assert len(pool.ready_pids() - fault.workers) == 1
 
 
 @pytest.mark.faults

@@ -53,6 +53,26 @@ def test_only_living_workers_of_ours_are_killed() -> None:
     assert agency.heard(Kill(W1)) == [KillWorker(W1)]
 
 
+def test_who_is_killed_with_words_has_crashed() -> None:
+    agency = make_agency()
+    agency.started(W1)
+    assert agency.verdict(W1) == ""
+    assert agency.heard(Kill(W1, "hung")) == [KillWorker(W1)]
+    assert agency.verdict(W1) == "hung"
+    agency.ended(W1, "crash", "hung")
+    assert agency.verdict(W1) == ""
+
+
+def test_troubles_are_told_when_they_change() -> None:
+    agency = make_agency()
+    (told,) = agency.troubled(["w died"])
+    assert isinstance(told, Send)
+    assert isinstance(told.message, AgentHello)
+    assert told.message.troubles == ["w died"]
+    assert agency.troubled(["w died"]) == []
+    assert agency.heard(Who(b"e" * 8)) == [told]
+
+
 def test_what_is_not_for_an_agent_is_said() -> None:
     agency = make_agency()
     for message in (Refused("go away"), Welcome(b"", [])):

@@ -24,6 +24,7 @@ def shown(*loads: dict[str, int]) -> list[list[str]]:
         "silent_s": 0.25,
         "tokens_per_s": 812.4,
         "restarts": 2,
+        "words": "",
     }
     body = {"workers": [{**row, "load": load} for load in loads], "fronts": [], "agents": []}
     console = Console(width=200)
@@ -38,6 +39,28 @@ def test_a_pool_without_speculation() -> None:
     numbers = ["RUNNING", "TOKENS/S", "MEMORY", "STEPS", "RESTARTS", "SILENT"]
     assert titles == ["WORKER", "PID", "STATE", "MODEL", "DEVICE", *numbers]
     assert line == ["abababab", "17", "ready", "demo", "cpu", "3/64", "812", "300", "MiB", "1,234", "2", "0.2", "s"]
+
+
+def test_deaths_and_hung_workers_are_told_below_the_table() -> None:
+    row = {
+        "inc": "ab" * 8,
+        "name": "demo",
+        "pid": 17,
+        "models": ["demo"],
+        "device": "cpu",
+        "capacity": 64,
+        "running": 3,
+    }
+    row |= {"step": 1, "silent_s": 0.2, "tokens_per_s": 0.0, "restarts": 2, "load": {}}
+    hung = {**row, "state": "hung", "words": "step 2 lasts for 61 s"}
+    agents = [{"troubles": ["worker 0 died once, last at 12:00:00: SIGKILL from outside"]}]
+    group = status_table({"workers": [hung], "fronts": [], "agents": agents}, RunDir(Path("/run/x")))
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(group)
+    *_, first, second = capture.get().splitlines()
+    assert first == "abababab is hung: step 2 lasts for 61 s"
+    assert second == agents[0]["troubles"][0]
 
 
 def test_how_much_was_guessed_and_how_much_of_it_was_right() -> None:

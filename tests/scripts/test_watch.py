@@ -158,6 +158,30 @@ def test_a_wrong_set_up_after_a_good_life_is_tried_again() -> None:
     assert watch.next_due() is not None
 
 
+def test_deaths_are_told_with_their_cause_and_what_follows() -> None:
+    watch = started()
+    assert watch.troubles() == []
+    watch.died("w0", -11, 1, words="at 12:00:00: died of SIGSEGV")
+    assert watch.troubles() == [
+        f"w0 died once, last at 12:00:00: died of SIGSEGV; it starts again after {FIRST_DELAY_S} s"
+    ]
+    watch.tick(2)
+    watch.died("w0", -11, 3, words="at 12:00:02: died of SIGABRT")
+    watch.tick(4)
+    assert watch.troubles() == ["w0 died 2 times, last at 12:00:02: died of SIGABRT"]
+    watch.tick(5)
+    watch.ready("w0")
+    watch.died("w1", 0, 6)
+    assert len(watch.troubles()) == 1, "one that was drained has not died"
+
+
+def test_one_that_is_given_up_stays_told() -> None:
+    watch = make_watch()
+    watch.tick(0)
+    watch.died("w0", 2, 1, words="at 12:00:00: no such model")
+    assert watch.troubles() == ["w0 is given up: it cannot start as it was told to; last at 12:00:00: no such model"]
+
+
 def test_a_drained_worker_has_gone_for_good() -> None:
     watch = started()
     assert watch.died("w0", 0, 1) == []

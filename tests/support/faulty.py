@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from models import DEMO
 
-NAN, RAISE, CRASH, DEVICE = 2040, 2041, 2042, 2043
+NAN, RAISE, CRASH, DEVICE, HANG = 2040, 2041, 2042, 2043, 2044
 """Ids that the demo model never emits; a run of them in a prompt sets the fault off."""
 RUN = 24
 """So many in a prompt: whatever its chunks, the first holds three in a row. No self-test has equal neighbours."""
 
 CODE = f'''
 import os
+import threading
 from pathlib import Path
 
 import torch
@@ -39,16 +40,23 @@ class FaultyForCausalLM(Qwen3ForCausalLM):
         if self._meets(input_ids, {CRASH}):
             import ctypes
             ctypes.string_at(0)
-        if self._meets(input_ids, {DEVICE}):
-            fuse = Path(os.environ["FAULTY_FUSE"])
-            if fuse.exists():
-                fuse.unlink()
-                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        if self._meets(input_ids, {HANG}) and self._burns():
+            threading.Event().wait()
+        if self._meets(input_ids, {DEVICE}) and self._burns():
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if self._meets(input_ids, {NAN}):
             embedded = self.model.embed_tokens(input_ids)
             embedded = torch.where((input_ids == {NAN}).unsqueeze(-1), torch.nan, embedded)
             return super().forward(inputs_embeds=embedded, **kwargs)
         return super().forward(input_ids=input_ids, **kwargs)
+
+    @staticmethod
+    def _burns():
+        fuse = Path(os.environ["FAULTY_FUSE"])
+        if fuse.exists():
+            fuse.unlink()
+            return True
+        return False
 
     @staticmethod
     def _meets(input_ids, token):
@@ -74,7 +82,7 @@ def save_faulty(directory: Path) -> Path:
 
 @contextmanager
 def faulty_environment(folder: Path) -> Iterator[Path]:
-    """Processes started herein copy the code to `folder`, not to the user's cache; yields the fuse of DEVICE."""
+    """Processes started herein copy the code to `folder`, not to the user's cache; yields the fuse of some."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_MODULES_CACHE", str(folder / "modules"))
         patch.setenv("FAULTY_FUSE", str(folder / "fuse"))

@@ -161,6 +161,9 @@ def test_the_beat_tells_the_truth_about_jobs(desk: Desk) -> None:
     assert told(desk.tick(3, {"running": 1}, BEAT_S)) == [
         Beat(INC, "ready", 3, 0, [WorkerJob(FRONT, 1, 1)], {"running": 1, "resent_batches": 0})
     ]
+    (beat,) = told(desk.tick(3, {}, 2 * BEAT_S, 60_000))
+    assert isinstance(beat, Beat)
+    assert beat.step_ms == 60_000
 
 
 def test_draining_waits_for_jobs_and_for_the_last_ack(desk: Desk) -> None:
