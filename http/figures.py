@@ -17,6 +17,7 @@ Labels = tuple[str, ...]
 FIRST_TOKEN_S = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
 BETWEEN_TOKENS_S = (.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 10, 20, 40, 80)
 WHOLE_S = (.1, .3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
+LOAD_S = (.25, .5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
 # fmt: on
 """Upper bounds in seconds: vLLM's, with a few below them, as a small model on a CPU is quicker than its first."""
 
@@ -41,6 +42,8 @@ FIGURES: dict[str, Figure] = {
     "time_to_first_token_seconds": Figure("From the submission of a job to its first token.", MODEL, FIRST_TOKEN_S),
     "inter_token_latency_seconds": Figure("Between two tokens of a job.", MODEL, BETWEEN_TOKENS_S),
     "e2e_request_latency_seconds": Figure("From the submission of a job that ended well to its end.", MODEL, WHOLE_S),
+    "model_loads": Figure("Models that were waited for, by how it ended: up, or why not.", (*MODEL, "outcome")),
+    "model_load_seconds": Figure("From the first request that waited for a model to the model.", MODEL, LOAD_S),
 }
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from tokenyard.http.catalog.policy import Policy
 from tokenyard.http.keys import KeyRing
 
+LOAD_TIMEOUT_S = 600.0
+"""15 GB of weights at 200 Mbit/s."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrontOptions:
@@ -40,6 +43,8 @@ class FrontOptions:
     """Which models requests may ask for, up or not."""
     mcp: Path | None = None
     """mcp.json: the MCP servers whose tools models may call here."""
+    load_timeout_s: float = LOAD_TIMEOUT_S
+    """A request waits so long for its model to be loaded."""
     drain_s: float = 30.0
     """After SIGTERM, streams may go on for so long."""
     header_wait_s: float = 1.0

@@ -16,15 +16,7 @@ import zmq
 
 from tokenyard.broker import prefix
 from tokenyard.broker.codec import decode, encode, pack_ids
-from tokenyard.broker.config import (
-    BEAT_S,
-    MAX_MESSAGE_BYTES,
-    RECONNECT_MAX_MS,
-    RECONNECT_MS,
-    ROUTER_HWM,
-    SILENCE_S,
-    RunDir,
-)
+from tokenyard.broker.config import BEAT_S, SILENCE_S, RunDir
 from tokenyard.broker.errors import TokenyardError, WireError
 from tokenyard.broker.wire import (
     INC_BYTES,
@@ -32,11 +24,12 @@ from tokenyard.broker.wire import (
     Accepted,
     Answer,
     Card,
+    Delta,
     Finish,
     FrontHello,
     Goodbye,
-    Idle,
-    LinkUp,
+    LoadFailed,
+    Loading,
     Lost,
     Message,
     Ping,
@@ -44,8 +37,8 @@ from tokenyard.broker.wire import (
     Refused,
     Reject,
     Status,
-    Stop,
-    Tokens,
+    UnloadModel,
+    Want,
     Welcome,
     Who,
     WorkerDown,
@@ -53,8 +46,11 @@ from tokenyard.broker.wire import (
     WorkerUp,
 )
 from tokenyard.http.figures import Figures
-from tokenyard.http.inbox import Inbox
-from tokenyard.http.streams import Action, Deliver, Fail, JobRequest, Send, Streams
+from tokenyard.http.links import Links, connect
+from tokenyard.http.loads import Loads
+from tokenyard.http.options import LOAD_TIMEOUT_S
+from tokenyard.http.questions import Questions
+from tokenyard.http.streams import Action, Deliver, Fail, JobRequest, Missing, Send, Streams
 
 __all__ = ["JobRequest", "JobSink", "Pool"]
 
@@ -78,34 +74,28 @@ class JobSink(Protocol):
         """The job ends without an answer."""
 
 
-class _Link:
-    """One worker's socket and inbox."""
-
-    def __init__(self, worker: WorkerInfo, socket: "zmq.Socket[bytes]", inbox: Inbox) -> None:
-        self.worker = worker
-        self.socket = socket
-        self.inbox = inbox
-
-
 class Pool:
     """Knows the pool's models, runs jobs on it. One per front process; all calls on the event loop's thread."""
 
-    def __init__(self, run_dir: RunDir) -> None:
+    def __init__(self, run_dir: RunDir, load_timeout_s: float = LOAD_TIMEOUT_S) -> None:
+        """`load_timeout_s`: how long one may wait for a model."""
         self._run_dir = run_dir
+        self._load_timeout_s = load_timeout_s
         self._inc = secrets.token_bytes(INC_BYTES)
         self.figures = Figures()
         """What requests count and time."""
         self._streams = Streams()
         self._streams.on_resume = lambda model: self.figures.count("request_resumes", model)
-        self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        """Those for the pool's state that the broker has not answered, by their number."""
-        self._next_question = 0
+        self.loads = Loads(load_timeout_s, self.figures, self._tell_broker)
+        """Models that somebody here waits for."""
+        self._questions = Questions(self._tell_broker)
+        self._held: dict[int, int] = {}
+        """Jobs that wait for their model, and their number as waiters."""
         self._sinks: dict[int, JobSink] = {}
-        self._links: dict[bytes, _Link] = {}
         self._cards: dict[str, Card] = {}
         """By id. Kept when a model's last worker dies: the broker queues its jobs until another is up."""
-        self._up: set[bytes] = set()
-        """Workers that the broker has told us of and not taken back."""
+        self._up: dict[bytes, str] = {}
+        """Workers that the broker has told us of and not taken back, and their models' ids."""
         self._epoch: bytes | None = None
         """The broker that welcomed us."""
         self._welcomed = asyncio.Event()
@@ -117,7 +107,8 @@ class Pool:
         """Connect; returns at once, `ready` tells when there is a model."""
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self._broker = self._connect(zmq.DEALER, self._run_dir.front_endpoint)
+        self._links = Links(self._inc, self._context, self._delta, self._renewed)
+        self._broker = connect(self._context, zmq.DEALER, self._run_dir.front_endpoint)
         self._monitor = self._broker.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._loop.add_reader(self._broker.fileno(), self._read_broker)
         self._loop.add_reader(self._monitor.fileno(), self._read_monitor)
@@ -130,8 +121,7 @@ class Pool:
             self.cancel(job)
         self._tell_broker(Goodbye(self._inc))
         self._timer.cancel()
-        self._up.clear()
-        self._close_dead_links()
+        self._links.close_all_but(())
         for socket in (self._broker, self._monitor):
             self._loop.remove_reader(socket.fileno())
         self._broker.disable_monitor()
@@ -144,15 +134,22 @@ class Pool:
 
     async def status(self, seconds: float) -> dict[str, Any] | None:
         """The pool as the broker sees it, workers' loads and all; None where it does not answer in this time."""
-        req = self._next_question = self._next_question + 1
-        answer = self._questions[req] = self._loop.create_future()
-        try:
-            self._tell_broker(Status(req))
-            return await asyncio.wait_for(answer, seconds)
-        except TimeoutError:
-            return None
-        finally:
-            del self._questions[req]
+        answer = await self._questions.ask(Status, seconds)
+        return answer.body if answer else None
+
+    async def want(self, want: Want) -> Card:
+        """The model's card, once it is up. Raises TokenyardError where it cannot be had."""
+        if not self.is_up(want.model):
+            await self.loads.wait(want)
+        return self._cards[want.model]
+
+    async def unload(self, model: str) -> None:
+        """Have all workers of a model dismissed; returns once none is left. Raises TokenyardError with the reason."""
+        answer = await self._questions.ask(lambda req: UnloadModel(req, model), self._load_timeout_s)
+        if answer is None:
+            raise TokenyardError("pool_unavailable", f"the broker did not unload {model} in {self._load_timeout_s:g} s")
+        if answer.error:
+            raise TokenyardError("invalid_value", answer.error, "model")
 
     @property
     def connected(self) -> bool:
@@ -170,8 +167,12 @@ class Pool:
         return len(self._up)
 
     def cards(self) -> list[Card]:
-        """Models that can be asked for."""
+        """Models that are up, or were."""
         return list(self._cards.values())
+
+    def is_up(self, model: str) -> bool:
+        """Whether a worker serves the model of this id."""
+        return model in self._up.values()
 
     def find(self, name: str) -> Card | None:
         """By id, name, or either with `@` and the commit, or the revision that the model was asked for by."""
@@ -196,6 +197,8 @@ class Pool:
 
     def cancel(self, job: int) -> None:
         """Stop a job: its sink hears nothing more. Harmless when it is over already."""
+        if (waiter := self._held.pop(job, None)) is not None:
+            self.loads.leave(waiter)
         if self._sinks.pop(job, None) is not None:
             self._do(self._streams.cancel(job))
 
@@ -217,7 +220,7 @@ class Pool:
         elif isinstance(message, Placed):
             self._streams.accepted(message.job, message.attempt, message.worker)
         elif isinstance(message, Reject):
-            self._do(self._streams.rejected(message))
+            self._do(self._streams.rejected(message, now))
         elif isinstance(message, Lost):
             self._streams.lost(message, now)
         elif isinstance(message, Welcome):
@@ -225,13 +228,14 @@ class Pool:
         elif isinstance(message, WorkerUp):
             self._worker_up(message.worker)
         elif isinstance(message, WorkerDown):
-            self._up.discard(message.inc)
-            self._loop.call_later(LINGER_S, self._close_dead_links)
+            self._up.pop(message.inc, None)
+            self._close_dead_links_in(LINGER_S)
         elif isinstance(message, Who):
             self._hello()
         elif isinstance(message, Answer):
-            if (question := self._questions.get(message.req)) and not question.done():
-                question.set_result(message.body)
+            self._questions.hear(message)
+        elif isinstance(message, Loading | LoadFailed):
+            self.loads.hear(message)
         elif isinstance(message, Refused):
             log.error("the broker refuses this front: %s", message.words)
         else:
@@ -242,12 +246,13 @@ class Pool:
             self._streams.new_broker(now)
             self._up.clear()
             # Workers take a moment to find the new broker; those that died meanwhile never will.
-            self._loop.call_later(SILENCE_S, self._close_dead_links)
+            self._close_dead_links_in(SILENCE_S)
         self._epoch = message.epoch
         for worker in message.workers:
             self._worker_up(worker)
         self._welcomed.set()
         self._do(self._streams.tick(now))
+        self.loads.welcomed()
 
     def _hello(self) -> None:
         self._tell_broker(FrontHello(PROTOCOL, self._inc, os.getpid(), self._streams.claims()))
@@ -264,64 +269,28 @@ class Pool:
         except zmq.Again:
             # No broker: submits are repeated, and a hello brings all the rest.
             return
-        self._look_again(self._read_broker)
+        # A send may eat the edge that would have woken the reader.
+        self._loop.call_soon(self._read_broker)
 
     # The workers.
+
+    def _delta(self, worker: bytes, delta: Delta) -> None:
+        self._do(self._streams.delta(worker, delta, self._loop.time()))
+
+    def _renewed(self, worker: bytes) -> None:
+        self._streams.forgotten(worker, self._loop.time())
 
     def _worker_up(self, worker: WorkerInfo) -> None:
         known = self._cards.get(worker.card.names[0])
         self._cards[worker.card.names[0]] = worker.card
         if known != worker.card and self.on_card is not None:
             self.on_card(worker.card)
-        self._up.add(worker.inc)
-        if worker.inc in self._links:
-            return
-        socket = self._connect(zmq.XSUB, worker.endpoint)
-        socket.send(b"\x01" + self._inc)
-        link = _Link(worker, socket, Inbox(self._inc, worker.inc, self._loop.time()))
-        self._links[worker.inc] = link
-        self._loop.add_reader(socket.fileno(), self._read_link, link)
-        self._look_again(self._read_link, link)
+        self._up[worker.inc] = worker.card.names[0]
+        self._links.open(worker)
+        self.loads.up(worker.card.names[0])
 
-    def _close_dead_links(self) -> None:
-        for inc in self._links.keys() - self._up:
-            link = self._links.pop(inc)
-            self._loop.remove_reader(link.socket.fileno())
-            link.socket.close(linger=0)
-
-    def _read_link(self, link: _Link) -> None:
-        """All that waits on one worker's socket: its descriptor is edge-triggered."""
-        if link.socket.closed:
-            return
-        while True:
-            try:
-                frame = link.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                self._from_worker(link, decode(frame[INC_BYTES:]))
-            except WireError as error:
-                log.warning("dropped a frame from worker %s: %s", link.worker.inc.hex(), error)
-
-    def _from_worker(self, link: _Link, message: Message) -> None:
-        if not isinstance(message, LinkUp | Tokens | Idle):
-            raise WireError(f"{type(message).__name__} is not for the token plane")
-        now = self._loop.time()
-        deltas, up, renewed = link.inbox.receive(message, now)
-        if renewed:
-            self._streams.forgotten(link.worker.inc, now)
-        for delta in deltas:
-            self._do(self._streams.delta(link.worker.inc, delta, now))
-        for reply in up:
-            self._send_up(link, encode(reply))
-
-    def _send_up(self, link: _Link, frame: bytes) -> None:
-        """Acks, resumes and stops are few, cumulative and repeated: one that finds no room is not missed."""
-        try:
-            link.socket.send(frame, zmq.NOBLOCK)
-        except zmq.Again:
-            return
-        self._look_again(self._read_link, link)
+    def _close_dead_links_in(self, seconds: float) -> None:
+        self._loop.call_later(seconds, lambda: self._links.close_all_but(self._up.keys()))
 
     # Performing.
 
@@ -337,12 +306,31 @@ class Pool:
                     self._loop.call_soon(failed.failed, action.error)
             elif isinstance(action, Send):
                 self._tell_broker(action.message)
-            elif link := self._links.get(action.worker):
-                self._send_up(link, encode(Stop(self._inc, action.worker, action.job)))
+            elif isinstance(action, Missing):
+                self._bring_back(action)
+            else:
+                self._links.stop(action.worker, action.job)
 
-    def _look_again(self, read: Callable[..., None], *arguments: _Link) -> None:
-        """A send may eat the edge that would have woken the reader."""
-        self._loop.call_soon(read, *arguments)
+    def _bring_back(self, missing: Missing) -> None:
+        """Have a model loaded again that the broker has forgotten; without a way to, the job fails."""
+
+        def settled(error: TokenyardError | None) -> None:
+            self._held.pop(missing.job, None)
+            if error is None:
+                self._streams.found(missing.job, self._loop.time())
+            else:
+                self._do(self._streams.give_up(missing.job, error))
+
+        want = self.loads.known(missing.model)
+        if self.is_up(missing.model):  # the broker was a moment behind
+            settled(None)
+        elif want is None:
+            settled(missing.error)
+        else:
+            try:
+                self._held[missing.job] = self.loads.begin(want, settled)
+            except TokenyardError as error:
+                settled(error)
 
     def _tick(self) -> None:
         now = self._loop.time()
@@ -351,19 +339,5 @@ class Pool:
             self._ping_at = now + BEAT_S
             self._tell_broker(Ping(self._inc))
         self._do(self._streams.tick(now))
-        for link in list(self._links.values()):
-            for reply in link.inbox.tick(now):
-                self._send_up(link, encode(reply))
-
-    def _connect(self, kind: int, endpoint: str) -> "zmq.Socket[bytes]":
-        socket = self._context.socket(kind)
-        socket.linger = 0
-        # A link is bounded by its window; the broker's by what a ROUTER takes.
-        socket.sndhwm = socket.rcvhwm = 0 if kind == zmq.XSUB else ROUTER_HWM
-        socket.maxmsgsize = MAX_MESSAGE_BYTES
-        socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
-        if kind == zmq.DEALER:
-            # Nothing may pile up for a dead broker and greet the next one.
-            socket.immediate = True
-        socket.connect(endpoint)
-        return socket
+        self.loads.tick()
+        self._links.tick(now)

@@ -65,14 +65,22 @@ class Release(NamedTuple):
     worker: bytes
 
 
-Action = Deliver | Fail | Send | Release
+class Missing(NamedTuple):
+    """The broker knows no such model: have it loaded and say `found`, or `give_up` with this error."""
+
+    job: int
+    model: str
+    error: TokenyardError
+
+
+Action = Deliver | Fail | Send | Release | Missing
 
 
 class _Stream:
     """One job's life, over all its attempts."""
 
-    __slots__ = ("accepted", "attempt", "crashes", "deadline", "due", "emitted", "give_up", "lost", "prefix_keys",
-                 "prompt_ids", "request", "worker")  # fmt: skip
+    __slots__ = ("accepted", "attempt", "crashes", "deadline", "due", "emitted", "give_up", "lost", "missed",
+                 "prefix_keys", "prompt_ids", "request", "worker")  # fmt: skip
 
     def __init__(self, request: JobRequest, prompt_ids: bytes, prefix_keys: list[bytes], now: float) -> None:
         self.request = request
@@ -88,15 +96,22 @@ class _Stream:
         """Where this attempt runs, as far as is known."""
         self.lost = False
         """This attempt is over; until `due` its last tokens may still come out of the socket."""
+        self.missed = False
+        """The broker said once that it knows no such model."""
         self.due: float | None = now
-        """When to submit (again); None while accepted."""
+        """When to submit (again); None while accepted, or while its model is loaded."""
         self.deadline = now + request.deadline_ms / 1000 if request.deadline_ms else None
         """When waiting in a queue stops making sense."""
         self.give_up = now + ACCEPT_WITHIN_S
         """When an attempt that no broker accepts is answered with an error."""
 
-    def again(self, due: float, now: float) -> None:
-        """Have the next attempt submitted at `due`."""
+    @property
+    def held(self) -> bool:
+        """Waits for its model to be loaded."""
+        return self.lost and self.due is None
+
+    def again(self, due: float | None, now: float) -> None:
+        """Have the next attempt submitted at `due`; None: not until its model is found."""
         self.lost, self.accepted, self.worker = True, False, None
         self.due, self.give_up = due, now + ACCEPT_WITHIN_S
 
@@ -166,12 +181,27 @@ class Streams:
         if (stream := self._streams.get(job)) and stream.attempt == attempt:
             stream.settle(worker)
 
-    def rejected(self, message: Reject) -> list[Action]:
+    def rejected(self, message: Reject, now: float) -> list[Action]:
         stream = self._streams.get(message.job)
         if stream is None or stream.attempt != message.attempt or stream.lost:
             return []
-        param = "model" if message.code == "model_not_found" else None
-        return self._fail(message.job, TokenyardError(message.code, message.words, param, message.retry_ms))
+        param = "model" if message.code.startswith("model_") else None
+        error = TokenyardError(message.code, message.words, param, message.retry_ms)
+        if message.code == "model_not_found" and not stream.missed:
+            stream.missed = True
+            stream.again(None, now)
+            return [Missing(message.job, stream.request.model, error)]
+        return self._fail(message.job, error)
+
+    def found(self, job: int, now: float) -> None:
+        """The model that the job missed is up."""
+        if (stream := self._streams.get(job)) and stream.held:
+            stream.again(now, now)
+
+    def give_up(self, job: int, error: TokenyardError) -> list[Action]:
+        """The model that the job missed cannot be had."""
+        stream = self._streams.get(job)
+        return self._fail(job, error) if stream and stream.held else []
 
     def lost(self, message: Lost, now: float) -> None:
         """This attempt's worker is gone: after a moment to drain its socket, go on elsewhere."""
@@ -193,7 +223,7 @@ class Streams:
         Streams that already flow are left alone: they need no broker, and their workers claim them.
         """
         for stream in self._streams.values():
-            if not stream.emitted:
+            if not stream.emitted and not stream.held:
                 stream.again(now, now)
 
     def tick(self, now: float) -> list[Action]:
@@ -240,6 +270,6 @@ class Streams:
     def check(self) -> None:
         """Invariants, for tests."""
         for stream in self._streams.values():
-            assert stream.accepted == (stream.due is None)
+            assert (stream.accepted or stream.held) == (stream.due is None)
             assert not (stream.accepted and stream.lost)
             assert len(stream.emitted) <= stream.request.params.max_tokens

@@ -24,7 +24,7 @@ SANS_IO = {
         *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room", "progress"),
     },
     "workers": {"link", "desk", "scheduler", "blocks", "pace", "patience"},
-    "http": {"inbox", "mcp/loop", "stops", "streams"},
+    "http": {"inbox", "mcp/loop", "stops", "streams", "wants"},
     "scripts": {"watch", "agency"},
 }
 """Decisions: an event and the time go in, actions come out."""

@@ -9,9 +9,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tokenyard.broker.codec import unpack_ids
 from tokenyard.broker.config import SUBMIT_REPEAT_S
+from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Cancel, Delta, Finish, FrontJob, Lost, Reject, Submit
-from tokenyard.http.streams import ACCEPT_WITHIN_S, DRAIN_S, Action, Deliver, Fail, JobRequest, Release, Send, Streams
+from tokenyard.http.streams import (
+    ACCEPT_WITHIN_S,
+    DRAIN_S,
+    Action,
+    Deliver,
+    Fail,
+    JobRequest,
+    Missing,
+    Release,
+    Send,
+    Streams,
+)
 
 W1, W2 = b"worker_1", b"worker_2"
 LENGTH = 6
@@ -98,22 +110,49 @@ def test_cancel_reaches_worker_and_broker_and_silences_the_job() -> None:
     assert streams.delta(W1, Delta(job, 1, 1, [11], {}, Finish("stop")), 0.2) == []
 
 
-@pytest.mark.parametrize(("code", "param"), [("model_not_found", "model"), ("queue_full", None)])
+@pytest.mark.parametrize(("code", "param"), [("model_load_failed", "model"), ("queue_full", None)])
 def test_a_reject_ends_the_job_with_its_words(code: str, param: str | None) -> None:
     streams, job = started()
-    *_, failed = streams.rejected(Reject(job, 1, code, "words", 500))
+    *_, failed = streams.rejected(Reject(job, 1, code, "words", 500), 0.1)
     assert isinstance(failed, Fail)
     assert (failed.error.code, failed.error.words, failed.error.param, failed.error.retry_ms) == (
         code, "words", param, 500,
     )  # fmt: skip
-    assert streams.rejected(Reject(job, 1, code, "words", 500)) == []
+    assert streams.rejected(Reject(job, 1, code, "words", 500), 0.1) == []
+
+
+def test_a_model_that_the_broker_forgot_is_missed_once() -> None:
+    streams, job = started()
+    forgotten = Reject(job, 1, "model_not_found", "words", 0)
+    (missing,) = streams.rejected(forgotten, 0.1)
+    assert isinstance(missing, Missing)
+    assert (missing.job, missing.model, missing.error.param) == (job, "model", "model")
+    assert streams.rejected(forgotten, 0.2) == []
+    streams.new_broker(0.3)
+    assert streams.tick(100.0) == [], "its model may take long"
+    streams.found(job, 100.0)
+    (submit,) = submits(streams.tick(100.0))
+    assert submit.attempt == 2, "the broker remembers how the first one ended"
+    *_, failed = streams.rejected(forgotten._replace(attempt=2), 100.1)
+    assert isinstance(failed, Fail)
+    streams.found(job, 100.2)
+    assert len(streams) == 0
+
+
+def test_a_missed_model_that_cannot_be_had_fails_the_job() -> None:
+    streams, job = started()
+    (missing,) = streams.rejected(Reject(job, 1, "model_not_found", "words", 0), 0.1)
+    assert isinstance(missing, Missing)
+    error = TokenyardError("model_load_failed", "broken")
+    assert streams.give_up(job, error) == [Send(Cancel(job)), Fail(job, error)]
+    assert streams.give_up(job, error) == []
 
 
 def test_a_reject_of_an_older_attempt_is_ignored() -> None:
     streams, job = started()
     streams.lost(Lost(job, 1, 0), 0.0)
     streams.tick(DRAIN_S)
-    assert streams.rejected(Reject(job, 1, "queue_full", "", 0)) == []
+    assert streams.rejected(Reject(job, 1, "queue_full", "", 0), 0.1) == []
 
 
 def test_an_error_finish_fails_the_job() -> None:
@@ -181,6 +220,14 @@ class BadDays(RuleBasedStateMachine):
     @rule()
     def accept(self) -> None:
         self.streams.accepted(self.job, max(self.attempts))
+
+    @rule()
+    def forget_model(self) -> None:
+        self.do(self.streams.rejected(Reject(self.job, max(self.attempts), "model_not_found", "", 0), self.now))
+
+    @rule()
+    def bring_back_model(self) -> None:
+        self.streams.found(self.job, self.now)
 
     @rule()
     def new_broker(self) -> None:

@@ -1,0 +1,123 @@
+"""The front's token links: one socket to each worker, read on the event loop as soon as anything comes.
+
+Performs what each Inbox decides. Must not know jobs: deltas go to whoever owns them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+
+import zmq
+
+from tokenyard.broker.codec import decode, encode
+from tokenyard.broker.config import MAX_MESSAGE_BYTES, RECONNECT_MAX_MS, RECONNECT_MS, ROUTER_HWM
+from tokenyard.broker.errors import WireError
+from tokenyard.broker.wire import INC_BYTES, Delta, Idle, LinkUp, Message, Stop, Tokens, WorkerInfo
+from tokenyard.http.inbox import Inbox
+
+log = logging.getLogger(__name__)
+
+
+class _Link:
+    """One worker's socket and inbox."""
+
+    def __init__(self, worker: WorkerInfo, socket: "zmq.Socket[bytes]", inbox: Inbox) -> None:
+        self.worker = worker
+        self.socket = socket
+        self.inbox = inbox
+
+
+class Links:
+    """One front's; all calls on the event loop's thread."""
+
+    def __init__(
+        self,
+        inc: bytes,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        take: Callable[[bytes, Delta], None],
+        renewed: Callable[[bytes], None],
+    ) -> None:
+        """`inc`: the front's. `take` is called with a worker's incarnation and each of its deltas, in order and once;
+        `renewed` with one whose tokens of before are lost.
+        """
+        self._inc = inc
+        self._context = context
+        self._take = take
+        self._renewed = renewed
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[bytes, _Link] = {}
+
+    def open(self, worker: WorkerInfo) -> None:
+        """Harmless where it is open."""
+        if worker.inc in self._links:
+            return
+        socket = connect(self._context, zmq.XSUB, worker.endpoint)
+        socket.send(b"\x01" + self._inc)
+        link = self._links[worker.inc] = _Link(worker, socket, Inbox(self._inc, worker.inc, self._loop.time()))
+        self._loop.add_reader(socket.fileno(), self._read, link)
+        self._loop.call_soon(self._read, link)
+
+    def close_all_but(self, living: Collection[bytes]) -> None:
+        for inc in self._links.keys() - living:
+            link = self._links.pop(inc)
+            self._loop.remove_reader(link.socket.fileno())
+            link.socket.close(linger=0)
+
+    def stop(self, worker: bytes, job: int) -> None:
+        """Tell a worker that a job needs no more tokens."""
+        if link := self._links.get(worker):
+            self._send(link, Stop(self._inc, worker, job))
+
+    def tick(self, now: float) -> None:
+        for link in list(self._links.values()):
+            for reply in link.inbox.tick(now):
+                self._send(link, reply)
+
+    def _read(self, link: _Link) -> None:
+        """All that waits on one worker's socket: its descriptor is edge-triggered."""
+        if link.socket.closed:
+            return
+        while True:
+            try:
+                frame = link.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._receive(link, decode(frame[INC_BYTES:]))
+            except WireError as error:
+                log.warning("dropped a frame from worker %s: %s", link.worker.inc.hex(), error)
+
+    def _receive(self, link: _Link, message: Message) -> None:
+        if not isinstance(message, LinkUp | Tokens | Idle):
+            raise WireError(f"{type(message).__name__} is not for the token plane")
+        deltas, up, renewed = link.inbox.receive(message, self._loop.time())
+        if renewed:
+            self._renewed(link.worker.inc)
+        for delta in deltas:
+            self._take(link.worker.inc, delta)
+        for reply in up:
+            self._send(link, reply)
+
+    def _send(self, link: _Link, message: Message) -> None:
+        """Acks, resumes and stops are few, cumulative and repeated: one that finds no room is not missed."""
+        try:
+            link.socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        # A send may eat the edge that would have woken the reader.
+        self._loop.call_soon(self._read, link)
+
+
+def connect(context: "zmq.Context[zmq.Socket[bytes]]", kind: int, endpoint: str) -> "zmq.Socket[bytes]":
+    """One of the front's sockets, an XSUB to a worker or the DEALER to the broker."""
+    socket = context.socket(kind)
+    socket.linger = 0
+    # A link is bounded by its window; the broker's by what a ROUTER takes.
+    socket.sndhwm = socket.rcvhwm = 0 if kind == zmq.XSUB else ROUTER_HWM
+    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
+    if kind == zmq.DEALER:
+        # Nothing may pile up for a dead broker and greet the next one.
+        socket.immediate = True
+    socket.connect(endpoint)
+    return socket
