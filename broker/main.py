@@ -25,6 +25,7 @@ from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import MAX_MESSAGE_BYTES, ROUTER_HWM, RunDir, default_run_dir
 from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT, Actions, Core
 from tokenyard.broker.errors import SetupError, WireError
+from tokenyard.broker.room import DEFAULT_POLICY, Policy
 from tokenyard.broker.wire import INC_BYTES, AgentHello, FrontHello, Message, WorkerHello
 
 Socket = zmq.Socket[bytes]
@@ -43,6 +44,7 @@ class BrokerOptions:
     run_dir: Path
     queue_limit: int = QUEUE_LIMIT
     load_timeout_s: float = LOAD_TIMEOUT_S
+    policy: Policy = DEFAULT_POLICY
     log_level: str = "INFO"
 
 
@@ -88,6 +90,7 @@ class Broker:
             living_workers(run_dir),
             options.queue_limit,
             options.load_timeout_s,
+            options.policy,
         )
         self._context = zmq.Context()
         self._sockets = {

@@ -22,7 +22,7 @@ class Policy(NamedTuple):
     """A model that is up stays so long at least: a few times what a swap takes, so that most time goes into serving."""
     patience_s: float = 10.0
     """After so long a wait even a busy model makes room, lest the wanted one starve; 0: at once."""
-    idle_timeout_s: float = 0.0
+    idle_timeout_s: float = 300.0
     """A model that was loaded on demand is unloaded after so long without a job; 0: never."""
 
 

@@ -4,9 +4,21 @@ This file knows no process and no socket: it says what to start and kill, superv
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tokenyard.broker.wire import PROTOCOL, AgentHello, Exited, Kill, Message, Refused, Spawn, Spawned, Who
+from tokenyard.broker.wire import (
+    PROTOCOL,
+    AgentHello,
+    Dismiss,
+    Exited,
+    Kill,
+    Message,
+    Post,
+    Refused,
+    Spawn,
+    Spawned,
+    Who,
+)
 
 MAX_ANSWERS = 256
 """Far more Spawns than any operator repeats at once (broker/control.py forgets one after 60 s)."""
@@ -24,6 +36,13 @@ class StartWorker(NamedTuple):
     req: int
     model: str
     device: str
+    on_demand: bool
+
+
+class DismissPost(NamedTuple):
+    """Let its worker finish and end for good; `Agency.ended` or `Agency.dropped` must follow."""
+
+    number: int
 
 
 class KillWorker(NamedTuple):
@@ -38,21 +57,28 @@ class Say(NamedTuple):
     words: str
 
 
-Action = Send | StartWorker | KillWorker | Say
+Action = Send | StartWorker | DismissPost | KillWorker | Say
 
 
 class Agency:
     """What this agent has told and been told."""
 
-    def __init__(self, inc: bytes, pid: int, devices: Sequence[str]) -> None:
+    def __init__(
+        self, inc: bytes, pid: int, devices: Sequence[str], slots: Sequence[int] = (), memory_bytes: Sequence[int] = ()
+    ) -> None:
+        """`slots` and `memory_bytes` of each device, as AgentHello has them."""
         self.inc = inc
         self._pid = pid
         self._devices = list(devices)
+        self._slots = list(slots)
+        self._memory_bytes = list(memory_bytes)
+        self._posts: dict[int, Post] = {}
         self._living: dict[bytes, int] = {}
         """How many lives the place of each living worker had before."""
         self._answers: dict[int, bytes] = {}
         """The worker that each of the latest Spawns led to: a repeat gets the same answer, also from a new broker."""
-
+        self._finals: dict[bytes, Exited] = {}
+        """The latest lives whose post was given up with them: the broker may not have heard."""
         self._troubles: list[str] = []
         self._verdicts: dict[bytes, str] = {}
         """Why the broker had a living worker killed, where that counts as its crash."""
@@ -60,13 +86,18 @@ class Agency:
     def hello(self) -> Send:
         workers = sorted(self._living)
         restarts = [self._living[inc] for inc in workers]
-        return Send(
-            AgentHello(PROTOCOL, self.inc, self._pid, self._devices, workers, restarts, troubles=self._troubles)
-        )
+        posts, rooms = list(self._posts.values()), (self._slots, self._memory_bytes)
+        mine = (PROTOCOL, self.inc, self._pid, self._devices, workers, restarts, posts, *rooms)
+        return Send(AgentHello(*mine, troubles=self._troubles))
 
-    def started(self, inc: bytes, num_before: int = 0) -> list[Action]:
-        """A worker's life has begun, after others in its place: the broker hears of it before its own hello."""
+    def added(self, post: Post) -> None:
+        """There is one more post; the broker hears of it with its first life."""
+        self._posts[post.number] = post
+
+    def started(self, number: int, inc: bytes, num_before: int = 0) -> list[Action]:
+        """A life of this post has begun, after others: the broker hears of it before the worker's own hello."""
         self._living[inc] = num_before
+        self._posts[number] = self._posts[number]._replace(inc=inc)
         return [self.hello()]
 
     def troubled(self, lines: list[str]) -> list[Action]:
@@ -80,32 +111,51 @@ class Agency:
         """Why the broker has given this worker up; empty where it has not."""
         return self._verdicts.get(inc, "")
 
-    def ended(self, inc: bytes, cause: str, words: str) -> list[Action]:
-        """A worker's life has ended."""
+    def ended(self, number: int, cause: str, words: str, final: bool) -> list[Action]:
+        """The life of this post has ended; `final`: no other follows."""
+        inc = self._posts[number].inc
         self._living.pop(inc, None)
         self._verdicts.pop(inc, None)
-        return [Send(Exited(inc, cause, words))]
+        exited = Exited(inc, cause, words, final)
+        if not final:
+            self._posts[number] = self._posts[number]._replace(inc=b"")
+            return [Send(exited)]
+        _remember(self._finals, inc, exited)
+        return [Send(exited), *self.dropped(number)]
+
+    def dropped(self, number: int) -> list[Action]:
+        """This post is no more."""
+        del self._posts[number]
+        return [self.hello()]
 
     def spawned(self, req: int, inc: bytes) -> list[Action]:
         """What a StartWorker led to."""
-        self._answers[req] = inc
-        if len(self._answers) > MAX_ANSWERS:
-            del self._answers[next(iter(self._answers))]
+        _remember(self._answers, req, inc)
         return [Send(Spawned(req, inc))]
 
     def failed(self, req: int, inc: bytes, words: str) -> list[Action]:
         """A StartWorker was impossible: it is told as a life that ended at once, so that every Spawn is answered."""
-        return [*self.spawned(req, inc), Send(Exited(inc, "crash", words))]
+        exited = Exited(inc, "crash", words, True)
+        _remember(self._finals, inc, exited)
+        return [*self.spawned(req, inc), Send(exited)]
 
     def heard(self, message: Message) -> list[Action]:
         """A message from the broker."""
         match message:
             case Who():
                 return [self.hello()]
-            case Spawn(req, model, device):
+            case Spawn(req, model, device, on_demand):
                 if inc := self._answers.get(req):
-                    return [Send(Spawned(req, inc))]
-                return [StartWorker(req, model, device)]
+                    final = self._finals.get(inc)
+                    return [Send(Spawned(req, inc)), Send(final) if final else self.hello()]
+                return [StartWorker(req, model, device, on_demand)]
+            case Dismiss(number):
+                if number not in self._posts:
+                    return [self.hello()]
+                if self._posts[number].leaving:
+                    return []
+                self._posts[number] = self._posts[number]._replace(leaving=True)
+                return [DismissPost(number), self.hello()]
             case Kill(inc, words):
                 if inc not in self._living:
                     return []
@@ -116,3 +166,10 @@ class Agency:
                 return [Say(f"the broker refuses this agent: {words}")]
             case _:
                 return [Say(f"the broker sent a {type(message).__name__}, which is not for an agent")]
+
+
+def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
+    """The latest MAX_ANSWERS."""
+    memory[key] = value
+    if len(memory) > MAX_ANSWERS:
+        del memory[next(iter(memory))]

@@ -76,20 +76,29 @@ class Child:
         """
         self.kill()
         status = self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         os.close(self.death)
         os.close(self.log)
         return status
 
 
 def start_child(
-    arguments: list[str], inc: bytes, environment: Mapping[str, str] = {}, pass_fds: tuple[int, ...] = ()
+    arguments: list[str],
+    inc: bytes,
+    environment: Mapping[str, str] = {},
+    pass_fds: tuple[int, ...] = (),
+    is_fed: bool = False,
 ) -> Child:
-    """Run `tokenyard ARGUMENTS` tied to this process, in a group of its own: Ctrl-C reaches only the supervisor."""
+    """Run `tokenyard ARGUMENTS` tied to this process, in a group of its own: Ctrl-C reaches only the supervisor.
+
+    `is_fed`: its stdin is a pipe from us.
+    """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(reading, False)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "tokenyard.scripts.cli", *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if is_fed else subprocess.DEVNULL,
         stdout=writing,
         stderr=writing,
         env={**os.environ, **environment, PARENT_PID: str(os.getpid())},

@@ -12,6 +12,7 @@ import typer
 from tokenyard.broker.config import default_run_dir
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import parse_spec
+from tokenyard.scripts.mcp_cli import mcp_app
 from tokenyard.scripts.options import (
     AllowModels,
     ApiKeys,
@@ -24,11 +25,15 @@ from tokenyard.scripts.options import (
     DrainTimeout,
     Dtype,
     Eager,
+    Evict,
+    EvictKind,
     FreshDir,
+    GpuShare,
     Host,
     KeyFile,
     KvMemory,
     Level,
+    LoadTimeout,
     LogJson,
     LogLevel,
     MaxModelLen,
@@ -37,12 +42,14 @@ from tokenyard.scripts.options import (
     MaxRequestsPerKey,
     Mcp,
     ModelsDir,
+    ModelTimeout,
     PoolDir,
     Port,
     Quantization,
     QueueLimit,
     RunDir,
     Speculate,
+    Standby,
     StepTimeout,
     Store,
     Threads,
@@ -88,6 +95,11 @@ def serve(
     tool_format: ToolFormats = None,
     allow_models: AllowModels = None,
     models_dir: ModelsDir = None,
+    gpu_share: GpuShare = None,
+    evict: EvictKind = None,
+    model_timeout: ModelTimeout = None,
+    load_timeout: LoadTimeout = None,
+    standby: Standby = None,
     config: ConfigFile = None,
     run_dir: FreshDir = None,
     store: Store = None,
@@ -101,6 +113,7 @@ def serve(
 ) -> None:
     """Start the whole pool: broker, fronts and workers; restart what dies. SIGTERM drains, Ctrl-C ends at once."""
     from tokenyard.scripts import placement, plan, supervisor
+    from tokenyard.scripts.on_demand import OnDemand
 
     engine = {
         "dtype": dtype,
@@ -130,6 +143,7 @@ def serve(
         tool_formats=tool_format or [],
         allow_models=allow_models or [],
         models_dir=models_dir,
+        on_demand=OnDemand(gpu_share, evict, model_timeout, load_timeout, standby),
         store=store,
         mcp=mcp,
         ssl_certfile=ssl_certfile,
@@ -145,15 +159,29 @@ def serve(
 def broker(
     run_dir: RunDir = None,
     queue_limit: QueueLimit = None,
+    evict: EvictKind = None,
+    model_timeout: ModelTimeout = None,
+    load_timeout: LoadTimeout = None,
     log_level: LogLevel = Level.INFO,
     log_json: LogJson = False,
 ) -> None:
     """Run a broker alone."""
-    from tokenyard.broker.core import QUEUE_LIMIT
+    from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT
     from tokenyard.broker.main import BrokerOptions, run
+    from tokenyard.broker.room import DEFAULT_POLICY
 
-    limit = QUEUE_LIMIT if queue_limit is None else queue_limit
-    run(BrokerOptions(run_dir or default_run_dir(), queue_limit=limit, log_level=log_level.upper()))
+    policy = DEFAULT_POLICY
+    if model_timeout is not None:
+        policy = policy._replace(idle_timeout_s=model_timeout)
+    run(
+        BrokerOptions(
+            run_dir or default_run_dir(),
+            queue_limit=QUEUE_LIMIT if queue_limit is None else queue_limit,
+            load_timeout_s=load_timeout or LOAD_TIMEOUT_S,
+            policy=policy._replace(patience_s=0.0) if evict is Evict.BUSY else policy,
+            log_level=log_level.upper(),
+        )
+    )
 
 
 @app.command()
@@ -288,6 +316,15 @@ def agent(
     raise typer.Exit(supervisor.agent(plan.make_plan(wishes, config), run_dir or default_run_dir()))
 
 
+@app.command(hidden=True)
+def standby(gpu: Annotated[int | None, typer.Option(min=0)] = None) -> None:
+    """Wait, with all imported, for the arguments of a worker, as one line of JSON on stdin; then be that worker."""
+    from tokenyard.workers.standby import wait_for_arguments
+
+    if arguments := wait_for_arguments(gpu):
+        app(arguments)
+
+
 @app.command("fleet-plan", hidden=True)
 def fleet_plan(config: Path, run_dir: Path) -> None:
     """Print one line for each process of FLEET.toml: its name, a tab and its arguments, quoted for a shell."""
@@ -330,47 +367,7 @@ def kill(
     control.kill_worker(run_dir, worker)
 
 
-mcp_app = typer.Typer(help="Look at MCP servers and their tools.", no_args_is_help=True)
 app.add_typer(mcp_app, name="mcp")
-McpFile = Annotated[Path, typer.Option("--mcp", metavar="mcp.json", help="The file that names the servers.")]
-
-
-@mcp_app.command("list")
-def mcp_list(mcp: McpFile) -> None:
-    """Connect to every server and show its tools."""
-    from tokenyard.scripts import mcp_command
-
-    raise typer.Exit(mcp_command.list_tools(mcp))
-
-
-@mcp_app.command("call")
-def mcp_call(
-    server: str,
-    tool: str,
-    arguments: Annotated[str, typer.Argument(metavar="JSON", help="An object.")] = "{}",
-    *,
-    mcp: McpFile,
-) -> None:
-    """Call one tool and print what it gives."""
-    from tokenyard.scripts import mcp_command
-
-    raise typer.Exit(mcp_command.call_tool(mcp, server, tool, arguments))
-
-
-@mcp_app.command("check")
-def mcp_check(mcp: McpFile) -> None:
-    """Read the file and say what is wrong with it; nothing is started."""
-    from tokenyard.scripts import mcp_command
-
-    raise typer.Exit(mcp_command.check(mcp))
-
-
-@mcp_app.command("reload")
-def mcp_reload(run_dir: PoolDir = None) -> None:
-    """Have a running pool read its mcp.json again; servers that did not change keep their connections."""
-    from tokenyard.scripts import mcp_command
-
-    raise typer.Exit(mcp_command.reload(run_dir))
 
 
 @app.command()

@@ -6,6 +6,7 @@ Every mistake is an error that names the file, the line, the table and the key. 
     [[worker]]      model (a NAME above, or a MODEL_SPEC), gpu = 0 or device = "cpu", and the engine's keys
     [front]         host, port, count, api_keys, cors_origins, tool_formats, allow_models, models_dir, store, mcp,
                     ssl_certfile, ssl_keyfile, max_requests_per_key
+    [pool]          gpu_share, evict, model_timeout, load_timeout, standby
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO, ModelSpec, SpecError, check_spec, is_local, parse_spec
-from tokenyard.scripts.option_checks import ENGINE_CHECKS, FRONT_CHECKS, STRING, Check, typed, whole
+from tokenyard.scripts.option_checks import ENGINE_CHECKS, FRONT_CHECKS, POOL_CHECKS, STRING, Check, typed, whole
 from tokenyard.scripts.placement import Model, WorkerRow, model_of, parse_model, place, refuse_clashes
 from tokenyard.scripts.toml_lines import Keys, line_of, read_toml
 
@@ -51,6 +52,8 @@ class ConfigFile:
     """Placed by hand; with none, the models are placed on the devices there are."""
     front: dict[str, Any] = field(default_factory=dict)
     """Keys of FRONT_CHECKS, as far as they are given."""
+    pool: dict[str, Any] = field(default_factory=dict)
+    """Keys of POOL_CHECKS, as far as they are given."""
 
     @contextmanager
     def at(self, *keys: str | int) -> Iterator[None]:
@@ -79,14 +82,15 @@ def read_config(path: Path) -> ConfigFile:
     config = ConfigFile(path, text)
     for name in tables:
         with config.at(name):
-            if name not in ("model", "worker", "front"):
-                raise SetupError("unknown table; there are [model.NAME], [[worker]] and [front]")
+            if name not in ("model", "worker", "front", "pool"):
+                raise SetupError("unknown table; there are [model.NAME], [[worker]], [front] and [pool]")
             typed(list if name == "worker" else dict)(tables[name])
     for name, table in tables.get("model", {}).items():
         config.models[name] = _read_model(config, name, table)
     for index, table in enumerate(tables.get("worker", [])):
         config.workers.append(_read_worker(config, index, table))
     config.front = _check(config, ["front"], tables.get("front", {}), FRONT_CHECKS)
+    config.pool = _check(config, ["pool"], tables.get("pool", {}), POOL_CHECKS)
     _refuse_clashes(config)
     return config
 

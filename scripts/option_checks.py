@@ -59,6 +59,14 @@ def typed(kind: type, check: Check = lambda _: None) -> Check:
     return checked
 
 
+def one_of(*values: str) -> Check:
+    def check(value: str) -> None:
+        if value not in values:
+            raise SetupError(f"choose one of {', '.join(values)}, not {value!r}")
+
+    return check
+
+
 def whole(least: int, most: float = inf) -> Check:
     """A whole number within these bounds."""
 
@@ -95,3 +103,11 @@ FRONT_CHECKS: Mapping[str, Check] = {
     "max_requests_per_key": whole(1),
 }
 """Keys of [front]. What depends on several is asked once all are known (plan.py)."""
+POOL_CHECKS: Mapping[str, Check] = {
+    "gpu_share": whole(1),
+    "evict": typed(str, one_of("idle", "busy")),
+    "model_timeout": whole(0),
+    "load_timeout": whole(1),
+    "standby": typed(bool),
+}
+"""Keys of [pool]: how models on demand are loaded."""

@@ -16,6 +16,11 @@ class Device(StrEnum):
     CPU = "cpu"
 
 
+class Evict(StrEnum):
+    IDLE = "idle"
+    BUSY = "busy"
+
+
 class Level(StrEnum):
     DEBUG = "debug"
     INFO = "info"
@@ -117,6 +122,28 @@ AllowModels = Annotated[
 ]
 ModelsDir = Annotated[
     Path | None, typer.Option(help="Directory whose models requests may ask for by name.", show_default="none")
+]
+GpuShare = Annotated[
+    int | None, typer.Option(min=1, help="Models that may share a device, each with its part.", show_default="1")
+]
+EvictKind = Annotated[
+    Evict | None,
+    typer.Option(help="When a busy model makes room for a wanted one: busy: at once.", show_default="idle: after 10 s"),
+]
+ModelTimeout = Annotated[
+    int | None,
+    typer.Option(min=0, help="Idle seconds after which a model loaded on demand is unloaded.", show_default="300"),
+]
+LoadTimeout = Annotated[
+    int | None, typer.Option(min=1, help="Seconds that a request waits for its model.", show_default="600")
+]
+Standby = Annotated[
+    bool | None,
+    typer.Option(
+        "--standby/--no-standby",
+        help="Keep a process ready on each device for the next model.",
+        show_default="where models are loaded on demand",
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="tokenyard.toml with models, workers and front.")]
 CertFile = Annotated[

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import OFF, ModelSpec, format_spec, local_directory, local_gguf, parse_spec
+from tokenyard.broker.wire import Post
 from tokenyard.scripts.cores import usable_cores
 
 GPU_FILES = re.compile(r"nvidia(\d+)")
@@ -70,6 +71,13 @@ def parse_model(text: str) -> Model:
 def model_of(spec: ModelSpec) -> Model:
     """What a spec says of one worker, of their number, and of the engine, apart."""
     return Model(format_spec(spec._replace(replicas=None, engine={})), spec.replicas, dict(spec.engine))
+
+
+def post_of(row: WorkerRow, number: int, is_named: bool) -> Post:
+    """The post of this row, as the broker is told of it; its spec makes the same row again."""
+    spec = parse_spec(row.spec)
+    text = format_spec(spec._replace(engine=row.engine))
+    return Post(number, spec.called[0], text, row.place, b"", spec.pin, is_named)
 
 
 def parse_gpus(text: str | None) -> list[int] | None:

@@ -14,6 +14,7 @@ from tokenyard.http.catalog.policy import CACHED, Policy, read_allow
 from tokenyard.http.formats.names import read_choices
 from tokenyard.http.mcp.config import read_servers
 from tokenyard.scripts.config_file import ConfigFile, read_config
+from tokenyard.scripts.on_demand import OnDemand, Settled, memory_of
 from tokenyard.scripts.option_checks import check_api_keys, check_origins, read_tls
 from tokenyard.scripts.placement import (
     Model,
@@ -54,6 +55,7 @@ class Wishes:
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     max_requests_per_key: int | None = None
+    on_demand: OnDemand = field(default_factory=OnDemand)
     drain_timeout_s: float = 30.0
     log_level: str = "info"
 
@@ -85,6 +87,10 @@ class Plan:
     tls: list[Path]
     """Certificate chain and, if it is in a file of its own, private key; empty: http."""
     max_requests_per_key: int | None
+    loading: Settled
+    """Of models on demand."""
+    memory_bytes: list[int]
+    """Of each device; 0: unknown."""
     drain_timeout_s: float
     """How long running streams may go on after SIGTERM."""
     log_level: str
@@ -93,6 +99,21 @@ class Plan:
     def places(self) -> list[str]:
         """This box's devices, as WorkerRow.place names them."""
         return ["cpu" if gpu is None else f"cuda:{gpu}" for gpu in self.devices]
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether requests may have models loaded."""
+        return bool(self.policy.allow or self.policy.models_dir)
+
+    @property
+    def standby(self) -> bool:
+        return self.on_demand and self.loading.standby
+
+    @property
+    def slots(self) -> list[int]:
+        """How many models each device may hold: what is told, and never fewer than are placed there at the start."""
+        placed = [row.place for row in self.workers]
+        return [max(self.loading.gpu_share, placed.count(place)) for place in self.places]
 
     def place_one(self, model: str, device: str, workers: Sequence[WorkerRow]) -> WorkerRow:
         """A place for one more of `model` beside `workers`: on the device asked for, else the least used one.
@@ -110,7 +131,7 @@ class Plan:
         return share_cores([*workers, row])[-1]
 
     def broker_arguments(self, run_dir: Path) -> list[str]:
-        return ["broker", *self._common(run_dir)]
+        return ["broker", *self.loading.broker_arguments(), *self._common(run_dir)]
 
     def front_arguments(self, run_dir: Path, fd: int, index: int) -> list[str]:
         drain = ["--drain-timeout", str(self.drain_timeout_s)]
@@ -175,6 +196,8 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         mcp=mcp.absolute() if mcp else None,
         tls=tls,
         max_requests_per_key=max_requests,
+        loading=wishes.on_demand.over(config.pool),
+        memory_bytes=memory_of(devices),
         drain_timeout_s=wishes.drain_timeout_s,
         log_level=wishes.log_level,
     )

@@ -25,10 +25,11 @@ from tokenyard.scripts import agency, watch
 from tokenyard.scripts.agency import Agency
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.children import Child, cause_of_death, count_oom_kills, end_strays, start_child
-from tokenyard.scripts.placement import WorkerRow
+from tokenyard.scripts.placement import WorkerRow, post_of
 from tokenyard.scripts.plan import Plan
 from tokenyard.scripts.pool_dir import pool_dir
 from tokenyard.scripts.screen import Screen, describe_worker, pool_facts
+from tokenyard.scripts.standby import Standbys
 from tokenyard.scripts.tie import adopt_orphans
 from tokenyard.scripts.watch import Role, Watch
 
@@ -86,6 +87,15 @@ def caught_signals() -> Iterator[socket.socket]:
         signal.set_wakeup_fd(-1)
 
 
+def worker_name(number: int) -> str:
+    """What the log and watch.py call the worker of this post."""
+    return f"worker {number}"
+
+
+def number_of(name: str) -> int:
+    return int(name.removeprefix("worker "))
+
+
 class Supervisor:
     """The processes of one pool, or of one box."""
 
@@ -94,7 +104,7 @@ class Supervisor:
         self._plan = plan
         self._run_dir = run_dir
         self._listener = listener
-        self._watch = Watch(plan.drain_timeout_s + DRAIN_MARGIN_S)
+        self._watch = Watch(plan.drain_timeout_s + DRAIN_MARGIN_S, plan.on_demand)
         self._children: dict[str, Child] = {}
         """Those that live, by their post's name."""
         self._rows: dict[str, WorkerRow] = {}
@@ -103,7 +113,10 @@ class Supervisor:
         """Of each worker post."""
         self._num_workers = 0
         """Worker posts so far: a name is never used again."""
-        self._agency = Agency(secrets.token_bytes(wire.INC_BYTES), os.getpid(), plan.places)
+        self._agency = Agency(
+            secrets.token_bytes(wire.INC_BYTES), os.getpid(), plan.places, plan.slots, plan.memory_bytes
+        )
+        self._standbys = Standbys(plan.places if plan.standby else [])
         self._num_oom_kills = count_oom_kills()
         """As of the last look."""
         self._next_look_s = 0.0
@@ -137,7 +150,7 @@ class Supervisor:
         poller = zmq.Poller()
         for source in (self._work.socket, self._control.socket, signals):
             poller.register(source, zmq.POLLIN)
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._standbys):
             for descriptor in child.descriptors:
                 poller.register(descriptor, zmq.POLLIN)
         due = self._watch.next_due()
@@ -149,6 +162,11 @@ class Supervisor:
                 self._screen.write(child.read_lines())
             if child.death in ready:
                 self._bury(name, now)
+        for child in self._standbys:
+            if child.log in ready:
+                self._screen.write(child.read_lines())
+            if child.death in ready:
+                self._standbys.bury(child)
         for message in self._work.receive():
             self._answer(self._agency.heard(message), now)
         for message in self._control.receive():
@@ -170,16 +188,17 @@ class Supervisor:
 
     def _add_posts(self, now: float) -> None:
         for row in self._plan.workers:
-            self._add_worker(row, now)
+            self._add_worker(row, now, is_named=True)
         if self._listener is not None:
             self._watch.add("broker", Role.BROKER, now)
             for index in range(self._plan.num_fronts):
                 self._watch.add(f"front {index}", Role.FRONT, now)
 
-    def _add_worker(self, row: WorkerRow, now: float) -> str:
-        name = f"worker {self._num_workers}"
-        self._num_workers += 1
+    def _add_worker(self, row: WorkerRow, now: float, is_named: bool) -> str:
+        number, self._num_workers = self._num_workers, self._num_workers + 1
+        name = worker_name(number)
         self._rows[name] = row
+        self._agency.added(post_of(row, number, is_named))
         self._watch.add(name, Role.WORKER, now)
         return name
 
@@ -201,8 +220,9 @@ class Supervisor:
         inc = secrets.token_bytes(wire.INC_BYTES)
         if name in self._rows:
             arguments = self._plan.worker_arguments(run_dir, self._rows[name], inc)
-            self._children[name] = start_child(arguments, inc)
-            self._answer(self._agency.started(inc, self._num_starts[name]), time.monotonic())
+            standby = self._standbys.take(self._rows[name].place, arguments, inc)
+            self._children[name] = standby or start_child(arguments, inc)
+            self._answer(self._agency.started(number_of(name), inc, self._num_starts[name]), time.monotonic())
             self._num_starts[name] += 1
         elif name == "broker":
             self._children[name] = start_child(self._plan.broker_arguments(run_dir), inc)
@@ -220,14 +240,16 @@ class Supervisor:
         cause, words = cause_of_death(status, child.last_line, count_oom_kills() - self._num_oom_kills)
         if verdict := self._agency.verdict(child.inc):
             cause, words = "crash", verdict
-        if name in self._rows:
-            self._answer(self._agency.ended(child.inc, cause, words), now)
         self._screen.write(lines)
-        end_strays({child.pid for child in self._children.values()})
+        end_strays({child.pid for child in (*self._children.values(), *self._standbys)})
+        told = f"at {time.strftime('%H:%M:%S')}: {words[:MAX_TROUBLE]}"
+        actions = self._watch.died(name, status, now, cause == "killed", told)
+        if name in self._rows:
+            final = name not in self._watch.posts
+            self._answer(self._agency.ended(number_of(name), cause, words, final), now)
         if cause == "crash" or (cause == "killed" and not self._watch.is_draining):
             log.warning("%s (pid %d): %s", name, child.pid, words)
-        told = f"at {time.strftime('%H:%M:%S')}: {words[:MAX_TROUBLE]}"
-        self._do(self._watch.died(name, status, now, cause == "killed", told))
+        self._do(actions)
         self._answer(self._agency.troubled(self._watch.troubles()), now)
         if name not in self._watch.posts:
             self._rows.pop(name, None)
@@ -235,6 +257,7 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """Leave nothing behind: no child, no grandchild."""
+        self._standbys.end_all()
         for child in self._children.values():
             child.kill()
         for child in self._children.values():
@@ -249,24 +272,32 @@ class Supervisor:
             match action:
                 case agency.Send(message):
                     self._work.send(message)
-                case agency.StartWorker(req, model, device):
-                    self._spawn(req, model, device, now)
+                case agency.StartWorker():
+                    self._spawn(action, now)
+                case agency.DismissPost(number):
+                    self._dismiss(worker_name(number), now)
                 case agency.KillWorker(inc):
                     next(child for child in self._children.values() if child.inc == inc).kill()
                 case agency.Say(words):
                     log.warning("%s", words)
 
-    def _spawn(self, req: int, model: str, device: str, now: float) -> None:
+    def _spawn(self, wanted: agency.StartWorker, now: float) -> None:
         try:
             if self._watch.is_draining:
                 raise SetupError("this box is draining")
-            row = self._plan.place_one(model, device, list(self._rows.values()))
+            row = self._plan.place_one(wanted.model, wanted.device, list(self._rows.values()))
         except SetupError as error:
-            self._answer(self._agency.failed(req, secrets.token_bytes(wire.INC_BYTES), str(error)), now)
+            self._answer(self._agency.failed(wanted.req, secrets.token_bytes(wire.INC_BYTES), str(error)), now)
             return
-        name = self._add_worker(row, now)
+        name = self._add_worker(row, now, is_named=not wanted.on_demand)
         self._do(self._watch.tick(now))
-        self._answer(self._agency.spawned(req, self._children[name].inc), now)
+        self._answer(self._agency.spawned(wanted.req, self._children[name].inc), now)
+
+    def _dismiss(self, name: str, now: float) -> None:
+        self._do(self._watch.dismiss(name))
+        if name not in self._watch.posts:
+            self._rows.pop(name)
+            self._answer(self._agency.dropped(number_of(name)), now)
 
     # What the operator wants
 
@@ -277,6 +308,7 @@ class Supervisor:
                 self._over = watch.Over(128 + number, signum.name)  # the status that shells give a signal's victim
                 return
             log.info("draining; SIGTERM again or Ctrl-C ends at once")
+            self._standbys.end_all()
             if self._listener is not None:
                 self._listener.close()  # with the fronts' own copies gone, new connections are refused
             self._do(self._watch.drain(now))
@@ -292,6 +324,8 @@ class Supervisor:
                 self._watch.ready(name)
             else:
                 waiting[name] = state
+        if not waiting and not self._watch.is_draining:
+            self._standbys.start_missing()
         if self._is_announced or self._listener is None:
             return
         self._screen.progress(waiting)

@@ -71,6 +71,8 @@ class Post:
     """The wait after its next death."""
     wait_s: float = 0.0
     """The wait after its last one."""
+    is_dismissed: bool = False
+    """No life follows the present one."""
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LOOP_DEATHS))
     """Times of the latest deaths in lives that never became ready and ended by themselves."""
     num_deaths: int = 0
@@ -82,7 +84,9 @@ class Post:
 class Watch:
     """The posts of one supervisor, by name."""
 
-    def __init__(self, drain_timeout_s: float) -> None:
+    def __init__(self, drain_timeout_s: float, may_idle: bool = False) -> None:
+        """`may_idle`: a pool without a worker is of use, as it can load models."""
+        self._may_idle = may_idle
         self.posts: dict[str, Post] = {}
         self.given_up: dict[str, str] = {}
         """Why, by name."""
@@ -125,6 +129,9 @@ class Watch:
         lived_s, post.alive_since = now - post.alive_since, None
         if self._is_leaving(post):
             return self._next_stage()
+        if post.is_dismissed:
+            del self.posts[name]
+            return []
         if status == 0 and post.role is Role.WORKER:  # drained on demand: it has gone for good
             del self.posts[name]
             return []
@@ -140,6 +147,15 @@ class Watch:
         post.wait_s = post.delay_s
         post.starts_at = now + post.wait_s
         post.delay_s = min(post.delay_s * 2, LAST_DELAY_S)
+        return []
+
+    def dismiss(self, name: str) -> list[Action]:
+        """Let this one finish and end for good."""
+        post = self.posts[name]
+        post.is_dismissed = True
+        if post.alive_since is not None:
+            return [Terminate(name)]
+        del self.posts[name]
         return []
 
     def drain(self, now: float) -> list[Action]:
@@ -214,7 +230,8 @@ class Watch:
         actions: list[Action] = [GaveUp(name, words)]
         if self.is_draining:
             return actions + self._next_stage()
-        if role is not Role.WORKER or not any(post.role is Role.WORKER for post in self.posts.values()):
+        is_empty = not any(post.role is Role.WORKER for post in self.posts.values())
+        if role is not Role.WORKER or (is_empty and not self._may_idle):
             actions += self._over(1, f"{name} {words}")
         return actions
 

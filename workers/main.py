@@ -47,16 +47,26 @@ UNSUBSCRIBE, SUBSCRIBE = b"\x00", b"\x01"
 
 def run(options: WorkerOptions) -> None:
     """Serve until drained, told to end, or broken. Raises SetupError before the model loads; exits with its status."""
-    if options.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(options.gpu)
+    set_device(options.gpu)
     logs.setup(f"worker {options.inc.hex()[:4]}" if options.inc else "worker", options.log_level)
     parse_spec(options.spec)
     parse_speculate(options.speculate)
     if options.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    set_waiting()
+    WorkerProcess(options).run()
+
+
+def set_device(gpu: int | None) -> None:
+    """Before torch is imported: this process can touch no other GPU."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+
+
+def set_waiting() -> None:
+    """Before torch is imported: how its threads wait for each other."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    WorkerProcess(options).run()
 
 
 class WorkerProcess:

@@ -1,65 +1,115 @@
 """The agent's side of the broker's protocol."""
 
-from tokenyard.broker.wire import PROTOCOL, AgentHello, Exited, Kill, Refused, Spawn, Spawned, Welcome, Who
-from tokenyard.scripts.agency import MAX_ANSWERS, Agency, KillWorker, Say, Send, StartWorker
+from tokenyard.broker.wire import (
+    PROTOCOL,
+    AgentHello,
+    Dismiss,
+    Exited,
+    Kill,
+    Post,
+    Refused,
+    Spawn,
+    Spawned,
+    Welcome,
+    Who,
+)
+from tokenyard.scripts.agency import MAX_ANSWERS, Agency, DismissPost, KillWorker, Say, Send, StartWorker
 
 INC, W1, W2 = (bytes([n]) * 8 for n in (1, 2, 3))
 
 
-def make_agency() -> Agency:
-    return Agency(INC, 77, ["cpu"])
+def make_agency(*numbers: int) -> Agency:
+    agency = Agency(INC, 77, ["cpu"], [2], [1 << 30])
+    for number in numbers:
+        agency.added(post(number))
+    return agency
 
 
-def hello(*workers: bytes, restarts: tuple[int, ...] = ()) -> Send:
+def post(number: int, inc: bytes = b"", leaving: bool = False) -> Post:
+    return Post(number, "demo", "demo", "cpu", inc, leaving=leaving)
+
+
+def hello(*posts: Post, restarts: tuple[int, ...] = ()) -> Send:
+    workers = sorted(one.inc for one in posts if one.inc)
     lives = list(restarts) or [0] * len(workers)
-    return Send(AgentHello(PROTOCOL, INC, 77, ["cpu"], list(workers), lives))
+    return Send(AgentHello(PROTOCOL, INC, 77, ["cpu"], workers, lives, list(posts), [2], [1 << 30]))
 
 
-def test_hello_tells_who_lives() -> None:
-    agency = make_agency()
-    assert agency.started(W2) == [hello(W2)]
-    assert agency.started(W1, 3) == [hello(W1, W2, restarts=(3, 0))]
-    assert agency.ended(W2, "killed", "SIGKILL") == [Send(Exited(W2, "killed", "SIGKILL"))]
-    assert agency.heard(Who(b"e" * 8)) == [hello(W1, restarts=(3,))]
+def test_hello_tells_who_lives_and_what_fills_the_devices() -> None:
+    agency = make_agency(0, 1)
+    assert agency.started(0, W2) == [hello(post(0, W2), post(1))]
+    assert agency.started(1, W1, 3) == [hello(post(0, W2), post(1, W1), restarts=(3, 0))]
+    assert agency.ended(0, "killed", "SIGKILL", False) == [Send(Exited(W2, "killed", "SIGKILL"))]
+    assert agency.heard(Who(b"e" * 8)) == [hello(post(0), post(1, W1), restarts=(3,))]
+
+
+def test_a_post_that_is_given_up_is_told_with_its_last_life() -> None:
+    agency = make_agency(0, 1)
+    agency.started(0, W1)
+    exited = Send(Exited(W1, "crash", "no weights", True))
+    assert agency.ended(0, "crash", "no weights", True) == [exited, hello(post(1))]
+    assert agency.dropped(1) == [hello()]
 
 
 def test_a_repeated_spawn_starts_one_worker() -> None:
     agency = make_agency()
-    assert agency.heard(Spawn(5, "demo", "")) == [StartWorker(5, "demo", "")]
+    assert agency.heard(Spawn(5, "demo", "", True)) == [StartWorker(5, "demo", "", True)]
+    agency.added(post(0))
+    agency.started(0, W1)
     assert agency.spawned(5, W1) == [Send(Spawned(5, W1))]
-    assert agency.heard(Spawn(5, "demo", "")) == [Send(Spawned(5, W1))]
-    assert agency.heard(Who(b"e" * 8)) == [hello()]  # a new broker; its asker repeats the same request
-    assert agency.heard(Spawn(5, "demo", "")) == [Send(Spawned(5, W1))]
+    again = [Send(Spawned(5, W1)), hello(post(0, W1))]  # the first hello may have been lost
+    assert agency.heard(Spawn(5, "demo", "", True)) == again
+    assert agency.heard(Who(b"e" * 8)) == [hello(post(0, W1))]  # a new broker; its asker repeats the same request
+    assert agency.heard(Spawn(5, "demo", "", True)) == again
+
+
+def test_a_spawn_repeated_after_its_end_hears_of_that() -> None:
+    agency = make_agency(0)
+    agency.started(0, W1)
+    agency.spawned(5, W1)
+    exited, _ = agency.ended(0, "crash", "no weights", True)
+    assert agency.heard(Spawn(5, "demo", "", True)) == [Send(Spawned(5, W1)), exited]
 
 
 def test_an_impossible_spawn_is_answered() -> None:
     agency = make_agency()
     agency.heard(Spawn(5, "demo", "cuda:9"))
-    assert agency.failed(5, W1, "no such device") == [Send(Spawned(5, W1)), Send(Exited(W1, "crash", "no such device"))]
+    exited = Send(Exited(W1, "crash", "no such device", True))
+    assert agency.failed(5, W1, "no such device") == [Send(Spawned(5, W1)), exited]
+    assert agency.heard(Spawn(5, "demo", "cuda:9")) == [Send(Spawned(5, W1)), exited]
+
+
+def test_a_post_is_dismissed_once() -> None:
+    agency = make_agency(0)
+    agency.started(0, W1)
+    assert agency.heard(Dismiss(0)) == [DismissPost(0), hello(post(0, W1, leaving=True))]
+    assert agency.heard(Dismiss(0)) == []
+    agency.ended(0, "drained", "ended as asked", True)
+    assert agency.heard(Dismiss(0)) == [hello()]
 
 
 def test_old_answers_are_forgotten() -> None:
     agency = make_agency()
     for req in range(MAX_ANSWERS + 1):
         agency.spawned(req, W1)
-    assert agency.heard(Spawn(0, "demo", "")) == [StartWorker(0, "demo", "")]
-    assert agency.heard(Spawn(1, "demo", "")) == [Send(Spawned(1, W1))]
+    assert agency.heard(Spawn(0, "demo", "")) == [StartWorker(0, "demo", "", False)]
+    assert agency.heard(Spawn(1, "demo", ""))[0] == Send(Spawned(1, W1))
 
 
 def test_only_living_workers_of_ours_are_killed() -> None:
-    agency = make_agency()
-    agency.started(W1)
+    agency = make_agency(0)
+    agency.started(0, W1)
     assert agency.heard(Kill(W2)) == []
     assert agency.heard(Kill(W1)) == [KillWorker(W1)]
 
 
 def test_who_is_killed_with_words_has_crashed() -> None:
-    agency = make_agency()
-    agency.started(W1)
+    agency = make_agency(0)
+    agency.started(0, W1)
     assert agency.verdict(W1) == ""
     assert agency.heard(Kill(W1, "hung")) == [KillWorker(W1)]
     assert agency.verdict(W1) == "hung"
-    agency.ended(W1, "crash", "hung")
+    agency.ended(0, "crash", "hung", False)
     assert agency.verdict(W1) == ""
 
 

@@ -144,7 +144,7 @@ def test_a_repeated_spawn_gets_the_same_worker(agent: Agent) -> None:
 def test_a_spawn_without_a_device_is_answered(agent: Agent) -> None:
     agent.send(Spawn(7, "demo", "cuda:9"))
     inc = agent.receive(Spawned).inc
-    assert agent.receive(Exited) == Exited(inc, "crash", "there is no device 'cuda:9' here; there are cpu")
+    assert agent.receive(Exited) == Exited(inc, "crash", "there is no device 'cuda:9' here; there are cpu", True)
 
 
 def test_it_ends_its_workers_with_itself(agent: Agent) -> None:
