@@ -1,18 +1,21 @@
 """A model on the Hub as fronts and workers must both see it: part of the contract.
 
 Which commit a revision is, which of its files serve it and how large they are, whether they are here already, and words
-for what goes wrong. Talks to the Hub and reads its cache, so it belongs in a thread; downloads nothing. The settings
-are huggingface_hub's own: HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HOME and HF_HUB_CACHE.
+for what goes wrong. Talks to the Hub and reads its cache, so it belongs in a thread; of weights it fetches none. The
+settings are huggingface_hub's own: HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HOME and HF_HUB_CACHE.
 """
 
+import errno
+import glob
 import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import orjson
-from huggingface_hub import HfApi, constants, get_cached_repo_tree
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     GatedRepoError,
@@ -25,6 +28,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from tokenyard.broker.errors import TokenyardError
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 TIMEOUT_S = 10.0
 """One question to the Hub: huggingface_hub's own default."""
 RETRY_MS = 5000
@@ -93,6 +97,12 @@ def look_up(name: str, revision: str | None) -> Repository:
     return Repository(info.sha or "", sizes, info.config)
 
 
+def is_telling(error: Exception) -> bool:
+    """Whether a failure has a cause of its own, so that it is more than a connection that broke."""
+    is_system = isinstance(error, OSError) and error.errno is not None
+    return is_system or isinstance(error, HfHubHTTPError | OfflineModeIsEnabled)
+
+
 def explain(error: Exception, name: str, revision: str | None = None) -> TokenyardError:
     """What to tell the user of a failure of huggingface_hub's."""
     hub = constants.ENDPOINT
@@ -117,6 +127,8 @@ def explain(error: Exception, name: str, revision: str | None = None) -> Tokenya
     if isinstance(error, TransportError):
         words = f"the model {name!r} is not in the local Hub cache, and {hub} cannot be reached"
         return TokenyardError("hub_unreachable", words, "model", retry_ms=RETRY_MS)
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return TokenyardError("disk_full", f"no space is left in {cache_root()} for the model {name!r}", "model")
     words = f"the model {name!r} cannot be fetched: {str(error).strip().splitlines()[0]}"
     return TokenyardError("hub_unreachable", words, "model", retry_ms=RETRY_MS)
 
@@ -146,6 +158,24 @@ def cached_commit(name: str, revision: str | None) -> str | None:
     return commit if COMMIT.fullmatch(commit) else None
 
 
+def keep_commit(name: str, revision: str | None, commit: str) -> None:
+    """Have the cache know which commit a revision is, as downloads by revision do.
+
+    An older commit that is whole stays until this one is.
+    """
+    old = cached_commit(name, revision)
+    if commit in (revision, old) or (old and is_whole(name, old) and not is_whole(name, commit)):
+        return
+    path = repository_dir(name) / "refs" / (revision or constants.DEFAULT_REVISION)
+    fresh = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(commit)
+        fresh.replace(path)
+    except OSError:  # a cache that is only read
+        return
+
+
 def is_whole(name: str, commit: str, file: str | None = None) -> bool:
     """Whether all that is needed of this commit is in the local cache; `file`: the GGUF file that has its weights."""
     folder = snapshot_dir(name, commit)
@@ -161,6 +191,27 @@ def is_whole(name: str, commit: str, file: str | None = None) -> bool:
         # Fetched file by file, as transformers does: nothing tells what else there was. A GGUF file has all in it.
         return bool(file) or ((folder / CONFIG).is_file() and any((folder / one).is_file() for one in TOKENIZERS))
     return all((folder / one).is_file() for one in needed_names(names, weights))
+
+
+def small_files(name: str, commit: str, file: str | None = None) -> Path:
+    """Have all but the weights of this commit in the cache, and return where they are. Raises TokenyardError."""
+    folder = snapshot_dir(name, commit)
+    if is_whole(name, commit, file):
+        return folder
+    try:
+        needed = needed_names(look_up(name, commit).sizes, weights=())
+        snapshot_download(name, revision=commit, allow_patterns=patterns(needed))
+    except TokenyardError:
+        if not any((folder / one).is_file() for one in TOKENIZERS):
+            raise
+    except (TransportError, OSError) as error:
+        raise explain(error, name) from error
+    return folder
+
+
+def patterns(names: Collection[str]) -> list[str]:
+    """These files and no others, for snapshot_download."""
+    return [glob.escape(name) for name in names]
 
 
 def local_weights(folder: Path) -> list[str]:

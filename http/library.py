@@ -13,6 +13,7 @@ from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from tokenyard.broker import hub
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http import infill
@@ -130,11 +131,9 @@ def _log_failure(load: "asyncio.Task[LoadedTokenizer]") -> None:
 
 
 def load_tokenizer(card: Card) -> PreTrainedTokenizerFast:
-    """From a local directory, or from the Hub at the card's commit. Raises OSError or ValueError."""
-    local = Path(card.source).is_dir()
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-        card.source, revision="main" if local else card.commit, local_files_only=local
-    )
+    """From a local directory, or from the Hub at the card's commit. Raises OSError, ValueError or TokenyardError."""
+    folder = card.source if Path(card.source).is_dir() else hub.small_files(card.source, card.commit)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     # A vocabulary of 151,000 tokens is read by way of twice its size.
     trim()
     return tokenizer

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerFast
 
+from tokenyard.broker import hub
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Grammar
 from tokenyard.broker.wire import Card
@@ -101,11 +102,9 @@ def _vocabulary(card: Card) -> "xgrammar.TokenizerInfo":
     allows it. One more token means the end."""
     import xgrammar
 
-    local = Path(card.source).is_dir()
     try:
-        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-            card.source, revision="main" if local else card.commit, local_files_only=local
-        )
+        folder = card.source if Path(card.source).is_dir() else hub.small_files(card.source, card.commit)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise TokenyardError("worker_error", f"the tokenizer of {card.names[0]} cannot be loaded") from error
     # some stop token must be named; we have our own below

@@ -147,6 +147,7 @@ class Finder:
                 raise
             log.warning("%s is taken from the local cache: %s", name, error.words)
             return cached, None
+        hub.keep_commit(name, revision, repository.commit)
         _remember(self._branches, (name, revision), (repository.commit, time.monotonic()))
         return repository.commit, repository
 

@@ -85,12 +85,16 @@ def _cached_revisions() -> Iterator[tuple[str, str]]:
     for folder in sorted(hub.cache_root().glob(f"{PREFIX}*")):
         name = folder.name.removeprefix(PREFIX).replace("--", "/")
         refs = folder / "refs"
-        revisions = [str(path.relative_to(refs)) for path in sorted(refs.rglob("*")) if path.is_file()]
+        revisions = [str(path.relative_to(refs)) for path in sorted(refs.rglob("*")) if _is_ref(path)]
         for revision in revisions or sorted(path.name for path in folder.glob("snapshots/*")):
             try:
                 yield read_name(f"{name}@{revision}")[0], revision
             except TokenyardError:
                 continue
+
+
+def _is_ref(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".tmp"  # what a process that was killed has left
 
 
 def _created(path: Path) -> int:

@@ -265,7 +265,8 @@ def test_words_for_each_failure(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_without_the_hub_the_cache_serves(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = hub.repos["org/tiny"].commit
-    snapshot_download("org/tiny")
+    snapshot_download("org/tiny", revision=commit)
+    resolve(Policy(allow=("*",)), "org/tiny")  # so that the cache knows which commit main is
     for name, value in (("ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_OFFLINE", True)):
         monkeypatch.setattr(constants, name, value)
         assert resolve(Policy(allow=("*",)), "org/tiny")[0].spec == f"org/tiny@{commit}"
