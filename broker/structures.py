@@ -3,6 +3,21 @@
 from typing import Any, NamedTuple
 
 
+class AdapterKey(NamedTuple):
+    """What a job is computed with: an adapter's name and version; both are empty for the model as it is."""
+
+    name: str = ""
+    version: str = ""
+
+    @property
+    def text(self) -> str:
+        """For the root of prefix keys: versions hold no @."""
+        return f"{self.name}@{self.version}" if self != PLAIN else ""
+
+
+PLAIN = AdapterKey()
+
+
 class Adapter(NamedTuple):
     """A LoRA adapter of a model; requests name it where they would name the model."""
 
@@ -16,6 +31,10 @@ class Adapter(NamedTuple):
     0: when the broker began."""
     version: str = ""
     """A digest of its files; empty while no worker has read them."""
+
+    @property
+    def key(self) -> AdapterKey:
+        return AdapterKey(self.name, self.version)
 
 
 class Card(NamedTuple):

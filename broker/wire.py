@@ -15,7 +15,9 @@ from tokenyard.broker.adapter_messages import LoadAdapter as LoadAdapter
 from tokenyard.broker.adapter_messages import RemoveAdapter as RemoveAdapter
 from tokenyard.broker.adapter_messages import UnloadAdapter as UnloadAdapter
 from tokenyard.broker.params import Params
+from tokenyard.broker.structures import PLAIN as PLAIN
 from tokenyard.broker.structures import Adapter as Adapter
+from tokenyard.broker.structures import AdapterKey as AdapterKey
 from tokenyard.broker.structures import Card as Card
 from tokenyard.broker.structures import Delta as Delta
 from tokenyard.broker.structures import Finish as Finish

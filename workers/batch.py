@@ -29,6 +29,8 @@ class Batch(NamedTuple):
     step: Attends
     sampled: list[Sequence]
     """R sequences, in the order of logit_rows."""
+    decodes: list[Sequence]
+    """In the order in which their tokens are packed, before those of the plan's prefills."""
 
 
 def pack(plan: Plan, pool: KVPool, device: torch.device) -> Batch:
@@ -70,7 +72,7 @@ def pack(plan: Plan, pool: KVPool, device: torch.device) -> Batch:
         for (_, start, end), stop, table in zip(plan.prefills, ends, placed[len(groups) :], strict=True)
     ]
     step = Step(pool, all_slots, decode_groups, spans)
-    return Batch(input_ids.unsqueeze(0), position_ids.unsqueeze(0), logit_rows, step, sampled)
+    return Batch(input_ids.unsqueeze(0), position_ids.unsqueeze(0), logit_rows, step, sampled, decodes)
 
 
 def _num_blocks(sequence: Sequence) -> int:

@@ -16,7 +16,8 @@ import torch
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.prefix import root_key
-from tokenyard.broker.wire import Delta, Finish, WorkerJob
+from tokenyard.broker.wire import PLAIN, AdapterKey, Delta, Finish, WorkerJob
+from tokenyard.workers.adapters import Adapters
 from tokenyard.workers.admission import Admission
 from tokenyard.workers.blocks import BlockPool
 from tokenyard.workers.drawn import BANNED, BROKEN, Drawn, Sampled
@@ -26,6 +27,7 @@ from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.lanes import make_lane, make_sampler
 from tokenyard.workers.memory import used_bytes
 from tokenyard.workers.model import EngineOptions, LoadedModel
+from tokenyard.workers.outputs import Output, make_output
 from tokenyard.workers.pace import Pace, Work
 from tokenyard.workers.patience import Patience
 from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
@@ -37,13 +39,6 @@ log = logging.getLogger(__name__)
 
 MEASURE_STEPS = 256
 """Between two looks at the memory in use: one takes some 20 µs, and the pool is allocated once."""
-
-
-class Output(NamedTuple):
-    """What one step added to one job."""
-
-    key: WorkerJob
-    delta: Delta
 
 
 class Flight(NamedTuple):
@@ -81,7 +76,8 @@ class Engine:
         self._speculation = Speculation(options.num_drafts if self._lane.most_drafts(0) else 0)
         if options.num_drafts and not self._speculation.num_drafts:
             log.warning("--speculate does nothing here: the %s lane cannot check guesses", card.lane)
-        self._embedder = Embedder(model, options.max_batch_tokens)
+        self.adapters = Adapters(model.rack)
+        self._embedder = Embedder(model, options.max_batch_tokens, self.adapters)
         self._pace = Pace(options.max_batch_tokens, min(card.block_size, options.max_batch_tokens))
         num_params = sum(one.numel() for one in model.model.parameters())
         self._patience = Patience(num_params, model.device.type, options.step_timeout_s)
@@ -126,34 +122,50 @@ class Engine:
             self._num_device_bytes = used_bytes(self.model.device)
         return self._num_device_bytes
 
-    def add(self, key: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
+    def add(
+        self,
+        key: WorkerJob,
+        prompt_ids: list[int],
+        emitted_ids: list[int],
+        params: Params,
+        adapter: AdapterKey = PLAIN,
+    ) -> None:
         """Take a job in; with `emitted_ids` it is resumed after them. Raises TokenyardError if it can never run."""
         assert key not in self._sequences
         if params.max_tokens < 1:
             raise TokenyardError("invalid_value", "max_tokens must be at least 1", "max_tokens")
         self._admission.check(prompt_ids, emitted_ids, params)
         room = self._limit - len(prompt_ids)
-        sequence = Sequence(key, prompt_ids, emitted_ids, params._replace(max_tokens=min(params.max_tokens, room)))
+        params = params._replace(max_tokens=min(params.max_tokens, room))
+        sequence = Sequence(key, prompt_ids, emitted_ids, params, adapter)
         finish = self._finish(sequence) if emitted_ids else None
         if finish:
             self._ready.append(Output(key, Delta(key.job, key.attempt, len(emitted_ids), [], {}, finish)))
             return
-        self._sequences[key] = sequence
+        self._begin(sequence)
         if params.grammar is None:
             self._scheduler.add(sequence)
         else:
             self._grammars.begin(sequence)
 
-    def score(self, key: WorkerJob, ids: list[int], params: Params) -> None:
+    def score(self, key: WorkerJob, ids: list[int], params: Params, adapter: AdapterKey = PLAIN) -> None:
         """Take a job in whose answer is logprobs of given tokens. Raises TokenyardError if it can never run."""
         params = params._replace(max_tokens=0, grammar=None, processors=None)
         self._admission.check(ids, [], params)
-        self._sequences[key] = Sequence(key, ids, [], params)
-        self._scheduler.add(self._sequences[key])
+        sequence = Sequence(key, ids, [], params, adapter)
+        self._begin(sequence)
+        self._scheduler.add(sequence)
 
-    def embed(self, key: WorkerJob, ids: list[int]) -> None:
+    def _begin(self, sequence: Sequence) -> None:
+        """Raises TokenyardError where its adapter is not here."""
+        sequence.shelf = self.adapters.take(sequence.adapter)
+        if sequence.shelf:
+            sequence.root_key = root_key(self.model.card.commit, self.model.card.dtype, sequence.adapter.text)
+        self._sequences[sequence.job] = sequence
+
+    def embed(self, key: WorkerJob, ids: list[int], adapter: AdapterKey = PLAIN) -> None:
         """Take a job in whose answer is one vector. Raises TokenyardError if it can never run."""
-        self._embedder.add(key, ids)
+        self._embedder.add(key, ids, adapter)
 
     def abort(self, key: WorkerJob) -> None:
         """Forget a job without a word; an unknown one is none."""
@@ -204,6 +216,7 @@ class Engine:
     def check(self) -> None:
         """Assert what must hold between steps."""
         self._scheduler.check()
+        self.adapters.check()
         waiting_or_running = {*self._scheduler.waiting, *self._scheduler.running}
         compiling = {one for one in self._sequences.values() if self._grammars.is_compiling(one)}
         assert len(compiling) == self._grammars.num_compiling
@@ -227,6 +240,7 @@ class Engine:
             else:
                 key = sequence.job
                 del self._sequences[key]
+                self.adapters.leave(sequence.adapter)
                 finish = Finish("error", error.code, error.words, error.param)
                 outputs.append(Output(key, Delta(key.job, key.attempt, sequence.num_emitted, [], {}, finish)))
         return outputs
@@ -249,7 +263,7 @@ class Engine:
         for sequence, _, end in plan.prefills:
             self._scheduler.advance(sequence, end)
             if end < len(sequence.ids) and not sequence.announced:
-                outputs.append(_output(sequence, sequence.num_emitted, [], None))
+                outputs.append(make_output(sequence, sequence.num_emitted, [], None))
         outputs += self._score(computed) + self._land()
         self._flight = Flight(logits.sequences, drawn, logits.guessed) if drawn is not None else None
         return outputs
@@ -303,7 +317,7 @@ class Engine:
 
     def _score(self, logits: Logits) -> list[Output]:
         """Tell the logprobs of prompts, before any token that follows them, and end what was to emit nothing."""
-        outputs = [_output(one.sequence, 0, [], extra=extra) for one in logits.prompts for extra in one.extras()]
+        outputs = [make_output(one.sequence, 0, [], extra=extra) for one in logits.prompts for extra in one.extras()]
         for row, sequence in enumerate(logits.sequences):
             if sequence.params.max_tokens:
                 continue
@@ -312,7 +326,7 @@ class Engine:
                 outputs.append(self._break(sequence))
                 continue
             self._forget(sequence)
-            outputs.append(_output(sequence, 0, [], finish=Finish("length"), extra={"scores": scores}))
+            outputs.append(make_output(sequence, 0, [], finish=Finish("length"), extra={"scores": scores}))
         return outputs
 
     def _break(self, sequence: Sequence) -> Output:
@@ -320,17 +334,17 @@ class Engine:
         self._lane.scrub(self._scheduler.disown(sequence))
         self._forget(sequence)
         words = "the model gave no finite logits for this sequence"
-        return _output(sequence, sequence.num_emitted, [], finish=Finish("error", "worker_error", words))
+        return make_output(sequence, sequence.num_emitted, [], finish=Finish("error", "worker_error", words))
 
     def _emit(self, sequence: Sequence, sampled: Sampled) -> Output:
         index = sequence.num_emitted
         if end := self._grammars.end(sequence):  # there was nothing to draw from
             self._forget(sequence)
-            return _output(sequence, index, [], None, end)
+            return make_output(sequence, index, [], None, end)
         if sampled.token == BANNED:
             self._forget(sequence)
             words = "bad words, suppressed tokens or the like leave no token to draw"
-            return _output(sequence, index, [], None, Finish("error", "invalid_value", words))
+            return make_output(sequence, index, [], None, Finish("error", "invalid_value", words))
         if sampled.token == BROKEN:
             return self._break(sequence)
         self._scheduler.append(sequence, sampled.token)
@@ -338,7 +352,7 @@ class Engine:
         finish = self._finish(sequence) or self._grammars.accept(sequence, sampled.token)
         if finish:
             self._forget(sequence)
-        return _output(sequence, index, [sampled.token], sampled, finish)
+        return make_output(sequence, index, [sampled.token], sampled, finish)
 
     def _finish(self, sequence: Sequence) -> Finish | None:
         """Why a sequence that has emitted ends now, if it does."""
@@ -358,6 +372,7 @@ class Engine:
         self._sampler.forget(sequence)
         self._speculation.forget(sequence)
         self._lane.forget(sequence)
+        self.adapters.leave(sequence.adapter)
         del self._sequences[sequence.job]
 
 
@@ -369,22 +384,3 @@ def _was_right(guessed: Guessed, place: int) -> bool:
 def _work_of(plan: Plan) -> Work:
     """A guess counts as a decode: it is how its stream decodes."""
     return Work(len(plan.decodes) + len(plan.guesses), sum(end - start for _, start, end in plan.prefills))
-
-
-def _output(
-    sequence: Sequence,
-    first_index: int,
-    token_ids: list[int],
-    sampled: Sampled | None = None,
-    finish: Finish | None = None,
-    extra: dict[str, object] | None = None,
-) -> Output:
-    """A delta; the first of a sequence tells how much of the prompt was found cached."""
-    extra = extra or {}
-    if not sequence.announced:
-        sequence.announced = True
-        extra["cached_tokens"] = min(sequence.hit_tokens, sequence.num_prompt)
-    if sampled is not None and sampled.logprobs is not None:
-        extra["logprobs"] = [list(sampled.logprobs)]
-    job = sequence.job
-    return Output(job, Delta(job.job, job.attempt, first_index, token_ids, extra, finish))

@@ -32,6 +32,7 @@ class MergedAttention(nn.Module):
         self.sliding_window: int | None = _window(own)
         self.qkv_proj = merged(own.q_proj, own.k_proj, own.v_proj)
         self.widths = [own.q_proj.out_features, own.k_proj.out_features, own.v_proj.out_features]
+        self.merged_parts = {"qkv_proj": list(zip(("q_proj", "k_proj", "v_proj"), self.widths, strict=True))}
         self.o_proj = own.o_proj
         self.q_norm = getattr(own, "q_norm", None)
         self.k_norm = getattr(own, "k_norm", None)
@@ -69,6 +70,9 @@ class MergedMLP(nn.Module):
     def __init__(self, own: Any) -> None:
         super().__init__()
         self.gate_up_proj = merged(own.gate_proj, own.up_proj)
+        self.merged_parts = {
+            "gate_up_proj": [(name, getattr(own, name).out_features) for name in ("gate_proj", "up_proj")]
+        }
         self.down_proj = own.down_proj
         self.act_fn = own.act_fn
 

@@ -9,6 +9,7 @@ before it has landed. Must not know how tokens are drawn.
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 
@@ -20,8 +21,9 @@ from tokenyard.workers.graphs import Graph, Recorder, buckets
 from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.paged import PagedLane
+from tokenyard.workers.rack import Masked, Rack
 from tokenyard.workers.scheduler import Chunk, Plan, Sequence
-from tokenyard.workers.stage import POSITION, TABLE, TOKEN, Row, Stage
+from tokenyard.workers.stage import POSITION, SHELF, TABLE, TOKEN, Row, Stage
 from tokenyard.workers.static_step import DecodeKernel, StaticStep
 
 
@@ -57,6 +59,8 @@ class GraphLane(Lane):
         self.recorder: Recorder | None = None
         """What recorded the graphs: others that are to share their memory need the same."""
         self._graphs: dict[tuple[int, int], Graph] = {}
+        self._adapted: dict[tuple[int, int], Graph] = {}
+        """The same with the adapters of all shelves, for batches in which any sequence has one."""
 
     @torch.inference_mode()
     def record(self, recorder: Recorder) -> None:
@@ -64,8 +68,11 @@ class GraphLane(Lane):
         self.recorder = recorder
         for width in reversed(self._widths):
             for bucket in reversed(self.buckets):
-                if bucket * width <= self._most_blocks:
-                    self._graphs[bucket, width] = recorder(partial(self._forward, bucket, width))
+                if bucket * width > self._most_blocks:
+                    continue
+                if rack := self._model.rack:
+                    self._adapted[bucket, width] = recorder(partial(self._forward, bucket, width, rack))
+                self._graphs[bucket, width] = recorder(partial(self._forward, bucket, width, None))
 
     @torch.inference_mode()
     def selftest(self) -> float:
@@ -73,19 +80,31 @@ class GraphLane(Lane):
         size = self._paged.pool.block_size
         one = Sequence(WorkerJob(b"", 0, 1), list(range(1, size + 1)), [1], Params(max_tokens=2))
         one.blocks.extend((0, 1))
+        errors = self._errors(one, self._graphs)
+        if rack := self._model.rack:
+            one.shelf = rack.num_shelves
+            rack.fill(one.shelf)
+            errors += self._errors(one, self._adapted)
+            rack.place(one.shelf, {})
+        self._paged.scrub(one.blocks)
+        return torch.stack(errors).max().item()
+
+    def _errors(self, one: Sequence, graphs: dict[tuple[int, int], Graph]) -> list[torch.Tensor]:
+        """Of each graph, with this sequence of one token more than a block as every row."""
+        size = self._paged.pool.block_size
+        one.num_computed = 0
         self._paged.run(Plan([], [Chunk(one, 0, size)]))
         one.num_computed = size
         expected = self._paged.run(Plan([one], [])).rows
         errors = []
-        for bucket, width in self._graphs:
-            found = self._replay([Row(1, size, one.blocks)] * bucket, bucket, width)
+        for (bucket, _), graph in graphs.items():
+            found = self._replay(graph, [Row(1, size, one.shelf, one.blocks)] * bucket, bucket)
             errors.append((found - expected).abs().max() / expected.abs().max())
-        self._paged.scrub(one.blocks)
-        return torch.stack(errors).max().item()
+        return errors
 
     @property
     def num_graphs(self) -> int:
-        return len(self._graphs)
+        return len(self._graphs) + len(self._adapted)
 
     def scores_prompts(self) -> bool:
         return self._paged.scores_prompts()
@@ -101,10 +120,11 @@ class GraphLane(Lane):
         if shape not in self._graphs:
             return self._paged.run(plan)
         sampled = [*plan.decodes, *(guess.sequence for guess in plan.guesses)]
-        words = [Row(self._token(one), one.num_computed, one.blocks) for one in sampled]
-        for sequence, drafts in plan.guesses:
-            words += [Row(*one, sequence.blocks) for one in zip(drafts, count(sequence.num_computed + 1))]
-        rows = self._replay(words, *shape)
+        words = [Row(self._token(one), one.num_computed, one.shelf, one.blocks) for one in sampled]
+        for one, drafts in plan.guesses:
+            words += [Row(*guess, one.shelf, one.blocks) for guess in zip(drafts, count(one.num_computed + 1))]
+        graphs = self._adapted if any(one.shelf for one in sampled) else self._graphs
+        rows = self._replay(graphs[shape], words, shape[0])
         later = torch.split(rows[len(sampled) :], [len(drafts) for _, drafts in plan.guesses])
         guessed = [Guessed(*guess, after) for guess, after in zip(plan.guesses, later, strict=True)]
         return Logits(sampled, rows[: len(sampled)], guessed)
@@ -134,13 +154,13 @@ class GraphLane(Lane):
         known = len(sequence.ids) == sequence.num_tokens
         return sequence.ids[-1] if known else -1 - self._row_of[sequence]
 
-    def _replay(self, rows: list[Row], bucket: int, width: int) -> torch.Tensor:
+    def _replay(self, graph: Graph, rows: list[Row], bucket: int) -> torch.Tensor:
         """Logits [R, V] after each row, to be read before the next replay."""
         self._stage.send(rows, bucket)
-        self._graphs[bucket, width].replay()
+        graph.replay()
         return self.logits[: len(rows)]
 
-    def _forward(self, bucket: int, width: int) -> None:
+    def _forward(self, bucket: int, width: int, rack: Rack | None) -> None:
         """What a graph records: reads the first rows of the stage, writes the first rows of the logits."""
         words = self._stage.words[:bucket]
         tokens, positions = words[:, TOKEN].long(), words[:, POSITION].long()
@@ -149,5 +169,6 @@ class GraphLane(Lane):
         input_ids = torch.where(tokens < 0, drawn, tokens)
         step = StaticStep(self._paged.pool, words[:, TABLE : TABLE + width], positions, self._decode)
         rows = torch.arange(bucket, device=words.device)
-        logits = self._model.forward(input_ids.unsqueeze(0), positions.unsqueeze(0), rows, step)
+        with rack.applied(Masked(words[:, SHELF], rack.num_shelves)) if rack else nullcontext():
+            logits = self._model.forward(input_ids.unsqueeze(0), positions.unsqueeze(0), rows, step)
         self.logits[:bucket] = logits

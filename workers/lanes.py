@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def make_lane(model: LoadedModel, options: EngineOptions) -> Lane:
     """A fresh lane, with no sequence in it."""
     if model.verdict.lane == "plain":
-        return PlainLane(PlainModel(model.model, model.verdict.way))
+        return PlainLane(PlainModel(model.model, model.verdict.way), model.rack)
     if model.verdict.lane == "encoder":
         return EncoderLane()
     paged = PagedLane(model)

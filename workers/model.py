@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from tokenyard.workers.patience import STEP_S
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
 from tokenyard.workers.quantization import is_quantized, quantize
+from tokenyard.workers.rack import Rack
 from tokenyard.workers.tuning import tune
 from tokenyard.workers.verdict import Verdict, decide
 
@@ -76,6 +78,10 @@ class EngineOptions(NamedTuple):
     """How weights are made smaller at load: one of quantization.WAYS; empty: not at all."""
     step_timeout_s: float = STEP_S
     """What a step may last before the engine is taken for hung, beside the time that its tokens get (patience.py)."""
+    max_loras: int = 0
+    """LoRA adapters that may be loaded at once; 0: the model's layers stay as they are."""
+    max_lora_rank: int = 16
+    """The largest rank of one: vLLM's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     pooling: Pooling
+    rack: Rack | None = None
+    """Where adapters come; None: there can be none."""
 
     @property
     def shapes(self) -> list[LayerShape]:
@@ -142,12 +150,19 @@ def load_model(
         context_length = _encoder_length(model, min(context_length, pooling.max_length or context_length))
     else:
         verdict = decide(model, commit + options.quantization, context_length, options.block_size)
+    rack = (
+        None if is_encoder or not options.max_loras else Rack(options.max_loras, options.max_lora_rank, chosen, place)
+    )
+    fit = partial(rack.fit, model, partial(_logits, model, verdict)) if rack else None
     if verdict.lane == "paged" and not options.eager and not is_quantized(model):
-        tune(model, verdict.shapes, options.block_size, options.compile)
+        tune(model, verdict.shapes, options.block_size, options.compile, fit)
+    elif fit:
+        fit()
     on_progress(0.95)
     plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
     most_rows = num_rows(options.max_num_seqs, options.num_drafts)
     num_graphs = len(buckets(most_rows)) if verdict.lane == "paged" and not options.eager else 0
+    num_graphs *= 2 if rack else 1  # with adapters and without
     budget = plan_memory(
         verdict.token_bytes(chosen),
         place,
@@ -175,7 +190,17 @@ def load_model(
         revision=spec.revision or "",
     )
     on_progress(1.0)
-    return LoadedModel(card, model, verdict, *budget, chosen, place, pooling)
+    return LoadedModel(card, model, verdict, *budget, chosen, place, pooling, rack)
+
+
+def _logits(model: PreTrainedModel, verdict: Verdict, num_tokens: int) -> torch.Tensor:
+    """Of so many tokens that might be any, on its lane; on the plain one also of one more, which may go another way."""
+    if verdict.lane == "plain":
+        plain = PlainModel(model, verdict.way)
+        row, state = plain.forward(list(range(num_tokens)), 0, None)
+        return row if state is None else plain.forward([0], num_tokens, state)[0]
+    ids = torch.arange(num_tokens, device=model.device)
+    return attention.forward(model, ids.unsqueeze(0), ids.unsqueeze(0), ids, attention.Probe())
 
 
 def _refuse_impossible(options: EngineOptions) -> None:
@@ -186,6 +211,8 @@ def _refuse_impossible(options: EngineOptions) -> None:
             f"--max-num-batched-tokens {options.max_batch_tokens}: a step must hold one token of each of "
             f"{options.max_num_seqs} sequences (--max-num-seqs)"
         )
+    if options.max_loras < 0 or options.max_lora_rank < 1:
+        raise SetupError("--max-loras must be 0 or more, and --max-lora-rank at least 1")
 
 
 def _resolve(source: str) -> str:

@@ -96,7 +96,7 @@ def pack(plan: Plan, pool: KVPool, device: torch.device) -> Batch:
     sizes = [(end - start, end) for _, start, end in plan.prefills]
     chunks = Chunks(sizes, size, on_chunk_table, on_starts, on_ends) if sizes else None
     step = PackedStep(pool, all_slots, on_table, on_lengths, chunks)
-    return Batch(input_ids.unsqueeze(0), position_ids.unsqueeze(0), logit_rows, step, sampled)
+    return Batch(input_ids.unsqueeze(0), position_ids.unsqueeze(0), logit_rows, step, sampled, plan.decodes)
 
 
 def _table(rows: "Iterable[array[int]]") -> np.ndarray:

@@ -10,6 +10,7 @@ from tokenyard.workers.attention import Probe
 from tokenyard.workers.kernels import choose
 from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.model import LoadedModel
+from tokenyard.workers.rack import adapted
 from tokenyard.workers.scheduler import Chunk, Guess, Plan, Sequence
 from tokenyard.workers.scoring import Head, PromptLogprobs, score_prompts, unscored
 from tokenyard.workers.stage import to_device
@@ -56,7 +57,10 @@ class PagedLane(Lane):
         with _drafted(plan.guesses) as chunks:
             batch = self.kernels.pack(Plan(plan.decodes, [*plan.prefills, *chunks]), self.pool, self._model.device)
         logit_rows = _guessed_rows(batch.logit_rows, plan.guesses) if chunks else batch.logit_rows
-        rows = self._model.forward(batch.input_ids, batch.position_ids, logit_rows, batch.step)
+        runs = [(one.shelf, 1) for one in batch.decodes]
+        runs += [(one.shelf, end - start) for one, start, end in [*plan.prefills, *chunks]]
+        with adapted(self._model.rack, runs):
+            rows = self._model.forward(batch.input_ids, batch.position_ids, logit_rows, batch.step)
         num_sampled = len(batch.sampled)
         later = torch.split(rows[num_sampled:], [len(drafts) for _, drafts in plan.guesses])
         guessed = [Guessed(*guess, after) for guess, after in zip(plan.guesses, later, strict=True)]

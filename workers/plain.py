@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from tokenyard.workers.lane import Lane, Logits
+from tokenyard.workers.rack import Rack, adapted
 from tokenyard.workers.scheduler import Plan, Sequence
 from tokenyard.workers.scoring import Head, PromptLogprobs, Unscored, score_prompts, unscored
 
@@ -101,8 +102,9 @@ class PlainModel:
 class PlainLane(Lane):
     """Serves every model that gives its own logits in one of the WAYS."""
 
-    def __init__(self, model: PlainModel) -> None:
+    def __init__(self, model: PlainModel, rack: Rack | None = None) -> None:
         self._model = model
+        self._rack = rack
         self._states: dict[Sequence, State] = {}
 
     def runs_ahead(self, plan: Plan) -> bool:
@@ -148,7 +150,8 @@ class PlainLane(Lane):
         """Compute positions [start, end); logits [V] after them."""
         if self._model.way.prefill is Prefill.ANEW:
             start = 0
-        row, state = self._model.forward(sequence.ids[start:end].tolist(), start, self._states.get(sequence))
+        with adapted(self._rack, [(sequence.shelf, end - start)]):
+            row, state = self._model.forward(sequence.ids[start:end].tolist(), start, self._states.get(sequence))
         if state is not None:
             self._states[sequence] = state
         return row

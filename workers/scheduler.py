@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from tokenyard.broker.params import Params
 from tokenyard.broker.prefix import next_key, salted
-from tokenyard.broker.wire import WorkerJob
+from tokenyard.broker.wire import PLAIN, AdapterKey, WorkerJob
 from tokenyard.workers.blocks import BlockPool
 
 
@@ -33,6 +33,7 @@ class Sequence:
     """One job in the engine: its tokens, how far they are computed, and the blocks that hold them."""
 
     __slots__ = (
+        "adapter",
         "announced",
         "arrival",
         "blocks",
@@ -46,11 +47,25 @@ class Sequence:
         "num_scored",
         "num_tokens",
         "params",
+        "root_key",
+        "shelf",
     )
 
-    def __init__(self, job: WorkerJob, prompt_ids: list[int], emitted_ids: list[int], params: Params) -> None:
+    def __init__(
+        self,
+        job: WorkerJob,
+        prompt_ids: list[int],
+        emitted_ids: list[int],
+        params: Params,
+        adapter: AdapterKey = PLAIN,
+    ) -> None:
         self.job = job
         self.params = params
+        self.adapter = adapter
+        self.shelf = 0
+        """Where its adapter lies (rack.py); 0: it has none."""
+        self.root_key: bytes | None = None
+        """Of its prefix keys; None: the scheduler's."""
         self.follows_text = params.grammar is not None or (
             params.processors is not None and params.processors.follows_text
         )
@@ -336,7 +351,7 @@ class Scheduler:
         while len(keys) <= index:
             start = len(keys) * self.block_size
             ids = sequence.ids[start : start + self.block_size]
-            previous = keys[-1] if keys else salted(self.root_key, sequence.params.cache_salt)
+            previous = keys[-1] if keys else salted(sequence.root_key or self.root_key, sequence.params.cache_salt)
             keys.append(next_key(previous, ids.tobytes()))
         return keys[index]
 

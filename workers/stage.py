@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-TOKEN, POSITION, TABLE = 0, 1, 2
+TOKEN, POSITION, SHELF, TABLE = 0, 1, 2, 3
 """First word of each part of a row: the token's id, or -1 - r for what row r of the last draw gave, which only
-the device may know yet; its position; the block table."""
+the device may know yet; its position; the shelf of its adapter (rack.py), or 0; the block table."""
 NUM_TURNS = 2
 """Host buffers: one is filled while the other may still be being sent."""
 
@@ -61,6 +61,8 @@ class Row(NamedTuple):
     token: int
     """Word 0."""
     position: int
+    shelf: int
+    """Of its sequence's adapter."""
     blocks: "array[int]"
     """Its sequence's block table."""
 

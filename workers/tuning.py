@@ -2,6 +2,7 @@
 
 merge     q/k/v and gate/up of listed families (fusion.py)
 lay out   weights of float32 layers on CPU, and of bfloat16 where it multiplies such (cpu_linear.py)
+fit       layers are wrapped for adapters, if there may be some (rack.py); it refuses what it cannot
 compile   the body on CPU, where a C++ compiler is found and the model is large enough (compiled.py)
 """
 
@@ -31,13 +32,21 @@ FREE_SHARE = 0.25
 """Of free memory, what a second form of the weights may take."""
 
 
-def tune(model: PreTrainedModel, shapes: list[LayerShape], block_size: int, compiling: bool | None) -> None:
+def tune(
+    model: PreTrainedModel,
+    shapes: list[LayerShape],
+    block_size: int,
+    compiling: bool | None,
+    fit: Callable[[], bool] | None = None,
+) -> None:
     """Change the model in place; it must have passed its self-test. `compiling`: None leaves it to the model's size."""
     on_cpu = model.device.type == "cpu"
     compiling = on_cpu and _is_compiling(model, compiling)
     steps: list[tuple[str, Callable[[], bool]]] = [("merged q/k/v and gate/up", lambda: merge(model) > 0)]
     if on_cpu and (model.dtype == torch.float32 or (model.dtype == torch.bfloat16 and multiplies_bfloat16())):
         steps.append(("weights laid out for the CPU", lambda: _lay_out(model, narrow=compiling)))
+    if fit is not None:
+        steps.append(("made ready for adapters", fit))
     if compiling:
         steps.append(("compiled", lambda: _compile(model)))
     expected = paged_logits(model, shapes, block_size)

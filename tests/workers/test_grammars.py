@@ -17,11 +17,12 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Grammar, Params, Processors
 from tokenyard.broker.wire import Finish, WorkerJob
 from tokenyard.workers import grammar_compiler
-from tokenyard.workers.engine import Engine, Output
+from tokenyard.workers.engine import Engine
 from tokenyard.workers.grammars import Grammars, forbid
 from tokenyard.workers.graph_lane import GraphLane
 from tokenyard.workers.graphs import num_rows
 from tokenyard.workers.model import EngineOptions
+from tokenyard.workers.outputs import Output
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.scheduler import Sequence
 from tokenyard.workers.static_step import gathered_decode
