@@ -100,3 +100,10 @@ def default_run_dir() -> Path:
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "tokenyard"
     return Path(f"/tmp/tokenyard-{os.getuid()}")
+
+
+def cache_dir() -> Path:
+    """Where what is found out once is kept: `$TOKENYARD_CACHE_DIR`, else tokenyard's own folder in the user's cache."""
+    if given := os.environ.get("TOKENYARD_CACHE_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenyard"

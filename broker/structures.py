@@ -45,7 +45,7 @@ class Card(NamedTuple):
     source: str
     """Directory or Hub name."""
     commit: str
-    """Of the Hub, or a digest of a directory's files."""
+    """Of the Hub, or a digest of a directory's files, or of its GGUF file."""
     context_length: int
     pool_tokens: int
     """KV slots of one worker: a prompt that is longer can never run."""
@@ -62,6 +62,8 @@ class Card(NamedTuple):
     """Branch, tag or commit as it was asked for, if it was."""
     adapters: list[Adapter] = []
     """From a worker: what it holds. To fronts: what may be asked for."""
+    file: str = ""
+    """The GGUF file of `source` that has it all; empty for other weights."""
 
 
 class Finish(NamedTuple):

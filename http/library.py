@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenyard.broker import hub
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.gguf_tokenizer import converted
 from tokenyard.broker.wire import Card
 from tokenyard.http import infill
 from tokenyard.http.formats.forcing import Forcing
@@ -92,8 +93,7 @@ class TokenizerLibrary:
     def __init__(self, tool_formats: Sequence[str] = ()) -> None:
         """Raises SetupError if one of FrontOptions.tool_formats is none."""
         self._tool_formats = read_choices(tool_formats)
-        self._loads: dict[tuple[str, str], asyncio.Task[LoadedTokenizer]] = {}
-        """By source and commit."""
+        self._loads: dict[tuple[str, str, str], asyncio.Task[LoadedTokenizer]] = {}
 
     def preload(self, card: Card) -> None:
         """Begin to load; a failure is logged, and the next request tries again."""
@@ -101,7 +101,7 @@ class TokenizerLibrary:
 
     def has(self, card: Card) -> bool:
         """Whether `get` returns without waiting."""
-        load = self._loads.get((card.source, card.commit))
+        load = self._loads.get(_key(card))
         return load is not None and load.done() and load.exception() is None
 
     async def get(self, card: Card) -> LoadedTokenizer:
@@ -110,12 +110,17 @@ class TokenizerLibrary:
         return await asyncio.shield(self._load(card))
 
     def _load(self, card: Card) -> "asyncio.Task[LoadedTokenizer]":
-        key = (card.source, card.commit)
+        key = _key(card)
         load = self._loads.get(key)
         if load is None or (load.done() and load.exception() is not None):
             load = self._loads[key] = asyncio.create_task(_load_in_thread(card, chosen(self._tool_formats, card.names)))
             load.add_done_callback(_log_failure)
         return load
+
+
+def _key(card: Card) -> tuple[str, str, str]:
+    """All that says which files a tokenizer is made of."""
+    return card.source, card.commit, card.file
 
 
 async def _load_in_thread(card: Card, tool_format: str | None) -> LoadedTokenizer:
@@ -132,8 +137,15 @@ def _log_failure(load: "asyncio.Task[LoadedTokenizer]") -> None:
 
 def load_tokenizer(card: Card) -> PreTrainedTokenizerFast:
     """From a local directory, or from the Hub at the card's commit. Raises OSError, ValueError or TokenyardError."""
-    folder = card.source if Path(card.source).is_dir() else hub.small_files(card.source, card.commit)
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(_folder(card), local_files_only=True)
     # A vocabulary of 151,000 tokens is read by way of twice its size.
     trim()
     return tokenizer
+
+
+def _folder(card: Card) -> Path:
+    """Where the files of its tokenizer are, made or fetched first if need be."""
+    if card.file:
+        return converted(card.source, card.commit, card.file)
+    local = Path(card.source)
+    return local if local.is_dir() else hub.small_files(card.source, card.commit)

@@ -18,10 +18,10 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from tokenyard.broker.config import cache_dir
 from tokenyard.workers import attention
 from tokenyard.workers.attention import Attends, Flavour
 from tokenyard.workers.cpu_linear import CpuLinear
-from tokenyard.workers.files import cache_dir
 
 WARM_TOKENS = 16
 """Any number above 1 makes the graph for all of them."""

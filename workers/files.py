@@ -1,10 +1,9 @@
-"""A name for the content of a directory, and the place of what is kept between runs.
+"""A name for the content of a directory or a file.
 
-The name is the `commit` of a model that is not from the Hub: equal files give equal names on every machine, so that
+It is the `commit` of a model that is not from the Hub: equal files give equal names on every machine, so that
 prefix keys and resumed streams agree between workers.
 """
 
-import os
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,10 +14,10 @@ NUM_SAMPLES = 64
 """Of a larger file, so many pieces, evenly spread, first and last included: 4 MiB. Any training changes all weights."""
 
 
-def digest(directory: Path) -> str:
-    """40 hex digits, as a commit of the Hub has."""
+def digest(place: Path) -> str:
+    """40 hex digits, as a commit of the Hub has; of all files in a directory, or of one file."""
     total = blake2b(digest_size=20)
-    for path in sorted(directory.iterdir()):
+    for path in sorted(place.iterdir()) if place.is_dir() else [place]:
         if path.is_file() and not path.name.startswith("."):
             size = path.stat().st_size
             total.update(f"{path.name}\0{size}\0".encode())
@@ -33,10 +32,3 @@ def _starts(size: int) -> list[int]:
     if size <= WHOLE_BYTES:
         return [0]
     return [(size - SAMPLE_BYTES) * number // (NUM_SAMPLES - 1) for number in range(NUM_SAMPLES)]
-
-
-def cache_dir() -> Path:
-    """Where what is found out once is kept: `$TOKENYARD_CACHE_DIR`, else tokenyard's own folder in the user's cache."""
-    if given := os.environ.get("TOKENYARD_CACHE_DIR"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenyard"

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenyard.broker import hub
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.gguf_tokenizer import converted
 from tokenyard.broker.params import Grammar
 from tokenyard.broker.wire import Card
 
@@ -103,8 +104,9 @@ def _vocabulary(card: Card) -> "xgrammar.TokenizerInfo":
     import xgrammar
 
     try:
-        folder = card.source if Path(card.source).is_dir() else hub.small_files(card.source, card.commit)
-        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+            _folder(card), local_files_only=True
+        )
     except (OSError, ValueError) as error:
         raise TokenyardError("worker_error", f"the tokenizer of {card.names[0]} cannot be loaded") from error
     # some stop token must be named; we have our own below
@@ -116,6 +118,14 @@ def _vocabulary(card: Card) -> "xgrammar.TokenizerInfo":
     return xgrammar.TokenizerInfo(
         [*texts, b""], xgrammar.VocabType.RAW, vocab_size=card.vocab_size + 1, stop_token_ids=[card.vocab_size]
     )
+
+
+def _folder(card: Card) -> Path:
+    """Where the files of its tokenizer are."""
+    if card.file:
+        return converted(card.source, card.commit, card.file, apart=False)
+    local = Path(card.source)
+    return local if local.is_dir() else hub.small_files(card.source, card.commit)
 
 
 def _alternatives(text: str) -> str:

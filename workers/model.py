@@ -9,33 +9,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import CONFIG_NAME
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import cached_file, extract_commit_hash
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import DEMO, DEMO_DIR, ModelSpec, local_directory
+from tokenyard.broker.spec import ModelSpec
 from tokenyard.broker.wire import Card
 from tokenyard.workers import attention
 from tokenyard.workers.attention import Attends
-from tokenyard.workers.files import digest
+from tokenyard.workers.checkpoint import Checkpoint
+from tokenyard.workers.failures import explained
 from tokenyard.workers.graphs import buckets, num_rows
-from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.memory import plan_memory, step_bytes
 from tokenyard.workers.patience import STEP_S
@@ -119,27 +106,30 @@ def load_model(
     options: EngineOptions,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> LoadedModel:
-    """Load, check and size one model; `on_progress` hears fractions of the whole. Raises SetupError."""
+    """Load, check and size one model; `on_progress` hears fractions of the whole. Raises SetupError that names it."""
     _refuse_impossible(options)
-    source = _resolve(spec.source)
+    try:
+        return _load(spec, device, dtype, options, on_progress)
+    except SetupError as error:
+        raise SetupError(f"model {spec.source}: {error}") from error
+
+
+def _load(
+    spec: ModelSpec, device: str, dtype: str, options: EngineOptions, on_progress: Callable[[float], None]
+) -> LoadedModel:
     place = torch.device(device)
     on_progress(0.0)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # on_progress tells instead
-    commit = _read(lambda: _commit(source, spec.revision), spec)
-    revision = None if Path(source).is_dir() else commit  # all files of one commit, whatever is pushed meanwhile
-    hub = {"revision": revision, "trust_remote_code": options.trust_remote_code}
-    config = _read(lambda: AutoConfig.from_pretrained(source, **hub), spec)
-    text_config = config.get_text_config()
-    is_encoder = _is_encoder(config)
-    if not is_encoder:
-        _refuse_unserved(text_config, spec)
-    pooling = _read(lambda: read_pooling(source, revision, "mean" if is_encoder else "last"), spec)
+    checkpoint = Checkpoint(spec, options.trust_remote_code)
+    text_config, is_encoder = checkpoint.text_config, checkpoint.is_encoder
+    with explained(checkpoint.directory):
+        pooling = read_pooling(checkpoint.source.name, checkpoint.revision, "mean" if is_encoder else "last")
     context_length = _context_length(text_config, options.max_model_len)
     chosen = _dtype(dtype, place, text_config)
     on_progress(0.05)
-    family = AutoModel if is_encoder else AutoModelForCausalLM
-    packed = quantize(options.quantization, place, chosen, config)
-    model = _read(lambda: family.from_pretrained(source, dtype=chosen, **hub, **packed), spec)
+    packed = quantize(options.quantization, place, chosen, checkpoint.config)
+    model: Any = checkpoint.read_weights(dtype=chosen, **packed)
+    checkpoint.make_tokenizer()
     model.requires_grad_(False).eval()
     if "device_map" not in packed:
         model.to(place)
@@ -149,7 +139,8 @@ def load_model(
         verdict = Verdict("encoder")
         context_length = _encoder_length(model, min(context_length, pooling.max_length or context_length))
     else:
-        verdict = decide(model, commit + options.quantization, context_length, options.block_size)
+        version = checkpoint.commit + checkpoint.source.file + options.quantization
+        verdict = decide(model, version, context_length, options.block_size)
     rack = (
         None if is_encoder or not options.max_loras else Rack(options.max_loras, options.max_lora_rank, chosen, place)
     )
@@ -175,19 +166,22 @@ def load_model(
     )
     card = Card(
         names=spec.called,
-        source=source,
-        commit=commit,
+        source=checkpoint.source.name,
+        commit=checkpoint.commit,
         context_length=context_length,
         pool_tokens=budget.num_blocks * options.block_size,
         block_size=options.block_size,
         lane=verdict.lane,
-        dtype="+".join(filter(None, (str(chosen).removeprefix("torch."), options.quantization))),
+        dtype="+".join(
+            filter(None, (str(chosen).removeprefix("torch."), checkpoint.source.file, options.quantization))
+        ),
         device=str(place),
         vocab_size=text_config.vocab_size,
-        eos_token_ids=_eos_token_ids(generation, text_config),
+        eos_token_ids=_eos_token_ids(generation, checkpoint),
         generation_config=_generation_defaults(generation),
         created=int(time.time()),
         revision=spec.revision or "",
+        file=checkpoint.source.file,
     )
     on_progress(1.0)
     return LoadedModel(card, model, verdict, *budget, chosen, place, pooling, rack)
@@ -213,54 +207,6 @@ def _refuse_impossible(options: EngineOptions) -> None:
         )
     if options.max_loras < 0 or options.max_lora_rank < 1:
         raise SetupError("--max-loras must be 0 or more, and --max-lora-rank at least 1")
-
-
-def _resolve(source: str) -> str:
-    """An absolute local directory, or a Hub name."""
-    if source == DEMO:
-        return str(DEMO_DIR)
-    if directory := local_directory(source):
-        return str(directory)
-    if Path(source).is_absolute() or source.startswith((".", "~")):
-        raise SetupError(f"model {source}: there is no such directory")
-    return source
-
-
-def _commit(source: str, revision: str | None) -> str:
-    """The commit that a branch or tag of the Hub stands for now; for a directory, a digest of its files."""
-    if Path(source).is_dir():
-        return digest(Path(source))
-    config_path = cached_file(source, CONFIG_NAME, revision=revision)
-    commit = extract_commit_hash(config_path, None)
-    assert commit is not None, config_path
-    return commit
-
-
-def _read(load: Callable[[], Any], spec: ModelSpec) -> Any:
-    """Call into transformers, turning what a wrong or broken model raises into words for the user."""
-    try:
-        return load()
-    except (OSError, *FAILURES, SafetensorError, ImportError, StrictDataclassError) as error:
-        words = str(error).strip().split("\n")[0] or type(error).__name__
-        if "trust_remote_code=True" in str(error):
-            words = "it comes with code of its own, which runs only with --trust-remote-code"
-        raise SetupError(f"model {spec.source}: it cannot be loaded: {words}") from error
-
-
-def _refuse_unserved(config: PreTrainedConfig, spec: ModelSpec) -> None:
-    """Raise SetupError for what no lane could ever serve."""
-    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
-        raise SetupError(f"model {spec.source}: it is no causal language model")
-
-
-def _is_encoder(config: PreTrainedConfig) -> bool:
-    """Whether the checkpoint is a bare body, or one that fills in masked words: it can embed, but not go on."""
-    classes = getattr(config, "auto_map", None)
-    if classes:
-        return "AutoModel" in classes and "AutoModelForCausalLM" not in classes
-    architecture = (config.architectures or [""])[0]
-    is_body = architecture.endswith(("Model", "ForMaskedLM")) and not config.is_encoder_decoder
-    return is_body and architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def _encoder_length(model: PreTrainedModel, most: int) -> int:
@@ -291,12 +237,15 @@ def _dtype(wanted: str, device: torch.device, config: PreTrainedConfig) -> torch
     return chosen
 
 
-def _eos_token_ids(generation: GenerationConfig | None, config: PreTrainedConfig) -> list[int]:
+def _eos_token_ids(generation: GenerationConfig | None, checkpoint: Checkpoint) -> list[int]:
     eos = generation.eos_token_id if generation is not None else None
     if eos is None:
-        eos = getattr(config, "eos_token_id", None)
-    ids = [] if eos is None else [eos] if isinstance(eos, int) else eos
-    return [one for one in ids if 0 <= one < config.vocab_size]  # some configs name ids that no logit stands for
+        eos = getattr(checkpoint.text_config, "eos_token_id", None)
+    ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    if checkpoint.header is not None:
+        ids += [one for one in checkpoint.header.end_ids if one not in ids]
+    # some configs name ids that no logit stands for
+    return [one for one in ids if 0 <= one < checkpoint.text_config.vocab_size]
 
 
 def _generation_defaults(generation: GenerationConfig | None) -> dict[str, Any]:

@@ -40,11 +40,11 @@ def read_pooling(source: str, revision: str | None, default: str) -> Pooling:
     for module in modules:
         kind = str(module["type"]).rpartition(".")[2]
         if kind == "Pooling":
-            mode = _mode(_read(source, revision, f"{module['path']}/config.json") or {}, source)
+            mode = _mode(_read(source, revision, f"{module['path']}/config.json") or {})
         elif kind == "Normalize":
             normalized = True
         elif kind != "Transformer":
-            raise SetupError(f"model {source}: its embeddings go through a part {kind!r}, which is not served")
+            raise SetupError(f"its embeddings go through a part {kind!r}, which is not served")
     limits = _read(source, revision, "sentence_bert_config.json") or {}
     return Pooling(mode, normalized, limits.get("max_seq_length"))
 
@@ -56,12 +56,12 @@ def pool(hidden: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     return normalize(vector, dim=0) if pooling.normalize else vector
 
 
-def _mode(config: dict[str, Any], source: str) -> str:
+def _mode(config: dict[str, Any]) -> str:
     wanted = [MODES.get(key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
     if "pooling_mode" in config:
         wanted = [NEWER_MODES.get(config["pooling_mode"])]
     if len(wanted) != 1 or wanted[0] is None:
-        raise SetupError(f"model {source}: only pooling by mean, cls or last token is served")
+        raise SetupError("only pooling by mean, cls or last token is served")
     return wanted[0]
 
 

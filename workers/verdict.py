@@ -17,9 +17,10 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from tokenyard.broker.config import cache_dir
 from tokenyard.broker.errors import SetupError
 from tokenyard.workers import attention
-from tokenyard.workers.files import cache_dir, digest
+from tokenyard.workers.files import digest
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.plain import WAYS, Prefill, Way
 from tokenyard.workers.selftest import NO_FOOTPRINT, Footprint, paged_selftest, plain_selftest

@@ -166,12 +166,12 @@ class Readers:
     """Of the models that were asked, each made once; all calls on the event loop's thread."""
 
     def __init__(self) -> None:
-        self._loads: dict[tuple[str, str], asyncio.Task[Reader]] = {}
-        """By source and commit."""
+        self._loads: dict[tuple[str, str, str], asyncio.Task[Reader]] = {}
+        """By source, commit and GGUF file."""
 
     async def get(self, card: Card) -> Reader:
         """Raises TokenyardError if the model's files cannot be read."""
-        key = (card.source, card.commit)
+        key = (card.source, card.commit, card.file)
         load = self._loads.get(key)
         if load is None or (load.done() and load.exception() is not None):
             load = self._loads[key] = asyncio.create_task(asyncio.to_thread(_load, card))

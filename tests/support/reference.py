@@ -125,8 +125,10 @@ def noise(seed: int, index: int, vocab_size: int) -> torch.Tensor:
 class Reference:
     """A model's own forward and generate, float32, one sequence at a time; counts near-ties over all its checks."""
 
-    def __init__(self, directory: Path) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    def __init__(self, directory: Path, **more: Any) -> None:
+        """`more`: what else from_pretrained is told, as a GGUF file."""
+        how = {"dtype": torch.float32, "attn_implementation": "eager", **more}
+        self.model = AutoModelForCausalLM.from_pretrained(directory, **how)
         self.model.eval()
         self.num_tokens = 0
         self.num_ties = 0

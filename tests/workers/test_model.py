@@ -12,9 +12,9 @@ import torch
 from engines import CONTEXT, VOCAB, save_tiny
 
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import OPTIONS, ModelSpec
+from tokenyard.broker.spec import DEMO_DIR, OPTIONS, ModelSpec
 from tokenyard.workers import attention
-from tokenyard.workers.model import DEMO_DIR, DTYPES, EngineOptions, LoadedModel, load_model
+from tokenyard.workers.model import DTYPES, EngineOptions, LoadedModel, load_model
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -110,7 +110,7 @@ def test_words_for_what_cannot_be_loaded(directory: Path, tmp_path: Path) -> Non
         load(tmp_path / "nowhere")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(SetupError, match="cannot be loaded"):
+    with pytest.raises(SetupError, match=f"model {empty}: it has no config.json"):
         load(empty)
     broken = shutil.copytree(directory, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"not tensors at all")

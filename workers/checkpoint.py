@@ -1,0 +1,124 @@
+"""Reads one model's files by way of transformers: what it is first, then its weights.
+
+What is wrong with them becomes words for the user (failures.py). Weights that a checkpoint lacks are refused:
+transformers draws them at random, with a warning. Must not know of lanes, memory or cards.
+"""
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from functools import cached_property
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from tokenyard.broker.errors import SetupError
+from tokenyard.broker.gguf_tokenizer import converted
+from tokenyard.broker.spec import ModelSpec
+from tokenyard.workers.failures import explained
+from tokenyard.workers.gguf_file import Header, read_header
+from tokenyard.workers.sources import find_files, find_source
+
+MAX_NAMES = 4
+"""Of weights, in words for people."""
+UNUSED = "pooler."
+"""Weights of encoders that vectors do not go through; checkpoints that fill in masked words have none."""
+
+
+class Checkpoint:
+    """One model's files, of which the small ones have been read."""
+
+    def __init__(self, spec: ModelSpec, trust_remote_code: bool) -> None:
+        """Raises SetupError for what is not there, or what no lane could ever serve."""
+        with explained():
+            self.source = find_source(spec)
+            self.directory, self.commit = find_files(self.source, spec.revision)
+        self.revision = None if self.source.is_local else self.commit
+        """All files are of one commit, whatever is pushed meanwhile."""
+        self._hub: dict[str, Any] = {"revision": self.revision, "trust_remote_code": trust_remote_code}
+        self.header: Header | None = None
+        """Of a GGUF file."""
+        if self.source.file:
+            self.header = read_header(self.directory / self.source.file)
+            self._hub["gguf_file"] = self.source.file
+        with explained(self.directory), _quiet():
+            self.config: PreTrainedConfig = AutoConfig.from_pretrained(self.source.name, **self._hub)
+        self.text_config = self.config.get_text_config()
+        if not self.is_encoder:
+            _refuse_unserved(self.text_config)
+
+    @cached_property
+    def is_encoder(self) -> bool:
+        """Whether it is a bare body, or one that fills in masked words: it can embed, but not go on."""
+        classes = getattr(self.config, "auto_map", None)
+        if classes:
+            return "AutoModel" in classes and "AutoModelForCausalLM" not in classes
+        is_body = self._architecture.endswith(("Model", "ForMaskedLM")) and not self.config.is_encoder_decoder
+        return is_body and self._architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+    def read_weights(self, **how: Any) -> PreTrainedModel:
+        """The model; `how`: dtype, quantization and device, as from_pretrained takes them. Raises SetupError."""
+        family = AutoModel if self.is_encoder else AutoModelForCausalLM
+        if self.header is not None:
+            if "quantization_config" in how:
+                raise SetupError("quantization does not go with a GGUF file, which is dequantized at load")
+            from transformers import GgufConfig
+
+            # a config that is given is not read again, which takes seconds; packed weights need kernels of the Hub's
+            how |= {"config": self.config, "quantization_config": GgufConfig(dequantize=True)}
+        with explained(self.directory), _quiet():
+            loaded: Any = family.from_pretrained(
+                self.source.name, output_loading_info=True, ignore_mismatched_sizes=True, **self._hub, **how
+            )
+        model: PreTrainedModel = loaded[0]
+        self._refuse_drawn(model, loaded[1])
+        return model
+
+    def make_tokenizer(self) -> None:
+        """See to it that fronts find the tokenizer of a GGUF file. Raises SetupError."""
+        if self.source.file:
+            with explained(), _quiet():
+                converted(self.source.name, self.commit, self.source.file, apart=False)
+
+    @property
+    def _architecture(self) -> str:
+        return (self.config.architectures or [""])[0]
+
+    def _refuse_drawn(self, model: PreTrainedModel, report: dict[str, Any]) -> None:
+        """Raise SetupError where weights are not the checkpoint's."""
+        other = f", which is a {self._architecture}" if self._architecture not in ("", type(model).__name__) else ""
+        what = f"it cannot be loaded as {type(model).__name__}{other}"
+        if others := sorted(report["mismatched_keys"]):
+            shapes = _listed([f"{name} {list(has)}, not {list(wants)}" for name, has, wants in others])
+            raise SetupError(f"{what}: weights have other shapes than its config says: {shapes}")
+        own = {name for name, _ in model.named_parameters()}
+        missing = sorted(name for name in report["missing_keys"] if name in own)
+        if self.is_encoder:
+            missing = [name for name in missing if UNUSED not in name]
+        if missing:
+            raise SetupError(f"{what}: weights are missing: {_listed(missing)}")
+
+
+def _refuse_unserved(config: PreTrainedConfig) -> None:
+    """Raise SetupError for what no lane could ever serve."""
+    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
+        raise SetupError("it is no causal language model")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' tables of weights and bars of progress; what matters in them is told in words."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):  # the bar of a GGUF file cannot be turned off otherwise
+            yield
+    finally:
+        transformers_logging.set_verbosity(before)
