@@ -7,7 +7,7 @@ transformers draws them at random, with a warning. Must not know of lanes, memor
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from tokenyard.broker.errors import SetupError
 from tokenyard.broker.gguf_tokenizer import converted
 from tokenyard.broker.spec import ModelSpec
 from tokenyard.workers.failures import explained
-from tokenyard.workers.gguf_file import Header, read_header
+from tokenyard.workers.gguf_file import Header, quick_reading, read_header
 from tokenyard.workers.sources import find_files, find_source
 
 MAX_NAMES = 4
@@ -44,7 +44,7 @@ class Checkpoint:
         if self.source.file:
             self.header = read_header(self.directory / self.source.file)
             self._hub["gguf_file"] = self.source.file
-        with explained(self.directory), _quiet():
+        with explained(self.directory), self._reading():
             self.config: PreTrainedConfig = AutoConfig.from_pretrained(self.source.name, **self._hub)
         self.text_config = self.config.get_text_config()
         if not self.is_encoder:
@@ -69,7 +69,7 @@ class Checkpoint:
 
             # a config that is given is not read again, which takes seconds; packed weights need kernels of the Hub's
             how |= {"config": self.config, "quantization_config": GgufConfig(dequantize=True)}
-        with explained(self.directory), _quiet():
+        with explained(self.directory), self._reading():
             loaded: Any = family.from_pretrained(
                 self.source.name, output_loading_info=True, ignore_mismatched_sizes=True, **self._hub, **how
             )
@@ -80,8 +80,20 @@ class Checkpoint:
     def make_tokenizer(self) -> None:
         """See to it that fronts find the tokenizer of a GGUF file. Raises SetupError."""
         if self.source.file:
-            with explained(), _quiet():
+            with explained(), self._reading():
                 converted(self.source.name, self.commit, self.source.file, apart=False)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Without transformers' tables of weights and bars of progress: what matters in them is told in words."""
+        before = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity(logging.ERROR)
+        try:
+            # the bar of a GGUF file cannot be turned off otherwise
+            with quick_reading() if self.header else nullcontext(), redirect_stderr(io.StringIO()):
+                yield
+        finally:
+            transformers_logging.set_verbosity(before)
 
     @property
     def _architecture(self) -> str:
@@ -110,15 +122,3 @@ def _refuse_unserved(config: PreTrainedConfig) -> None:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' tables of weights and bars of progress; what matters in them is told in words."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)
-    try:
-        with redirect_stderr(io.StringIO()):  # the bar of a GGUF file cannot be turned off otherwise
-            yield
-    finally:
-        transformers_logging.set_verbosity(before)
