@@ -27,12 +27,18 @@ class Progress:
     def __init__(self, state: State, jobs: Jobs) -> None:
         self._state = state
         self._jobs = jobs
+        self._stepping: dict[bytes, Worker] = {}
+        """Those that are in a step which lasts; nearly always none, so that a look costs nothing."""
         self._silent: dict[bytes, float] = {}
         """When each worker that was forgotten for its silence is killed."""
 
     def beat(self, worker: Worker, beat: Beat) -> None:
         """Note what its engine is at. One that goes on after all may serve again, if it has not been killed."""
         worker.step_s = beat.step_ms / 1000
+        if worker.step_s:
+            self._stepping[worker.inc] = worker
+        else:
+            self._stepping.pop(worker.inc, None)
         if beat.step != worker.step or not beat.step_ms:
             worker.stepped_s, worker.stuck = self._state.now, ""
         worker.step = beat.step
@@ -41,7 +47,7 @@ class Progress:
 
     def excuse(self) -> None:
         """We were stopped ourselves: what was not heard meanwhile says nothing."""
-        for worker in self._state.workers.values():
+        for worker in self._stepping.values():
             worker.stepped_s = self._state.now
 
     def is_silent(self, worker: Worker) -> float:
@@ -56,9 +62,11 @@ class Progress:
     def sweep(self) -> None:
         """Find who hangs, and have them killed."""
         now = self._state.now
-        for worker in self._state.workers.values():
+        workers = self._state.workers
+        self._stepping = {inc: one for inc, one in self._stepping.items() if workers.get(inc) is one}
+        for worker in self._stepping.values():
             lasted_s = now - worker.stepped_s
-            if worker.step_s and lasted_s > worker.step_s:
+            if lasted_s > worker.step_s:
                 if not worker.stuck:
                     self._give_up(worker, f"step {worker.step + 1} lasts for {lasted_s:.0f} s")
                 self._kill(worker.inc, f"hung: {worker.stuck}")
