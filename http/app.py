@@ -20,7 +20,8 @@ from tokenyard.http import chat_api, completions, embeddings, metrics, tokenizin
 from tokenyard.http.anthropic import endpoints as anthropic
 from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.decisions import routes as decisions
-from tokenyard.http.errors import HttpError
+from tokenyard.http.drain import Drain, Gate
+from tokenyard.http.errors import HttpError, body_of, headers_of, shutting_down, status_of
 from tokenyard.http.generation_config import unsupported_defaults
 from tokenyard.http.mcp import routes as mcp
 from tokenyard.http.middleware import ApiKeys, BodyLimit, LastResort, RequestIds, error_response
@@ -55,9 +56,10 @@ ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
 """Each adds the routes of one API."""
 
 
-def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
-    """The whole application; its lifespan starts and closes the pool."""
-    service = Service(pool, options)
+def create_app(pool: Pool, options: FrontOptions, drain: Drain | None = None) -> ASGIApp:
+    """The whole application; its lifespan starts and closes the pool. `drain`: begun by who ends the process."""
+    drain = drain or Drain(options.drain_s)
+    service = Service(pool, options, drain)
 
     def on_card(card: Card) -> None:
         service.library.preload(card)
@@ -92,7 +94,7 @@ def create_app(pool: Pool, options: FrontOptions) -> ASGIApp:
         add_routes(api, service)
     app: ASGIApp = BodyLimit(api, options.max_body_bytes)
     app = ApiKeys(app, options.api_keys, options.max_requests_per_key)
-    app = RequestIds(app, pool.figures)
+    app = RequestIds(Gate(app, drain), pool.figures)
     # Outermost, so that refusals and 500s carry its headers too: browsers hide answers without them.
     return CORSMiddleware(
         app,
@@ -112,6 +114,9 @@ def _add_probes(api: FastAPI, service: Service) -> None:
 
     @api.api_route("/ready", methods=["GET", "HEAD"])
     async def ready() -> Response:
+        if service.drain.has_begun:
+            error = shutting_down()
+            return JSONResponse({"status": "draining", **body_of(error)}, status_of(error), headers_of(error))
         if pool.ready and any(library.has(card) for card in pool.cards()):
             return JSONResponse({"status": "ready", "workers": pool.num_workers, "models": len(pool.cards())})
         return error_response(service.starting(), "/ready")

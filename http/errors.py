@@ -28,6 +28,14 @@ INTERNAL = HttpError(500, "internal_error", "the server failed at this request; 
 
 Failure = TokenyardError | HttpError
 
+SHUTTING_DOWN_RETRY_MS = 1000
+"""Elsewhere there may be a front that goes on, or soon one here again."""
+
+
+def shutting_down() -> TokenyardError:
+    """What is said to who comes while the server drains, and to those whose time is up."""
+    return TokenyardError("shutting_down", "the server is shutting down", retry_ms=SHUTTING_DOWN_RETRY_MS)
+
 
 def invalid(param: str, words: str) -> NoReturn:
     """Refuse a request's field; `param` is its dotted path, such as `messages.0.content`."""

@@ -6,6 +6,7 @@ import os
 os.environ["USE_TORCH"] = "0"
 
 import argparse
+import asyncio
 import errno
 import logging
 import signal
@@ -21,6 +22,7 @@ from tokenyard.broker import logs
 from tokenyard.broker.config import RunDir, default_run_dir
 from tokenyard.broker.errors import SetupError
 from tokenyard.http.app import create_app
+from tokenyard.http.drain import NOTICE_S, Drain
 from tokenyard.http.guard import GuardedProtocol
 from tokenyard.http.keys import KeyRing
 from tokenyard.http.memory import bound_heap
@@ -34,18 +36,54 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """uvicorn's own default."""
+FLUSH_S = 1
+"""For clients to take the last bytes of answers that are whole."""
 KEYS_VARIABLE = "TOKENYARD_API_KEY"
 """Keys come this way: arguments can be read by every user of the machine."""
 
 
 class _Server(uvicorn.Server):
-    """SIGTERM drains; a second one, or SIGINT, ends at once."""
+    """SIGTERM drains; a second signal, or SIGINT, ends at once. SIGUSR1 drains with the whole pool (supervisor.py).
+
+    Where this front goes down for good, it accepts to the end and says so: whoever balances load must hear of it. Where
+    others accept at the same socket and go on, it stops accepting, so that they do.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, shares_socket: bool) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._shares_socket = shares_socket
+        self._asked_by = 0
+        """The signal that began the drain."""
+        signal.signal(signal.SIGUSR1, self.handle_exit)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit or sig == signal.SIGINT:
+        if self._asked_by or sig == signal.SIGINT:
             # Unwinding would only print a traceback for every stream that is cut; the broker sees us go either way.
             os._exit(0)
-        self.should_exit = True
+        self._asked_by = sig
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second; whether to shut down."""
+        now = asyncio.get_running_loop().time()
+        if self._asked_by and not self._drain.has_begun:
+            is_alone = self._asked_by == signal.SIGTERM and self._shares_socket
+            self._drain.begin(now, 0 if is_alone else NOTICE_S)
+            if is_alone:
+                self._leave_socket()
+        return await super().on_tick(counter) or self._drain.is_over(now)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """The drain is over: what still runs has had its time."""
+        if self._drain.num_running:
+            self.config.timeout_graceful_shutdown = 0
+        await super().shutdown(sockets)
+
+    def _leave_socket(self) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # those that ask nothing end, the others after their answer
 
 
 def open_socket(options: FrontOptions) -> socket.socket:
@@ -76,8 +114,9 @@ def run(options: FrontOptions) -> None:
     log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
     if not options.api_keys and not ip_address(host).is_loopback and not options.index:
         log.warning("no API key is set, and %s is no loopback address: WHOEVER REACHES IT MAY USE THIS SERVER", host)
+    drain = Drain(options.drain_s)
     config = uvicorn.Config(
-        create_app(Pool(RunDir(options.run_dir)), options),
+        create_app(Pool(RunDir(options.run_dir)), options, drain),
         loop="uvloop",
         http=GuardedProtocol,
         lifespan="on",
@@ -85,12 +124,12 @@ def run(options: FrontOptions) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(options.drain_s),
+        timeout_graceful_shutdown=FLUSH_S,
         backlog=BACKLOG,
         ssl_certfile=options.ssl_certfile,
         ssl_keyfile=options.ssl_keyfile,
     )
-    _Server(config).run(sockets=[listener])
+    _Server(config, drain, options.fd is not None).run(sockets=[listener])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece
-from tokenyard.http.errors import body_of
+from tokenyard.http.errors import body_of, shutting_down
 from tokenyard.http.generation import Generation
 from tokenyard.http.options import FrontOptions
 
@@ -109,8 +109,8 @@ class WholeReply(Response):
                 is_large = any(len(choice.prompt_scores.tokens) > MANY_SCORES for choice in self._generation.choices)
                 body = await asyncio.to_thread(self._shape) if is_large else self._shape()
                 await Response(body, media_type="application/json")(scope, receive, send)
-        except asyncio.CancelledError:
-            raise _shutting_down() from None
+        except asyncio.CancelledError:  # only the server does it, when the time to drain is over
+            raise shutting_down() from None
         finally:
             gone.cancel()
             self._generation.cancel()
@@ -183,10 +183,10 @@ class EventStream(Response):
                 await asyncio.wait((self._sending, gone), return_when=asyncio.FIRST_COMPLETED)
             if not gone.done() and not self._cut:
                 await send(_body(b"", more=False))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # only the server does it, when the time to drain is over
             if self._send is None:
-                raise _shutting_down() from None
-            await send(_body(self._form.failure(_shutting_down()), more=False))
+                raise shutting_down() from None
+            await send(_body(self._form.failure(shutting_down()), more=False))
         finally:
             gone.cancel()
             if beat is not None:
@@ -255,11 +255,6 @@ class EventStream(Response):
             await asyncio.sleep(self._options.keep_alive_s)
             if self._num_writes == seen:
                 self._write(KEEP_ALIVE)
-
-
-def _shutting_down() -> TokenyardError:
-    """Why a reply's task is cancelled: only the server does it, when the time to drain is over."""
-    return TokenyardError("shutting_down", "the server is shutting down", retry_ms=1000)
 
 
 def _body(data: bytes, more: bool = True) -> Message:

@@ -6,6 +6,7 @@ from fastapi.responses import Response
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
+from tokenyard.http.drain import Drain
 from tokenyard.http.generation import Generation
 from tokenyard.http.library import TokenizerLibrary
 from tokenyard.http.mcp.config import read_servers
@@ -24,9 +25,10 @@ STARTING_RETRY_MS = 1000
 class Service:
     """One front's."""
 
-    def __init__(self, pool: Pool, options: FrontOptions) -> None:
+    def __init__(self, pool: Pool, options: FrontOptions, drain: Drain) -> None:
         self.pool = pool
         self.options = options
+        self.drain = drain
         self.library = TokenizerLibrary(options.tool_formats)
         self.hub = Hub(read_servers(options.mcp) if options.mcp else [])
         """The MCP servers; it starts with the front."""

@@ -41,6 +41,8 @@ BACKLOG = 2048
 """Connections that wait while a front restarts: uvicorn's default."""
 DRAIN_MARGIN_S = 5.0
 """After the streams' time is up, for fronts to cut them and for workers and broker to say goodbye."""
+LAST_SIGNAL = signal.SIGUSR1
+"""To a front that ends with the pool: no other takes its connections, so it tells them itself (http/main.py)."""
 MAX_TROUBLE = 200
 """Letters of a process's last words that status shows: a line of a terminal or two."""
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -209,7 +211,7 @@ class Supervisor:
                     self._start(name)
                     self._answer(self._agency.troubled(self._watch.troubles()), time.monotonic())
                 case watch.Terminate(name):
-                    self._children[name].send(signal.SIGTERM)
+                    self._children[name].send(LAST_SIGNAL if name.startswith("front") else signal.SIGTERM)
                 case watch.GaveUp(name, words):
                     log.error("%s %s", name, words)
                 case watch.Over():

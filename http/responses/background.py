@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece
+from tokenyard.http.drain import Drain
+from tokenyard.http.errors import shutting_down
 from tokenyard.http.generation import Generation
 from tokenyard.http.replies import KEEP_ALIVE, typed_event
 from tokenyard.http.responses.database import Database, Row
@@ -95,10 +96,10 @@ class Run:
 class Runs:
     """All that run in this front."""
 
-    def __init__(self, store: Store, drain_s: float) -> None:
+    def __init__(self, store: Store, drain: Drain) -> None:
         self.store = store
-        self._drain_s = drain_s
-        """How long they may go on once the server goes down."""
+        self._drain = drain
+        drain.background.append(lambda: len(self._running))
         self._running: dict[str, Run] = {}
         self._watching: asyncio.Task[None] | None = None
 
@@ -119,12 +120,12 @@ class Runs:
 
     async def close(self) -> None:
         """The server goes down: what still runs when the time is up has failed."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._drain_s):
-                while self._running:
-                    await asyncio.sleep(FOLLOW_S)
+        clock = asyncio.get_running_loop().time
+        self._drain.begin(clock())
+        while self._running and self._drain.left_s(clock()):
+            await asyncio.sleep(FOLLOW_S)
         for run in list(self._running.values()):
-            run.stop(TokenyardError("shutting_down", "the server is shutting down"))
+            run.stop(shutting_down())
         if self._watching is not None:
             self._watching.cancel()
 

@@ -32,7 +32,7 @@ MAX_SEQUENCE = 1 << 53
 def add_routes(api: FastAPI, service: Service) -> None:
     """The routes, and the store that they share."""
     store = Store(service.options.store_path)
-    runs = Runs(store, service.options.drain_s)
+    runs = Runs(store, service.drain)
     service.on_start(store.open)
     service.on_close(runs.close)
     service.on_close(store.close)

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +103,28 @@ class TestPool:
         front.kill()
         assert httpx.get(f"{pool.url}/health", timeout=30).status_code == 200
 
+    def test_a_front_told_to_end_leaves_new_connections_to_the_next(self, pool: Served) -> None:
+        """Only the pool's end is answered with 503."""
+        (front,) = pool.children("front")
+        told = threading.Event()
+
+        def tell() -> None:
+            front.terminate()
+            told.set()
+
+        def ask_anew() -> httpx.Response:
+            told.wait()
+            time.sleep(0.2)  # a signal is seen within a tenth of a second
+            return httpx.get(f"{pool.url}/v1/models", timeout=60)
+
+        async def run() -> tuple[Reply, httpx.Response]:
+            return await asyncio.gather(count_while(pool.url, tell), asyncio.to_thread(ask_anew))
+
+        reply, answer = asyncio.run(run())
+        assert reply.finish_reason == "length"
+        assert answer.status_code == 200
+        assert pool.children("front")[0].pid != front.pid
+
     def test_kill_ends_a_worker_and_a_fresh_one_comes(self, pool: Served) -> None:
         row = pool.status()["workers"][0]
         done = command("kill", row["inc"][:8], "--run-dir", str(pool.run_dir))
@@ -125,10 +149,20 @@ class TestPool:
         assert again.returncode == 2
         assert "another supervisor is running there" in again.stderr
 
-    def test_sigterm_lets_a_stream_finish(self, pool: Served) -> None:
+    def test_sigterm_lets_a_stream_finish_and_says_so_to_others(self, pool: Served) -> None:
         """The last of this class: the pool is gone after it."""
         pool.process_tree()
-        reply = asyncio.run(count_while(pool.url, pool.process.terminate))
+
+        def is_draining() -> bool:
+            answer = httpx.get(f"{pool.url}/ready")
+            return answer.status_code == 503 and answer.json()["status"] == "draining"
+
+        async def run() -> Reply:
+            streaming = asyncio.create_task(count_while(pool.url, pool.process.terminate))
+            await asyncio.to_thread(wait_until, is_draining, "the pool to say that it drains")
+            return await streaming
+
+        reply = asyncio.run(run())
         assert reply.finish_reason == "length"
         assert pool.process.wait(30) == 0, pool.log()
         pool.wait_gone()
