@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES
+from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     FRONT_GONE,
+    PLAIN,
     PROTOCOL,
     Abort,
     Ack,
+    Adapter,
+    AdapterFailed,
+    AdapterKey,
     Beat,
     BrokerToWorker,
     Card,
@@ -21,16 +26,19 @@ from tokenyard.broker.wire import (
     Done,
     Drain,
     Goodbye,
+    LoadAdapter,
     Refused,
     Resume,
     Start,
     Stop,
     TokensUp,
+    UnloadAdapter,
     Who,
     WorkerHello,
     WorkerJob,
     WorkerToBroker,
 )
+from tokenyard.workers.adapter_desk import AdapterDesk, Adopt, Retire
 from tokenyard.workers.link import SendLink
 
 LOADING_PATIENCE_MS = 60_000
@@ -54,6 +62,7 @@ class Add(NamedTuple):
     emitted_ids: bytes
     params: Params
     kind: str = "generate"
+    adapter: AdapterKey = PLAIN
 
 
 class Drop(NamedTuple):
@@ -69,7 +78,7 @@ class Exit(NamedTuple):
     words: str
 
 
-Action = ToBroker | ToFront | Add | Drop | Exit
+Action = ToBroker | ToFront | Add | Drop | Adopt | Retire | Exit
 
 
 def _batches(deltas: list[Delta]) -> Iterator[list[Delta]]:
@@ -103,6 +112,7 @@ class Desk:
         self._capacity = capacity
         self._state = "loading"
         self._card: Card | None = None
+        self._adapters = AdapterDesk()
         self._attempts: dict[tuple[bytes, int], int] = {}
         """Living jobs: (front, job) to attempt. What is not in here is over, whatever the engine still says of it."""
         self._links: dict[bytes, SendLink] = {}
@@ -134,6 +144,10 @@ class Desk:
             return self.drain()
         if isinstance(message, Who):
             return [ToBroker(self._hello())]
+        if isinstance(message, LoadAdapter):
+            return [*self._adapters.load(message), ToBroker(self._hello())]
+        if isinstance(message, UnloadAdapter):
+            return [*self._adapters.unload(message), ToBroker(self._hello())]
         assert isinstance(message, Refused)
         return [Exit(2, f"the broker refuses this worker: {message.words}")]
 
@@ -163,6 +177,15 @@ class Desk:
             for batch in _batches(told)
         ]
         return sent + done
+
+    def adopted(self, adapter: Adapter) -> list[Action]:
+        """An adapter is loaded."""
+        return [*self._adapters.adopted(adapter), ToBroker(self._hello())]
+
+    def not_adopted(self, adapter: Adapter, error: TokenyardError) -> list[Action]:
+        """An adapter cannot be loaded."""
+        failed = AdapterFailed(adapter.name, adapter.stamp, error.code, error.words)
+        return [ToBroker(failed)] if self._adapters.failed(adapter) else []
 
     # The fronts.
 
@@ -232,7 +255,8 @@ class Desk:
         self._attempts[key] = start.attempt
         self._link(start.front, now)
         job = WorkerJob(start.front, start.job, start.attempt)
-        return [*actions, Add(job, start.prompt_ids, start.emitted_ids, start.params, start.kind)]
+        adapter = AdapterKey(start.adapter, start.version)
+        return [*actions, Add(job, start.prompt_ids, start.emitted_ids, start.params, start.kind, adapter)]
 
     def _end(self, front: bytes, job: int, attempt: int, reason: str) -> list[Action]:
         """End a living job of this attempt or an older one, without a word to its front."""
@@ -257,7 +281,7 @@ class Desk:
         return [WorkerJob(front, job, attempt) for (front, job), attempt in self._attempts.items()]
 
     def _hello(self) -> WorkerHello:
-        card = self._card
+        card = self._card and self._card._replace(adapters=self._adapters.loaded)
         return WorkerHello(
             PROTOCOL, self._inc, self._pid, self._state, self._endpoint, self._capacity, card, self._jobs(), self._name
         )
@@ -269,3 +293,4 @@ class Desk:
         assert all(count > 0 for count in self._subscriptions.values())
         for link in self._links.values():
             link.check()
+        self._adapters.check()

@@ -15,11 +15,15 @@ from tokenyard.broker.codec import unpack_ids
 from tokenyard.broker.config import BEAT_S
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card, Delta, Finish, WorkerJob
+from tokenyard.workers.adapter_desk import Adopt, Retire
 from tokenyard.workers.desk import Add, Drop
 
 if TYPE_CHECKING:
     # Imports torch: at run time only the loader does that, in the engine's thread, while the I/O thread already talks.
+    from tokenyard.workers.adoption import Adopted, Adoption, Arrived
     from tokenyard.workers.engine import Engine
+
+Command = Add | Drop | Adopt | Retire
 
 IDLE_WAIT_S = 0.005
 """When all sequences wait for slow fronts or for their grammars, look again so often; an ack takes about 0.1 ms, a slow
@@ -33,15 +37,17 @@ class Loader(Protocol):
 
 
 class EngineThread(threading.Thread):
-    """Runs one engine. `wake` becomes readable whenever `results`, `card` or `failure` have news."""
+    """Runs one engine. `wake` becomes readable whenever `results`, `adopted`, `card` or `failure` have news."""
 
     def __init__(self, load: Loader) -> None:
         super().__init__(name="engine", daemon=True)
         self._load = load
-        self._commands: SimpleQueue[Add | Drop] = SimpleQueue()
+        self._commands: SimpleQueue[Command | Arrived] = SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.results: deque[list[tuple[WorkerJob, Delta]]] = deque()
         """One entry a step, taken off by the I/O thread."""
+        self.adopted: deque[Adopted] = deque()
+        """What came of each adapter, taken off as results are."""
         self.card: Card | None = None
         self.failure: BaseException | None = None
         """What ended this thread: the process cannot go on without it."""
@@ -59,15 +65,18 @@ class EngineThread(threading.Thread):
         busy = self._busy
         return busy[1].patience_s if busy is not None and now - busy[0] > BEAT_S else 0.0
 
-    def put(self, command: Add | Drop) -> None:
+    def put(self, command: Command) -> None:
         self._commands.put(command)
 
     def run(self) -> None:
         try:
             engine, self.card = self._load(self._set_progress)
+            from tokenyard.workers.adoption import Adoption  # here, as it imports torch
+
+            adoption = Adoption(engine, self._commands.put)
             self._signal()
             while True:
-                self._take_commands(engine, wait=not engine.has_work)
+                self._take_commands(engine, adoption, wait=not engine.has_work)
                 began_s = time.monotonic()
                 self._busy = began_s, engine
                 outputs = engine.step(self.held)
@@ -79,20 +88,29 @@ class EngineThread(threading.Thread):
                     self.results.append([(output.key, output.delta) for output in outputs])
                     self._signal()
                 elif engine.has_work and idle:
-                    self._take_commands(engine, wait=True, timeout_s=IDLE_WAIT_S)
+                    self._take_commands(engine, adoption, wait=True, timeout_s=IDLE_WAIT_S)
         except BaseException as error:  # noqa: BLE001 - the process's one place: whatever it is, the I/O thread must know
             self.failure = error
             self._signal()
 
-    def _take_commands(self, engine: "Engine", wait: bool, timeout_s: float | None = None) -> None:
+    def _take_commands(
+        self, engine: "Engine", adoption: "Adoption", wait: bool, timeout_s: float | None = None
+    ) -> None:
         """Carry out all that is queued; if told to, wait for the first."""
         try:
             command = self._commands.get(wait, timeout_s)
             while True:
-                if isinstance(command, Add):
-                    self._add(engine, command)
-                else:
-                    engine.abort(command.key)
+                match command:
+                    case Add():
+                        self._add(engine, command)
+                    case Drop(key):
+                        engine.abort(key)
+                    case Retire(adapter_key):
+                        engine.adapters.retire(adapter_key)
+                    case Adopt(adapter):
+                        self._tell_adopted(adoption.begin(adapter))
+                    case arrived:
+                        self._tell_adopted(adoption.finish(arrived))
                 command = self._commands.get_nowait()
         except Empty:
             return
@@ -102,16 +120,21 @@ class EngineThread(threading.Thread):
         emitted = unpack_ids(job.emitted_ids)
         try:
             if job.kind == "generate":
-                engine.add(job.key, unpack_ids(job.prompt_ids), emitted, job.params)
+                engine.add(job.key, unpack_ids(job.prompt_ids), emitted, job.params, job.adapter)
             elif job.kind == "score":
-                engine.score(job.key, unpack_ids(job.prompt_ids), job.params)
+                engine.score(job.key, unpack_ids(job.prompt_ids), job.params, job.adapter)
             elif job.kind == "embed":
-                engine.embed(job.key, unpack_ids(job.prompt_ids))
+                engine.embed(job.key, unpack_ids(job.prompt_ids), job.adapter)
             else:
                 raise TokenyardError("invalid_value", f"this worker does no jobs of kind {job.kind!r}")
         except TokenyardError as error:
             finish = Finish("error", error.code, error.words, error.param)
             self.results.append([(job.key, Delta(job.key.job, job.key.attempt, len(emitted), [], {}, finish))])
+            self._signal()
+
+    def _tell_adopted(self, adopted: "Adopted | None") -> None:
+        if adopted is not None:
+            self.adopted.append(adopted)
             self._signal()
 
     def _set_progress(self, fraction: float) -> None:

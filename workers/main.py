@@ -21,7 +21,21 @@ from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import MAX_MESSAGE_BYTES, RECONNECT_MAX_MS, RECONNECT_MS, ROUTER_HWM, RunDir
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.spec import OFF, parse_spec
-from tokenyard.broker.wire import INC_BYTES, Abort, Ack, Card, Drain, Refused, Resume, Start, Stop, Who
+from tokenyard.broker.wire import (
+    INC_BYTES,
+    Abort,
+    Ack,
+    Card,
+    Drain,
+    LoadAdapter,
+    Refused,
+    Resume,
+    Start,
+    Stop,
+    UnloadAdapter,
+    Who,
+)
+from tokenyard.workers.adapter_desk import Adopt, Retire
 from tokenyard.workers.desk import Action, Desk, Drop, Exit, ToBroker, ToFront
 from tokenyard.workers.desk import Add as AddJob
 from tokenyard.workers.engine_thread import EngineThread, Loader
@@ -129,12 +143,15 @@ class WorkerProcess:
         if self._engine.card is not None and not self._announced:
             self._announced = True
             self._do(self._desk.loaded(self._engine.card))
+        while self._engine.adopted:
+            adapter, error = self._engine.adopted.popleft()
+            self._do(self._desk.not_adopted(adapter, error) if error else self._desk.adopted(adapter))
         while self._engine.results:
             self._do(self._desk.stepped(self._engine.results.popleft(), now))
 
     def _from_broker(self, frame: bytes, now: float) -> None:
         message = decode(frame)
-        if not isinstance(message, Start | Abort | Drain | Who | Refused):
+        if not isinstance(message, Start | Abort | Drain | LoadAdapter | UnloadAdapter | Who | Refused):
             raise WireError(f"{type(message).__name__} is not for a worker")
         self._do(self._desk.from_broker(message, now))
 
@@ -169,7 +186,7 @@ class WorkerProcess:
                     self._tokens.send(action.front + frame, zmq.NOBLOCK)
             elif isinstance(action, ToBroker):
                 self._send_broker(encode(action.message))
-            elif isinstance(action, AddJob | Drop):
+            elif isinstance(action, AddJob | Drop | Adopt | Retire):
                 self._engine.put(action)
             else:
                 self._exit(action)
@@ -263,6 +280,8 @@ def make_loader(options: WorkerOptions) -> Loader:
             trust_remote_code=options.trust_remote_code,
             quantization=options.quantization if options.quantization != OFF else "",
             step_timeout_s=options.step_timeout,
+            max_loras=options.max_loras,
+            max_lora_rank=options.max_lora_rank,
         )
         model = load_model(parse_spec(options.spec), device, options.dtype, engine_options, progress)
         return Engine(model, engine_options), model.card

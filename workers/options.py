@@ -39,6 +39,10 @@ class WorkerOptions:
     """`ngram:K`: guess up to K tokens in each decode; empty or off: none."""
     step_timeout: float = STEP_S
     """Seconds that a step may last before the engine is taken for hung; its prompts get more (patience.py)."""
+    max_loras: int = 0
+    """LoRA adapters that may be loaded at once; 0: none."""
+    max_lora_rank: int = 16
+    """The largest rank of one."""
     inc: bytes | None = None
     """The incarnation that the agent chose; drawn here where no agent is."""
     log_level: str = "INFO"
