@@ -203,6 +203,7 @@ def worker(
     quantization: Quantization = None,
     step_timeout: StepTimeout = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
+    late: Annotated[bool, typer.Option("--late", hidden=True, help="Serve first, compile then.")] = False,
     log_level: LogLevel = Level.INFO,
     log_json: LogJson = False,
 ) -> None:
@@ -225,6 +226,7 @@ def worker(
         "quantization": quantization,
         "step_timeout": step_timeout,
         "inc": bytes.fromhex(inc) if inc else None,
+        "late": late,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     options |= parse_spec(model).engine

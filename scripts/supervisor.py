@@ -111,6 +111,8 @@ class Supervisor:
         """Those that live, by their post's name."""
         self._rows: dict[str, WorkerRow] = {}
         """Where and what each worker post is."""
+        self._on_demand: set[str] = set()
+        """Worker posts for whose model somebody waits."""
         self._num_starts: Counter[str] = Counter()
         """Of each worker post."""
         self._num_workers = 0
@@ -222,6 +224,8 @@ class Supervisor:
         inc = secrets.token_bytes(wire.INC_BYTES)
         if name in self._rows:
             arguments = self._plan.worker_arguments(run_dir, self._rows[name], inc)
+            if name in self._on_demand:
+                arguments.append("--late")
             standby = self._standbys.take(self._rows[name].place, arguments, inc)
             self._children[name] = standby or start_child(arguments, inc)
             self._answer(self._agency.started(number_of(name), inc, self._num_starts[name]), time.monotonic())
@@ -255,6 +259,7 @@ class Supervisor:
         self._answer(self._agency.troubled(self._watch.troubles()), now)
         if name not in self._watch.posts:
             self._rows.pop(name, None)
+            self._on_demand.discard(name)
             self._num_starts.pop(name, None)
 
     def _end_all(self) -> None:
@@ -292,6 +297,8 @@ class Supervisor:
             self._answer(self._agency.failed(wanted.req, secrets.token_bytes(wire.INC_BYTES), str(error)), now)
             return
         name = self._add_worker(row, now, is_named=not wanted.on_demand)
+        if wanted.on_demand:
+            self._on_demand.add(name)
         self._do(self._watch.tick(now))
         self._answer(self._agency.spawned(wanted.req, self._children[name].inc), now)
 

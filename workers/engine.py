@@ -57,6 +57,7 @@ class Engine:
         """`lane`: another one than the model's own, for tests."""
         card = model.card
         self.model = model
+        self.late = model.late
         self.num_steps = 0
         self._limit = min(card.context_length, card.pool_tokens)
         """Tokens that a sequence can have, prompt and emitted together."""

@@ -75,8 +75,14 @@ class EngineThread(threading.Thread):
 
             adoption = Adoption(engine, self._commands.put)
             self._signal()
+            late = engine.late
+            if late is not None:
+                late.start()
             while True:
                 self._take_commands(engine, adoption, wait=not engine.has_work)
+                if late is not None and late.is_over:
+                    late.install()
+                    late = None
                 began_s = time.monotonic()
                 self._busy = began_s, engine
                 outputs = engine.step(self.held)

@@ -24,6 +24,7 @@ from tokenyard.workers.checkpoint import Checkpoint
 from tokenyard.workers.failures import explained
 from tokenyard.workers.graphs import buckets, num_rows
 from tokenyard.workers.kv import LayerShape
+from tokenyard.workers.late import LateCompile
 from tokenyard.workers.memory import plan_memory, step_bytes
 from tokenyard.workers.patience import STEP_S
 from tokenyard.workers.plain import PlainModel
@@ -59,6 +60,8 @@ class EngineOptions(NamedTuple):
     """The model as it is: no CUDA graphs, nothing merged or compiled."""
     compile: bool | None = None
     """Whether CPU code is compiled; None: where the model is large enough for it."""
+    late: bool = False
+    """Compile while the model serves already (late.py)."""
     trust_remote_code: bool = False
     """Run modeling code that comes with the model."""
     quantization: str = ""
@@ -86,6 +89,8 @@ class LoadedModel:
     pooling: Pooling
     rack: Rack | None = None
     """Where adapters come; None: there can be none."""
+    late: LateCompile | None = None
+    """To be started by whoever serves it."""
 
     @property
     def shapes(self) -> list[LayerShape]:
@@ -145,8 +150,11 @@ def _load(
         None if is_encoder or not options.max_loras else Rack(options.max_loras, options.max_lora_rank, chosen, place)
     )
     fit = partial(rack.fit, model, partial(_logits, model, verdict)) if rack else None
+    late = None
     if verdict.lane == "paged" and not options.eager and not is_quantized(model):
-        tune(model, verdict.shapes, options.block_size, options.compile, fit)
+        # a rack holds the adapters of the engine's step, which a forward beside it would disturb
+        is_late = options.late and rack is None
+        late = tune(model, verdict.shapes, options.block_size, options.compile, fit, is_late)
     elif fit:
         fit()
     on_progress(0.95)
@@ -184,7 +192,7 @@ def _load(
         file=checkpoint.source.file,
     )
     on_progress(1.0)
-    return LoadedModel(card, model, verdict, *budget, chosen, place, pooling, rack)
+    return LoadedModel(card, model, verdict, *budget, chosen, place, pooling, rack, late)
 
 
 def _logits(model: PreTrainedModel, verdict: Verdict, num_tokens: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import torch
@@ -21,7 +22,8 @@ from tokenyard.workers.cpu_linear import LARGE_BYTES, CpuLinear
 from tokenyard.workers.fusion import is_plain, merge
 from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.kv import LayerShape
-from tokenyard.workers.selftest import TOLERANCE, first_line, paged_logits
+from tokenyard.workers.late import LateCompile, cause
+from tokenyard.workers.selftest import TOLERANCE, paged_logits
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,12 @@ def tune(
     block_size: int,
     compiling: bool | None,
     fit: Callable[[], bool] | None = None,
-) -> None:
-    """Change the model in place; it must have passed its self-test. `compiling`: None leaves it to the model's size."""
+    late: bool = False,
+) -> LateCompile | None:
+    """Change the model in place; it must have passed its self-test. `compiling`: None leaves it to the model's size.
+
+    `late`: what would take long is returned instead, to be done while the model serves.
+    """
     on_cpu = model.device.type == "cpu"
     compiling = on_cpu and _is_compiling(model, compiling)
     steps: list[tuple[str, Callable[[], bool]]] = [("merged q/k/v and gate/up", lambda: merge(model) > 0)]
@@ -47,7 +53,7 @@ def tune(
         steps.append(("weights laid out for the CPU", lambda: _lay_out(model, narrow=compiling)))
     if fit is not None:
         steps.append(("made ready for adapters", fit))
-    if compiling:
+    if compiling and not late:
         steps.append(("compiled", lambda: _compile(model)))
     expected = paged_logits(model, shapes, block_size)
     for name, change in steps:
@@ -56,16 +62,18 @@ def tune(
         try:
             if not change():
                 continue
-            error = float((paged_logits(model, shapes, block_size) - expected).abs().max() / expected.abs().max())
-            trouble = "" if error <= TOLERANCE[model.dtype] else f"other logits (by {error:.2g})"  # NaN is trouble too
+            trouble = _difference(model, shapes, block_size, expected)
         except FAILURES as failure:
-            trouble = first_line(getattr(failure, "inner_exception", failure))  # torch.compile's own says only where
+            trouble = cause(failure)
         if trouble:
             log.warning("not %s: %s", name, trouble)
             for module, children in before:
                 module._modules.update(children)
         else:
             log.info("%s in %.1f s", name, time.perf_counter() - began)
+    if not (compiling and late):
+        return None
+    return LateCompile(model, partial(_compile_checked, shapes=shapes, block_size=block_size, expected=expected))
 
 
 def _is_compiling(model: PreTrainedModel, wanted: bool | None) -> bool:
@@ -105,6 +113,19 @@ def _compile(model: PreTrainedModel) -> bool:
     use_disk_cache()
     compile_model(model)
     return True
+
+
+@torch.inference_mode()
+def _compile_checked(model: PreTrainedModel, shapes: list[LayerShape], block_size: int, expected: torch.Tensor) -> str:
+    """Why the compiled model must not be used; empty: it may."""
+    _compile(model)
+    return _difference(model, shapes, block_size, expected)
+
+
+def _difference(model: PreTrainedModel, shapes: list[LayerShape], block_size: int, expected: torch.Tensor) -> str:
+    """Words if its logits are no longer those that are expected."""
+    error = float((paged_logits(model, shapes, block_size) - expected).abs().max() / expected.abs().max())
+    return "" if error <= TOLERANCE[model.dtype] else f"other logits (by {error:.2g})"  # NaN is trouble too
 
 
 def multiplies_bfloat16() -> bool:

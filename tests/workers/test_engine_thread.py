@@ -15,6 +15,8 @@ STEP_S = 0.02
 class Diary:
     """Takes the place of an engine: steps of a known length, and what it was told of them."""
 
+    late = None
+
     def __init__(self) -> None:
         self.num_steps = 0
         self.told_s: list[float] = []

@@ -13,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 from tokenyard.broker.spec import ModelSpec
-from tokenyard.workers import tuning
+from tokenyard.workers import late, tuning
+from tokenyard.workers.compiled import CompiledLayer
 from tokenyard.workers.cpu_linear import CpuLinear
 from tokenyard.workers.fusion import MergedAttention, MergedMLP
 from tokenyard.workers.model import EngineOptions, load_model
@@ -173,11 +174,10 @@ def test_the_next_process_finds_what_was_compiled(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about torch's own code
 @pytest.mark.skipif(tuning.find_compiler() is None, reason="the other way is tested above")
 @pytest.mark.usefixtures("everything_is_large")
-@pytest.mark.parametrize("family", ["qwen3", "mistral"])
-def test_compiled(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_compiled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch._dynamo.reset()
     with caplog.at_level(logging.INFO):
-        bench = Bench.load(save_narrow(tmp_path, family), compile=True)
+        bench = Bench.load(save_narrow(tmp_path, "mistral"), compile=True)
     assert any(line.startswith("compiled in") for line in caplog.messages), caplog.text
     assert all(one.is_narrow for one in modules(bench, CpuLinear))
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -187,3 +187,49 @@ def test_compiled(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture)
         run_one(bench.engine(), prompt_of(5), greedy(4))
     regions = [one.count for one in found.key_averages() if one.key.startswith("Torch-Compiled Region")]
     assert sum(regions) >= 4 * 2, "4 forwards of 2 layers should have run compiled"
+
+
+@pytest.mark.slow  # half a minute of compiling on two busy cores; less after the test above
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about torch's own code
+@pytest.mark.skipif(tuning.find_compiler() is None, reason="the other way is tested above")
+@pytest.mark.usefixtures("everything_is_large")
+def test_compiled_beside_an_engine_that_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(late, "HEAD_START_S", 0.0)
+    bench = Bench.load(save_narrow(tmp_path, "qwen3"), compile=True, late=True)
+    compiler = bench.loaded.late
+    assert compiler is not None
+    compiler.start()
+    num_streams = 0
+    while not compiler.is_over:
+        bench.reference.check_greedy(prompt_of(20), run_one(bench.engine(), prompt_of(20), greedy(COUNT)).ids)
+        num_streams += 1
+    assert num_streams > 1
+    assert not modules(bench, CompiledLayer), "nothing changes in the middle of a step"
+    compiler.install()
+    assert len(modules(bench, CompiledLayer)) == 2
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    check_streams(bench)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a request waited for the compiler"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_late_compile_that_goes_wrong_leaves_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def spoil(model: torch.nn.Module) -> None:
+        setattr(model, "lm_head", torch.nn.Identity())  # noqa: B010 - as compile_model does
+        raise LookupError("its layers are not found")
+
+    monkeypatch.setattr(late, "HEAD_START_S", 0.0)
+    monkeypatch.setattr(tuning, "_is_compiling", lambda *_: True)
+    monkeypatch.setattr(tuning, "_compile", spoil)
+    bench = Bench.load(save_tiny(tmp_path, "qwen3"), late=True)
+    compiler = bench.loaded.late
+    assert compiler is not None
+    compiler.start()
+    compiler.join()
+    compiler.install()
+    assert "not compiled: its layers are not found" in caplog.text
+    check_streams(bench)
