@@ -139,7 +139,7 @@ class Watch:
         if not post.is_ready and not (was_killed and post.was_ready):
             post.deaths.append(now)
         if status == SETUP_STATUS and not post.was_ready:
-            return self._give_up(name, "cannot start as it was told to")
+            return self._give_up(name, "cannot start as it was told to", SETUP_STATUS)
         if len(post.deaths) == LOOP_DEATHS and now - post.deaths[0] <= LOOP_S:
             return self._give_up(name, f"died {LOOP_DEATHS} times in {now - post.deaths[0]:.0f} s and was never ready")
         if lived_s >= HEALTHY_S:
@@ -222,8 +222,8 @@ class Watch:
         self._stage = Role(self._stage + 1)
         return self._terminate_stage()
 
-    def _give_up(self, name: str, words: str) -> list[Action]:
-        """Without a broker, a front or any worker the rest is of no use."""
+    def _give_up(self, name: str, words: str, status: int = 1) -> list[Action]:
+        """Without a broker, a front or any worker the rest is of no use: all is over, with this status."""
         post = self.posts.pop(name)
         role = post.role
         self.given_up[name] = f"it {words}; last {post.last_words}"
@@ -232,7 +232,7 @@ class Watch:
             return actions + self._next_stage()
         is_empty = not any(post.role is Role.WORKER for post in self.posts.values())
         if role is not Role.WORKER or (is_empty and not self._may_idle):
-            actions += self._over(1, f"{name} {words}")
+            actions += self._over(status, f"{name} {words}")
         return actions
 
     def _over(self, status: int, words: str) -> list[Action]:

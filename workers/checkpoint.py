@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cached_property
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -20,6 +21,7 @@ from tokenyard.broker.gguf_tokenizer import converted
 from tokenyard.broker.spec import ModelSpec
 from tokenyard.workers.failures import explained
 from tokenyard.workers.gguf_file import Header, quick_reading, read_header
+from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.sources import find_files, find_source
 
 MAX_NAMES = 4
@@ -47,6 +49,8 @@ class Checkpoint:
         with explained(self.directory), self._reading():
             self.config: PreTrainedConfig = AutoConfig.from_pretrained(self.source.name, **self._hub)
         self.text_config = self.config.get_text_config()
+        if getattr(self.text_config, "vocab_size", None) is None:
+            raise SetupError("it is no model of texts: its config has no vocab_size")
         if not self.is_encoder:
             _refuse_unserved(self.text_config)
 
@@ -75,6 +79,8 @@ class Checkpoint:
             )
         model: PreTrainedModel = loaded[0]
         self._refuse_drawn(model, loaded[1])
+        if self.is_encoder:
+            _refuse_mute(model)
         return model
 
     def make_tokenizer(self) -> None:
@@ -118,6 +124,16 @@ def _refuse_unserved(config: PreTrainedConfig) -> None:
     """Raise SetupError for what no lane could ever serve."""
     if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
         raise SetupError("it is no causal language model")
+
+
+def _refuse_mute(model: PreTrainedModel) -> None:
+    """Raise SetupError for a body that gives no hidden states of a text alone, as one does that wants images, too."""
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # noqa: B018
+    except FAILURES as error:
+        raise SetupError(f"it makes no vectors of texts: {str(error).strip().splitlines()[0]}") from error
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -25,7 +25,11 @@ RAISED = (
     *(*FAILURES, SafetensorError, StrictDataclassError),
 )
 """What a wrong or broken model makes transformers raise."""
+TOLD = (OSError, ImportError, ValueError, RuntimeError, MemoryError, SafetensorError, StrictDataclassError)
+"""Of these, what is meant for people; the others have words for programmers only."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+PACKAGE_OF = {"torchao": "'tokenyard[quantization]'"}
+"""What to install, by the module that is missing, where that says too little."""
 INDEX = ".index.json"
 MAX_HEADER_BYTES = 100_000_000
 """safetensors' own limit."""
@@ -51,12 +55,16 @@ def words_for(error: BaseException, directory: Path | None) -> str:
         return "it comes with code of its own, which runs only with --trust-remote-code"
     if "Unrecognized configuration class" in text:
         return "transformers has no causal language model of its kind"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs a package that is not installed: pip install {PACKAGE_OF.get(error.name, error.name)}"
     if directory is not None and (words := find_fault(directory)):
         return words
     if isinstance(error, MemoryError) and not text:
         return "there is not enough memory"
     first = text.split("\n")[0]
-    return first if first and not isinstance(error, LookupError) else f"{type(error).__name__}: {first}"
+    if first and isinstance(error, TOLD):
+        return first
+    return f"transformers makes no sense of its files ({': '.join(filter(None, [type(error).__name__, first]))})"
 
 
 def find_fault(directory: Path) -> str:

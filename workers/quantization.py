@@ -30,12 +30,15 @@ class Way(NamedTuple):
 
 
 def quantize(name: str, device: torch.device, dtype: torch.dtype, config: PreTrainedConfig) -> dict[str, Any]:
-    """What from_pretrained must be told; nothing for the empty name. Raises SetupError."""
+    """What from_pretrained must be told; for the empty name, little. Raises SetupError."""
+    is_quantized_already = getattr(config, "quantization_config", None) is not None
     if not name:
-        return {}
+        # on a GPU its packed weights go there at once: not every kind of them can be moved
+        at_once = is_quantized_already and device.type == "cuda" and find_spec("accelerate") is not None
+        return {"device_map": {"": device}} if at_once else {}
     if name not in WAYS:
         raise SetupError(f"--quantization {name}: choose one of {', '.join(WAYS)}")
-    if getattr(config, "quantization_config", None) is not None:
+    if is_quantized_already:
         raise SetupError(f"--quantization {name}: this checkpoint is quantized already; leave the option out")
     way = WAYS[name]
     needed = [way.package] if device.type == "cpu" and way.package == "torchao" else [way.package, "accelerate"]

@@ -195,7 +195,7 @@ def test_a_model_directory_that_cannot_be_loaded(folder: Path, harm: Callable[[P
     model = copy_demo(folder)
     harm(model)
     done = serve(str(model), folder=folder)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr, done.stderr
     last_words = next(line for line in done.stderr.splitlines() if f"model {model}" in line)
     assert words in last_words
@@ -207,5 +207,5 @@ def test_a_model_directory_that_cannot_be_loaded(folder: Path, harm: Callable[[P
 def test_a_file_in_place_of_a_model(folder: Path) -> None:
     (folder / "weights.bin").write_bytes(b"weights")
     done = serve(str(folder / "weights.bin"), folder=folder)
-    assert done.returncode == 1
-    assert "there is no such directory" in done.stderr
+    assert done.returncode == 2
+    assert f"model {folder / 'weights.bin'}: there is no such directory or GGUF file" in done.stderr

@@ -9,6 +9,7 @@ from tokenyard.scripts.watch import (
     HEALTHY_S,
     LAST_DELAY_S,
     LOOP_DEATHS,
+    SETUP_STATUS,
     Action,
     GaveUp,
     Over,
@@ -95,6 +96,14 @@ def test_without_any_worker_all_is_over() -> None:
     actions, _ = crash(watch, "w0", 0)
     assert [type(action) for action in actions] == [GaveUp, Over]
     assert actions[1].status == 1  # type: ignore[union-attr]
+
+
+def test_the_last_worker_that_cannot_start_as_told_ends_all_with_its_status() -> None:
+    watch = make_watch("w0", "w1")
+    watch.tick(0)
+    words = "cannot start as it was told to"
+    assert watch.died("w0", SETUP_STATUS, 1) == [GaveUp("w0", words)]
+    assert watch.died("w1", SETUP_STATUS, 1) == [GaveUp("w1", words), Over(2, f"w1 {words}")]
 
 
 def test_a_broker_in_a_crash_loop_ends_all() -> None:
