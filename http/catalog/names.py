@@ -23,6 +23,6 @@ def read_name(name: str) -> tuple[str, str | None]:
         validate_repo_id(hub_name)
     except HFValidationError as error:
         raise TokenyardError("model_not_found", f"{shown(name)} is no name that a model has", "model") from error
-    if at and not (REVISION.fullmatch(revision) and ".." not in revision and not revision.endswith((".", ".lock"))):
+    if at and not REVISION.fullmatch(revision):
         raise TokenyardError("model_not_found", f"{shown(name)} names no revision that a model has", "model")
     return hub_name, revision or None
