@@ -13,6 +13,10 @@ JSON_VARIABLE = "TOKENYARD_LOG_JSON"
 """In the environment of a process whose log is JSON: so its children's is, too."""
 
 
+CHATTY = ("httpx", "httpx2")
+"""Clients that say a line at level info for each request: two dozen for a model of the Hub."""
+
+
 class _Lines(logging.Formatter):
     """For people: the request's id goes behind what is said on its behalf."""
 
@@ -52,6 +56,8 @@ def setup(process: str, level: str = "INFO") -> logging.Handler:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(level if root.isEnabledFor(logging.DEBUG) else logging.WARNING)
     return handler
 
 

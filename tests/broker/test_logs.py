@@ -30,6 +30,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> list[str]:
     except ValueError:
         log.exception("failed", extra={"request_id": "mine"})
     log.debug("never shown")
+    logging.getLogger("httpx2").info("HTTP Request: GET http://hub/model")
     return capsys.readouterr().err.splitlines()
 
 
