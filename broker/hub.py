@@ -178,19 +178,25 @@ def keep_commit(name: str, revision: str | None, commit: str) -> None:
 
 def is_whole(name: str, commit: str, file: str | None = None) -> bool:
     """Whether all that is needed of this commit is in the local cache; `file`: the GGUF file that has its weights."""
+    if not has_weights(name, commit, file):
+        return False
     folder = snapshot_dir(name, commit)
-    try:
-        weights = [file] if file else local_weights(folder)
-    except ValueError:
-        return False
-    if not weights or not all((folder / one).is_file() for one in weights):
-        return False
     try:
         names = {file.path for file in get_cached_repo_tree(name, revision=commit)}
     except (CachedRepoTreeNotFoundError, OSError):
         # Fetched file by file, as transformers does: nothing tells what else there was. A GGUF file has all in it.
-        return bool(file) or ((folder / CONFIG).is_file() and any((folder / one).is_file() for one in TOKENIZERS))
-    return all((folder / one).is_file() for one in needed_names(names, weights))
+        return bool(file) or any((folder / one).is_file() for one in TOKENIZERS)
+    return all((folder / one).is_file() for one in needed_names(names, weights=()))
+
+
+def has_weights(name: str, commit: str, file: str | None = None) -> bool:
+    """Whether what a worker cannot do without is in the local cache: config and weights, or the GGUF file."""
+    folder = snapshot_dir(name, commit)
+    try:
+        needed = [file] if file else [CONFIG, *local_weights(folder)]
+    except ValueError:
+        return False
+    return needed != [CONFIG] and all((folder / one).is_file() for one in needed)
 
 
 def small_files(name: str, commit: str, file: str | None = None) -> Path:

@@ -6,7 +6,7 @@ transformers draws them at random, with a warning. Must not know of lanes, memor
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cached_property
 from typing import Any
@@ -33,11 +33,16 @@ UNUSED = "pooler."
 class Checkpoint:
     """One model's files, of which the small ones have been read."""
 
-    def __init__(self, spec: ModelSpec, trust_remote_code: bool) -> None:
-        """Raises SetupError for what is not there, or what no lane could ever serve."""
+    def __init__(
+        self, spec: ModelSpec, trust_remote_code: bool, on_download: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """`on_download` hears fractions, if files must come from the Hub.
+
+        Raises SetupError for what is not there, or what no lane could ever serve.
+        """
         with explained():
             self.source = find_source(spec)
-            self.directory, self.commit = find_files(self.source, spec.revision)
+            self.directory, self.commit = find_files(self.source, spec.revision, on_download)
         self.revision = None if self.source.is_local else self.commit
         """All files are of one commit, whatever is pushed meanwhile."""
         self._hub: dict[str, Any] = {"revision": self.revision, "trust_remote_code": trust_remote_code}

@@ -21,6 +21,7 @@ from tokenyard.broker.wire import Card
 from tokenyard.workers import attention
 from tokenyard.workers.attention import Attends
 from tokenyard.workers.checkpoint import Checkpoint
+from tokenyard.workers.download import Stages
 from tokenyard.workers.failures import explained
 from tokenyard.workers.graphs import buckets, num_rows
 from tokenyard.workers.kv import LayerShape
@@ -123,9 +124,11 @@ def _load(
     spec: ModelSpec, device: str, dtype: str, options: EngineOptions, on_progress: Callable[[float], None]
 ) -> LoadedModel:
     place = torch.device(device)
+    stages = Stages(on_progress)
+    on_progress = stages.load
     on_progress(0.0)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # on_progress tells instead
-    checkpoint = Checkpoint(spec, options.trust_remote_code)
+    checkpoint = Checkpoint(spec, options.trust_remote_code, stages.download)
     text_config, is_encoder = checkpoint.text_config, checkpoint.is_encoder
     with explained(checkpoint.directory):
         pooling = read_pooling(checkpoint.source.name, checkpoint.revision, "mean" if is_encoder else "last")

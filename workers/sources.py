@@ -1,18 +1,18 @@
 """Where a model's files are, and what names their content. Must not know how they are loaded."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers.utils import CONFIG_NAME
-from transformers.utils.hub import cached_file, extract_commit_hash
-
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.hub import CONFIG, snapshot_dir
 from tokenyard.broker.spec import DEMO, DEMO_DIR, GGUF, ModelSpec, local_directory, local_gguf
+from tokenyard.workers.download import fetch
 from tokenyard.workers.files import digest
 
 MAX_NAMES = 8
 """Of files, in words for people."""
-NO_CONFIG = f"it has no {CONFIG_NAME}; a GGUF file is chosen by ,file=NAME{GGUF}"
+NO_CONFIG = f"it has no {CONFIG}; a GGUF file is chosen by ,file=NAME{GGUF}"
 
 
 class Source(NamedTuple):
@@ -53,22 +53,18 @@ def find_source(spec: ModelSpec) -> Source:
     return Source(name, spec.file or "")
 
 
-def find_files(source: Source, revision: str | None) -> Files:
-    """The commit that a branch or tag of the Hub stands for now, its config or GGUF file in the cache.
+def find_files(source: Source, revision: str | None, on_progress: Callable[[float], None]) -> Files:
+    """The files of a directory, or those of a Hub model at the commit that its revision is now, fetched if need be.
 
-    Raises SetupError, or what transformers raises where the Hub has no such thing.
+    `on_progress` hears fractions of a download. Raises SetupError.
     """
-    if source.is_local:
-        directory = Path(source.name)
-        if not (directory / (source.file or CONFIG_NAME)).is_file():
-            raise SetupError(NO_CONFIG)
-        return Files(directory, digest(directory / source.file))
-    path = cached_file(source.name, source.file or CONFIG_NAME, revision=revision)
-    if path is None:
+    directory, commit = Path(source.name), ""
+    if not source.is_local:
+        commit = fetch(source.name, revision, source.file or None, on_progress)
+        directory = snapshot_dir(source.name, commit)
+    if not (directory / (source.file or CONFIG)).is_file():
         raise SetupError(NO_CONFIG)
-    commit = extract_commit_hash(path, None)
-    assert commit is not None, path
-    return Files(Path(path).parents[len(Path(source.file or CONFIG_NAME).parts) - 1], commit)
+    return Files(directory, commit or digest(directory / source.file))
 
 
 def _find_gguf(directory: Path, wanted: str | None) -> str:
@@ -79,7 +75,7 @@ def _find_gguf(directory: Path, wanted: str | None) -> str:
     there = f"there are {', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}"
     if wanted:
         raise SetupError(f"there is no file {wanted}{f'; {there}' if names else ''}")
-    if (directory / CONFIG_NAME).is_file() or not names:
+    if (directory / CONFIG).is_file() or not names:
         return ""
     if len(names) > 1:
         raise SetupError(f"it has several GGUF files: choose one with ,file=NAME; {there}")
