@@ -1,4 +1,4 @@
-"""The operator's requests: status, drain, spawn, kill.
+"""The operator's requests: status, spawn, kill; retiring.py has drain.
 
 Each is repeated until answered, and idempotent: by the asker's connection and `req` where it spawns, by nature
 elsewhere. Only agents spawn and end processes; the broker asks them.
@@ -7,7 +7,7 @@ elsewhere. Only agents spawn and end processes; the broker asks them.
 from collections.abc import Callable
 
 from tokenyard.broker.records import Agent, State, Worker
-from tokenyard.broker.wire import Answer, Drain, DrainWorker, Kill, KillWorker, Spawn, Spawned, SpawnWorker, Status
+from tokenyard.broker.wire import Answer, Kill, KillWorker, Spawn, Spawned, SpawnWorker, Status
 
 REQUEST_MEMORY_S = 60.0
 """A request is remembered so long after it was last heard: an asker repeats it every 0.1 s."""
@@ -92,13 +92,6 @@ class Control:
             "restarts": next((one.restarts[worker.inc] for one in agents if worker.inc in one.restarts), None),
             "silent_s": self._state.now - worker.heard_s,
         }
-
-    def drain(self, peer: bytes, drain: DrainWorker) -> None:
-        worker = self._state.workers.get(drain.inc)
-        if worker is None:
-            return self._state.send(peer, Answer(drain.req, f"no worker {drain.inc.hex()}"))
-        self._state.send(worker.peer, Drain())
-        return self._state.send(peer, Answer(drain.req, ""))
 
     def kill(self, peer: bytes, kill: KillWorker) -> None:
         agent = next((agent for agent in self._state.agents.values() if kill.inc in agent.workers), None)

@@ -20,6 +20,7 @@ from tokenyard.broker.loads import Loads
 from tokenyard.broker.membership import Membership
 from tokenyard.broker.progress import HUNG, Progress
 from tokenyard.broker.records import Agent, Death, Front, Peer, State, Worker
+from tokenyard.broker.retiring import Retiring
 from tokenyard.broker.room import DEFAULT_POLICY, Policy
 from tokenyard.broker.wire import Message
 
@@ -63,6 +64,7 @@ class Core:
         self._membership = Membership(state, self._jobs, self._loads)
         self._progress = Progress(state, self._jobs)
         self._control = Control(state, pid, now, self._loads.describe)
+        self._retiring = Retiring(state)
         self._awaited = set(awaited)
         self._deaths: dict[bytes, Death] = {}
         self._unannounced: dict[bytes, Death] = {}  # oldest first, and so by announce_s
@@ -74,7 +76,7 @@ class Core:
             wire.AgentHello: self._agent_hello,
             wire.Goodbye: self._goodbye,
             wire.Status: self._control.status,
-            wire.DrainWorker: self._control.drain,
+            wire.DrainWorker: self._retiring.drain,
             wire.SpawnWorker: self._control.spawn,
             wire.KillWorker: self._control.kill,
             wire.UnloadModel: self._loads.unload,
@@ -93,6 +95,7 @@ class Core:
             wire.Ping: lambda agent, ping: None,
             wire.Spawned: self._spawned,
             wire.Exited: self._exited,
+            wire.Retired: self._retiring.retired,
         }
         self._settle_if_complete()
 
@@ -266,6 +269,7 @@ class Core:
         sender = self._state.peers.get(peer)
         if sender is not None and sender.inc == goodbye.inc:
             self._forget(sender, "it said goodbye", lost=False)
+            self._announce(goodbye.inc)
 
     def _spawned(self, agent: Agent, spawned: wire.Spawned) -> None:
         self._control.spawned(agent, spawned)
@@ -370,4 +374,5 @@ class Core:
         self._loads.sweep()
         self._jobs.forget_ended()
         self._control.forget_answered()
+        self._retiring.forget_answered()
         self._deaths = {inc: death for inc, death in self._deaths.items() if death.forget_s > now}

@@ -179,6 +179,7 @@ class Loads:
                     **post._asdict(),
                     "agent": agent.inc.hex(),
                     "inc": post.inc.hex(),
+                    "predecessor": post.predecessor.hex(),
                     "leaving": self._room.is_leaving(agent, post),
                 }
                 for agent, post in self._room.posts()

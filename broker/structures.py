@@ -131,4 +131,6 @@ class Post(NamedTuple):
     named: bool = False
     """Part of the agent's own plan, not spawned on demand: it is not unloaded for idleness."""
     leaving: bool = False
-    """Dismissed: no life follows this one."""
+    """Dismissed, or to be replaced: no life follows this one."""
+    predecessor: bytes = b""
+    """The worker whose place its worker takes, or took (Retire)."""

@@ -4,7 +4,7 @@ Each is a NamedTuple and travels as a msgpack array `[tag, *fields]` (codec.py).
 with a default: unknown trailing fields are ignored, missing ones take their defaults. No sockets here.
 
 structures.py has what stands inside messages, token_plane.py the messages between workers and fronts,
-adapter_messages.py those about adapters; import all from here.
+adapter_messages.py and retire_messages.py those about adapters and retiring workers; import all from here.
 """
 
 from typing import Any, NamedTuple
@@ -15,6 +15,10 @@ from tokenyard.broker.adapter_messages import LoadAdapter as LoadAdapter
 from tokenyard.broker.adapter_messages import RemoveAdapter as RemoveAdapter
 from tokenyard.broker.adapter_messages import UnloadAdapter as UnloadAdapter
 from tokenyard.broker.params import Params
+from tokenyard.broker.retire_messages import SUCCESSORS as SUCCESSORS
+from tokenyard.broker.retire_messages import DrainWorker as DrainWorker
+from tokenyard.broker.retire_messages import Retire as Retire
+from tokenyard.broker.retire_messages import Retired as Retired
 from tokenyard.broker.structures import PLAIN as PLAIN
 from tokenyard.broker.structures import Adapter as Adapter
 from tokenyard.broker.structures import AdapterKey as AdapterKey
@@ -177,13 +181,6 @@ class Status(NamedTuple):
     """From the command line, or from a front that is asked for its metrics: what is there?"""
 
     req: int
-
-
-class DrainWorker(NamedTuple):
-    """From the command line: let this worker finish its jobs and end."""
-
-    req: int
-    inc: bytes
 
 
 class SpawnWorker(NamedTuple):
@@ -365,13 +362,13 @@ class Answer(NamedTuple):
 
 FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Want | UnloadModel | AddAdapter | RemoveAdapter | Goodbye
 WorkerToBroker = WorkerHello | Beat | Done | AdapterFailed | Goodbye
-AgentToBroker = AgentHello | Ping | Spawned | Exited | Goodbye
+AgentToBroker = AgentHello | Ping | Spawned | Exited | Retired | Goodbye
 ControlToBroker = Status | DrainWorker | SpawnWorker | KillWorker
 BrokerToFront = (
     Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Loading | LoadFailed | Answer | Who | Refused
 )
 BrokerToWorker = Start | Abort | Drain | Allowed | LoadAdapter | UnloadAdapter | Who | Refused
-BrokerToAgent = Spawn | Kill | Dismiss | Who | Refused
+BrokerToAgent = Spawn | Kill | Dismiss | Retire | Who | Refused
 BrokerToControl = Answer | Refused
 TokensDown = LinkUp | Tokens | Idle
 TokensUp = Resume | Ack | Stop
@@ -383,11 +380,11 @@ Message = ToBroker | FromBroker | TokensDown | TokensUp
 TAGS: dict[int, type[Any]] = {
     1: FrontHello, 2: WorkerHello, 3: AgentHello, 4: Beat, 5: Ping, 6: Submit, 7: Cancel, 8: Done, 9: Spawned,
     10: Exited, 11: Goodbye, 12: Status, 13: DrainWorker, 14: SpawnWorker, 15: KillWorker,
-    16: Want, 17: UnloadModel, 18: AdapterFailed, 19: AddAdapter, 20: RemoveAdapter,
+    16: Want, 17: UnloadModel, 18: AdapterFailed, 19: AddAdapter, 20: RemoveAdapter, 21: Retired,
     32: Welcome, 33: WorkerUp, 34: WorkerDown, 35: Accepted, 36: Placed, 37: Reject, 38: Lost, 39: Who, 40: Refused,
     41: Loading, 42: LoadFailed,
     64: Start, 65: Abort, 66: Drain, 67: Allowed, 68: LoadAdapter, 69: UnloadAdapter,
-    80: Spawn, 81: Kill, 82: Answer, 83: Dismiss,
+    80: Spawn, 81: Kill, 82: Answer, 83: Dismiss, 84: Retire,
     96: LinkUp, 97: Tokens, 98: Idle, 112: Resume, 113: Ack, 114: Stop,
 }  # fmt: skip
 TAG_OF = {message: tag for tag, message in TAGS.items()}

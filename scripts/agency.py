@@ -4,6 +4,7 @@ This file knows no process and no socket: it says what to start and kill, superv
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 from tokenyard.broker.wire import (
@@ -15,6 +16,8 @@ from tokenyard.broker.wire import (
     Message,
     Post,
     Refused,
+    Retire,
+    Retired,
     Spawn,
     Spawned,
     Who,
@@ -45,6 +48,15 @@ class DismissPost(NamedTuple):
     number: int
 
 
+class RetireWorker(NamedTuple):
+    """Let the worker of this post finish and end; `Agency.retired` must follow."""
+
+    number: int
+    successor: str
+    """As in DrainWorker."""
+    timeout_s: float
+
+
 class KillWorker(NamedTuple):
     """End it at once."""
 
@@ -57,7 +69,7 @@ class Say(NamedTuple):
     words: str
 
 
-Action = Send | StartWorker | DismissPost | KillWorker | Say
+Action = Send | StartWorker | DismissPost | RetireWorker | KillWorker | Say
 
 
 class Agency:
@@ -79,6 +91,10 @@ class Agency:
         """The worker that each of the latest Spawns led to: a repeat gets the same answer, also from a new broker."""
         self._finals: dict[bytes, Exited] = {}
         """The latest lives whose post was given up with them: the broker may not have heard."""
+        self._retiring: dict[int, bytes] = {}
+        """Posts whose worker is to go, and that worker."""
+        self._retired: dict[bytes, Retired] = {}
+        """The latest that have gone so: a repeat gets the same answer, also from a new broker."""
         self._troubles: list[str] = []
         self._verdicts: dict[bytes, str] = {}
         """Why the broker had a living worker killed, where that counts as its crash."""
@@ -128,6 +144,26 @@ class Agency:
         del self._posts[number]
         return [self.hello()]
 
+    def succeeds(self, number: int, old: int) -> list[Action]:
+        """The new post `number`, or `old` itself with its next life, takes the place of the worker of `old`."""
+        post = self._posts[old]
+        self._posts[number] = post._replace(number=number, predecessor=post.inc)
+        if number != old:
+            self._posts[number] = self._posts[number]._replace(inc=b"")
+            self._posts[old] = post._replace(leaving=True)
+        return [self.hello()]
+
+    def retired(self, number: int, words: str) -> list[Action]:
+        """What a RetireWorker led to: it is done, or with words, it could not be; then another request tries anew."""
+        inc = self._retiring.pop(number)
+        successor = next((post.inc for post in self._posts.values() if post.predecessor == inc), b"")
+        told = Retired(inc, b"" if words else successor, words)
+        if not words:
+            _remember(self._retired, inc, told)
+        elif number in self._posts:
+            self._posts[number] = self._posts[number]._replace(leaving=False)
+        return [self.hello(), Send(told)]
+
     def spawned(self, req: int, inc: bytes) -> list[Action]:
         """What a StartWorker led to."""
         _remember(self._answers, req, inc)
@@ -156,6 +192,8 @@ class Agency:
                     return []
                 self._posts[number] = self._posts[number]._replace(leaving=True)
                 return [DismissPost(number), self.hello()]
+            case Retire(inc, successor, timeout_ms):
+                return self._retire(inc, successor, inf if timeout_ms < 0 else timeout_ms / 1000)
             case Kill(inc, words):
                 if inc not in self._living:
                     return []
@@ -166,6 +204,17 @@ class Agency:
                 return [Say(f"the broker refuses this agent: {words}")]
             case _:
                 return [Say(f"the broker sent a {type(message).__name__}, which is not for an agent")]
+
+    def _retire(self, inc: bytes, successor: str, timeout_s: float) -> list[Action]:
+        if told := self._retired.get(inc):
+            return [Send(told)]
+        if inc in self._retiring.values():
+            return []
+        for number, post in self._posts.items():
+            if post.inc == inc and not post.leaving:
+                self._retiring[number] = inc
+                return [RetireWorker(number, successor, timeout_s)]
+        return [Send(Retired(inc, b"", "it has gone already, or is about to"))]
 
 
 def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:

@@ -12,6 +12,7 @@ import typer
 from tokenyard.broker.config import default_run_dir
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import parse_spec
+from tokenyard.scripts import pool_cli
 from tokenyard.scripts.mcp_cli import mcp_app
 from tokenyard.scripts.options import (
     AllowModels,
@@ -43,7 +44,6 @@ from tokenyard.scripts.options import (
     Mcp,
     ModelsDir,
     ModelTimeout,
-    PoolDir,
     Port,
     Quantization,
     QueueLimit,
@@ -336,39 +336,8 @@ def fleet_plan(config: Path, run_dir: Path) -> None:
         typer.echo(f"{name}\t{arguments}")
 
 
-@app.command()
-def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second.")] = False,
-    run_dir: PoolDir = None,
-) -> None:
-    """Show the pool's processes and what they are doing."""
-    from tokenyard.scripts import control
-
-    control.show_status(run_dir, watch)
-
-
-@app.command()
-def drain(
-    worker: Annotated[str, typer.Argument(help="Incarnation (its first digits) or pid, as in status.")],
-    run_dir: PoolDir = None,
-) -> None:
-    """Let a worker finish its streams and end; it is not started again."""
-    from tokenyard.scripts import control
-
-    control.drain_worker(run_dir, worker)
-
-
-@app.command()
-def kill(
-    worker: Annotated[str, typer.Argument(help="Incarnation (its first digits) or pid, as in status.")],
-    run_dir: PoolDir = None,
-) -> None:
-    """End a worker at once: its streams go on elsewhere, its supervisor starts a fresh one."""
-    from tokenyard.scripts import control
-
-    control.kill_worker(run_dir, worker)
-
-
+for look_after in pool_cli.COMMANDS:
+    app.command()(look_after)
 app.add_typer(mcp_app, name="mcp")
 
 

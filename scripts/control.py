@@ -1,7 +1,7 @@
 """Asking a running broker: status, drain, kill. Numbered questions, each repeated until it is answered."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def ask(broker: BrokerPeer, question: Question, req: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _broker_of(run_dir: RunDir) -> Iterator[BrokerPeer]:
+def broker_of(run_dir: RunDir) -> Iterator[BrokerPeer]:
     with zmq.Context() as context:
         broker = BrokerPeer(context, run_dir.front_endpoint)
         try:
@@ -69,7 +69,7 @@ def show_status(given: Path | None, watch: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=FILE_COLUMNS)
-    with _broker_of(run_dir) as broker:
+    with broker_of(run_dir) as broker:
         req = 1
         body = ask(broker, wire.Status, req)
         if not watch:
@@ -85,36 +85,26 @@ def show_status(given: Path | None, watch: bool) -> None:
 
 def pool_status(given: Path | None) -> dict[str, Any]:
     """The broker's answer to Status."""
-    with _broker_of(find_pool(given)) as broker:
+    with broker_of(find_pool(given)) as broker:
         return ask(broker, wire.Status, 1)
-
-
-def drain_worker(given: Path | None, prefix: str) -> None:
-    """Let the worker that `prefix` names finish and end."""
-    _tell_worker(given, prefix, wire.DrainWorker, "drains")
 
 
 def kill_worker(given: Path | None, prefix: str) -> None:
     """End the worker that `prefix` names at once."""
-    _tell_worker(given, prefix, wire.KillWorker, "is killed")
-
-
-def _tell_worker(
-    given: Path | None, prefix: str, message: Callable[[int, bytes], wire.ControlToBroker], verb: str
-) -> None:
-    run_dir = find_pool(given)
-    with _broker_of(run_dir) as broker:
+    with broker_of(find_pool(given)) as broker:
         row = find_worker(ask(broker, wire.Status, 1)["workers"], prefix)
-        ask(broker, lambda req: message(req, bytes.fromhex(row["inc"])), 2)
-    typer.echo(f"{row['name']} ({row['inc'][:SHORT]}, pid {row['pid']}) {verb}")
+        ask(broker, lambda req: wire.KillWorker(req, bytes.fromhex(row["inc"])), 2)
+    typer.echo(f"{row['name']} ({row['inc'][:SHORT]}, pid {row['pid']}) is killed")
 
 
-def find_worker(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
+def find_worker(rows: Sequence[dict[str, Any]], prefix: str) -> dict[str, Any]:
     """The one worker whose incarnation begins so, or whose pid it is. Raises SetupError where it is not one."""
-    found = [row for row in rows if row["inc"].startswith(prefix) or str(row["pid"]) == prefix]
-    if len(found) != 1:
+    found = [row for row in rows if (prefix and row["inc"].startswith(prefix)) or str(row["pid"]) == prefix]
+    if len(found) > 1:
+        raise SetupError(f"{prefix!r} names {len(found)} workers: {', '.join(row['inc'] for row in found)}")
+    if not found:
         known = ", ".join(row["inc"][:SHORT] for row in rows) or "none"
-        raise SetupError(f"{prefix!r} names {len(found)} workers; there are: {known}")
+        raise SetupError(f"{prefix!r} names no worker; there are: {known}")
     return found[0]
 
 

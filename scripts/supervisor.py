@@ -175,7 +175,7 @@ class Supervisor:
             self._answer(self._agency.heard(message), now)
         for message in self._control.receive():
             if isinstance(message, wire.Answer) and not message.error:
-                self._take_status(message.body)
+                self._take_status(message.body, now)
         if signals.fileno() in ready:
             self._take_signals(signals.recv(64), now)
 
@@ -214,6 +214,13 @@ class Supervisor:
                     self._answer(self._agency.troubled(self._watch.troubles()), time.monotonic())
                 case watch.Terminate(name):
                     self._children[name].send(LAST_SIGNAL if name.startswith("front") else signal.SIGTERM)
+                case watch.HandOver(name):
+                    log.info("%s hands its streams over", name)
+                    self._children[name].send(signal.SIGINT)
+                case watch.Kill(name):
+                    self._children[name].kill()
+                case watch.Retired(name, words):
+                    self._answer(self._agency.retired(number_of(name), words), time.monotonic())
                 case watch.GaveUp(name, words):
                     log.error("%s %s", name, words)
                 case watch.Over():
@@ -283,6 +290,8 @@ class Supervisor:
                     self._spawn(action, now)
                 case agency.DismissPost(number):
                     self._dismiss(worker_name(number), now)
+                case agency.RetireWorker():
+                    self._retire(action, now)
                 case agency.KillWorker(inc):
                     next(child for child in self._children.values() if child.inc == inc).kill()
                 case agency.Say(words):
@@ -308,6 +317,24 @@ class Supervisor:
             self._rows.pop(name)
             self._answer(self._agency.dropped(number_of(name)), now)
 
+    def _retire(self, wanted: agency.RetireWorker, now: float) -> None:
+        """Its successor starts beside it where there is room for both: a GPU's memory is rarely shared."""
+        name = worker_name(wanted.number)
+        if self._watch.is_draining or self._watch.is_awaited(name):
+            words = "this box is draining" if self._watch.is_draining else "it has just begun to take another's place"
+            self._answer(self._agency.retired(wanted.number, words), now)
+            return
+        row, successor = self._rows[name], ""
+        if wanted.successor == "before" or (wanted.successor == "auto" and row.gpu is None):
+            number, self._num_workers = self._num_workers, self._num_workers + 1
+            successor = worker_name(number)
+            self._rows[successor] = row
+            self._answer(self._agency.succeeds(number, wanted.number), now)
+        elif wanted.successor != "none":
+            successor = name
+            self._answer(self._agency.succeeds(wanted.number, wanted.number), now)
+        self._do(self._watch.retire(name, successor, wanted.timeout_s, now))
+
     # What the operator wants
 
     def _take_signals(self, numbers: bytes, now: float) -> None:
@@ -322,7 +349,7 @@ class Supervisor:
                 self._listener.close()  # with the fronts' own copies gone, new connections are refused
             self._do(self._watch.drain(now))
 
-    def _take_status(self, body: dict[str, Any]) -> None:
+    def _take_status(self, body: dict[str, Any], now: float) -> None:
         """The pool as the broker sees it: note who is ready, show how far the others are."""
         states = {front["pid"]: "ready" for front in body["fronts"]}
         states |= {worker["pid"]: describe_worker(worker) for worker in body["workers"]}
@@ -330,7 +357,7 @@ class Supervisor:
         for name, child in self._children.items():
             state = "ready" if name == "broker" else states.get(child.pid, "starting")
             if state == "ready":
-                self._watch.ready(name)
+                self._do(self._watch.ready(name, now))
             else:
                 waiting[name] = state
         if not waiting and not self._watch.is_draining:

@@ -16,6 +16,8 @@ HEALTHY_S = 30.0
 LOOP_DEATHS = 5
 LOOP_S = 60.0
 """So many deaths in this time, no life ever ready, are a crash loop: five lives of 3 s of imports fit."""
+OBEY_S = 5.0
+"""A worker that is to hand its streams over and does not end is killed: it needs a tenth of a second."""
 SETUP_STATUS = 2
 """A process ends with this where it cannot start as it was told to: the next start would fail alike."""
 
@@ -38,6 +40,25 @@ class Terminate(NamedTuple):
     name: str
 
 
+class HandOver(NamedTuple):
+    """Have it end at once: its streams go on elsewhere."""
+
+    name: str
+
+
+class Kill(NamedTuple):
+    """It does not listen."""
+
+    name: str
+
+
+class Retired(NamedTuple):
+    """This one has gone as was wanted, and its successor, if it was to have one, serves; or, with words, not."""
+
+    name: str
+    words: str
+
+
 class GaveUp(NamedTuple):
     """This one is not started again; the words say why."""
 
@@ -52,7 +73,22 @@ class Over(NamedTuple):
     words: str
 
 
-Action = Start | Terminate | GaveUp | Over
+Action = Start | Terminate | HandOver | Kill | Retired | GaveUp | Over
+
+
+@dataclass(slots=True)
+class Retirement:
+    """Of one worker that is to go, perhaps for another in its place."""
+
+    successor: str
+    """The post that takes its place: its own name where that begins after its end; empty: none."""
+    timeout_s: float
+    """How long its streams may run on."""
+    hands_over_at: float | None = None
+    """Set once it has been told to go."""
+    killed_at: float | None = None
+    """Set once it has been told to hand over."""
+    has_left: bool = False
 
 
 @dataclass(slots=True)
@@ -90,6 +126,7 @@ class Watch:
         self.posts: dict[str, Post] = {}
         self.given_up: dict[str, str] = {}
         """Why, by name."""
+        self.retirements: dict[str, Retirement] = {}
         self._drain_timeout_s = drain_timeout_s
         self._drain_ends_at: float | None = None
         self._stage: Role | None = None
@@ -110,13 +147,22 @@ class Watch:
             if post.starts_at is not None and post.starts_at <= now and not self._is_leaving(post):
                 post.starts_at, post.alive_since, post.is_ready = None, now, False
                 starts.append(Start(name))
-        return starts
+        return starts + self._press(now)
 
-    def ready(self, name: str) -> None:
+    def ready(self, name: str, now: float) -> list[Action]:
         """This life has started up."""
         post = self.posts[name]
         post.is_ready = post.was_ready = True
         post.deaths.clear()
+        actions: list[Action] = []
+        for old, retirement in list(self.retirements.items()):
+            if retirement.successor != name:
+                continue
+            if retirement.has_left:
+                actions += self._retired(old)
+            elif old != name and retirement.hands_over_at is None:
+                actions += self._see_off(old, now)
+        return actions
 
     def died(self, name: str, status: int, now: float, was_killed: bool = False, words: str = "") -> list[Action]:
         """A life has ended with this status (as subprocess has it: negative for a signal); `words` say why.
@@ -129,12 +175,12 @@ class Watch:
         lived_s, post.alive_since = now - post.alive_since, None
         if self._is_leaving(post):
             return self._next_stage()
+        if name in self.retirements and not post.is_dismissed:
+            return self._left(name, now)
         if post.is_dismissed:
-            del self.posts[name]
-            return []
+            return self._remove(name)
         if status == 0 and post.role is Role.WORKER:  # drained on demand: it has gone for good
-            del self.posts[name]
-            return []
+            return self._remove(name)
         post.num_deaths, post.last_words = post.num_deaths + 1, words
         if not post.is_ready and not (was_killed and post.was_ready):
             post.deaths.append(now)
@@ -153,9 +199,23 @@ class Watch:
         """Let this one finish and end for good."""
         post = self.posts[name]
         post.is_dismissed = True
-        if post.alive_since is not None:
-            return [Terminate(name)]
-        del self.posts[name]
+        return self._remove(name) if post.alive_since is None else [Terminate(name)]
+
+    def is_awaited(self, name: str) -> bool:
+        """Whether this one is to take another's place, and is not ready yet."""
+        return any(name == one.successor != old for old, one in self.retirements.items())
+
+    def retire(self, name: str, successor: str, timeout_s: float, now: float) -> list[Action]:
+        """Let this one finish and end, and hand over what it has not finished in time.
+
+        `successor`: a new post, which is up before this one goes; or this one, whose next life follows; or empty.
+        """
+        assert name not in self.retirements, name
+        assert not self.is_awaited(name), name
+        self.retirements[name] = Retirement(successor, timeout_s)
+        if successor in ("", name):
+            return self._see_off(name, now)
+        self.add(successor, self.posts[name].role, now)
         return []
 
     def drain(self, now: float) -> list[Action]:
@@ -187,6 +247,8 @@ class Watch:
         ]
         if self._drain_ends_at is not None:
             times.append(self._drain_ends_at)
+        for retirement in self.retirements.values():
+            times += [] if (due := self._pressed_at(retirement)) is None else [due]
         return min(times, default=None)
 
     def check(self) -> None:
@@ -199,8 +261,64 @@ class Watch:
             )
             assert FIRST_DELAY_S <= post.delay_s <= LAST_DELAY_S
             assert not post.is_ready or post.was_ready
+        for name, retirement in self.retirements.items():
+            successor = self.posts.get(retirement.successor)
+            assert successor is not None or not retirement.successor, f"{name} waits for nobody"
+            assert retirement.has_left or name in self.posts
+            assert (
+                retirement.hands_over_at is not None or not retirement.has_left or successor is not self.posts.get(name)
+            )
         assert self.is_draining == (self._drain_ends_at is not None)
         assert self._is_over or not self.is_draining or any(self._in_stage(post) for post in self.posts.values())
+
+    def _see_off(self, name: str, now: float) -> list[Action]:
+        """Tell it to finish; where it does not live, it has left."""
+        retirement = self.retirements[name]
+        retirement.hands_over_at = now + retirement.timeout_s
+        return [Terminate(name)] if self.posts[name].alive_since is not None else self._left(name, now)
+
+    def _left(self, name: str, now: float) -> list[Action]:
+        """One that retires does not live any more, whether it went or died."""
+        retirement = self.retirements[name]
+        retirement.has_left = True
+        if retirement.successor == name:
+            post = self.posts[name]
+            post.starts_at, post.is_ready = now, False
+            return []
+        del self.posts[name]
+        if retirement.successor and not self.posts[retirement.successor].is_ready:
+            return []  # it died before its successor is up
+        return self._retired(name)
+
+    def _retired(self, name: str, words: str = "") -> list[Action]:
+        del self.retirements[name]
+        return [Retired(name, words)]
+
+    def _remove(self, name: str) -> list[Action]:
+        """This post is no more; whoever waits for it waits in vain."""
+        del self.posts[name]
+        actions: list[Action] = []
+        for old, retirement in list(self.retirements.items()):
+            if old == name:
+                actions += self._retired(old, "it was dismissed meanwhile")
+            elif retirement.successor == name:
+                actions += self._retired(old, "its successor was dismissed")
+        return actions
+
+    def _pressed_at(self, retirement: Retirement) -> float | None:
+        """When one that goes too slowly is told so."""
+        if retirement.has_left or self.is_draining:
+            return None
+        return retirement.hands_over_at if retirement.killed_at is None else retirement.killed_at
+
+    def _press(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for name, retirement in self.retirements.items():
+            due = self._pressed_at(retirement)
+            if due is not None and due <= now:
+                actions.append(HandOver(name) if retirement.killed_at is None else Kill(name))
+                retirement.killed_at = now + OBEY_S
+        return actions
 
     def _is_leaving(self, post: Post) -> bool:
         """Whether the drain has come to it; the others are still kept alive, for streams need them."""
@@ -228,6 +346,9 @@ class Watch:
         role = post.role
         self.given_up[name] = f"it {words}; last {post.last_words}"
         actions: list[Action] = [GaveUp(name, words)]
+        for old, retirement in list(self.retirements.items()):
+            if name in (old, retirement.successor):
+                actions += self._retired(old, f"its successor {words}: {post.last_words}")
         if self.is_draining:
             return actions + self._next_stage()
         is_empty = not any(post.role is Role.WORKER for post in self.posts.values())

@@ -20,8 +20,9 @@ CONTRACT = {
 
 SANS_IO = {
     "broker": {
-        *("wire", "structures", "token_plane", "adapter_messages", "codec", "params", "prefix", "spec"),
-        *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room", "progress"),
+        *("wire", "structures", "token_plane", "adapter_messages", "retire_messages"),
+        *("codec", "params", "prefix", "spec"),
+        *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room", "progress", "retiring"),
     },
     "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "patience"},
     "http": {"inbox", "mcp/loop", "stops", "streams", "wants"},

@@ -238,6 +238,10 @@ class Desk:
             actions += [ToBroker(Goodbye(self._inc)), Exit(0, "drained")]
         return actions
 
+    def leave(self) -> list[Action]:
+        """End now: what runs goes on elsewhere, after all that was sent."""
+        return [ToBroker(Goodbye(self._inc)), Exit(0, "told to end at once")]
+
     def drain(self) -> list[Action]:
         """Take no more jobs, finish those that run, then end."""
         if self._state == "draining":

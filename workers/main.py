@@ -100,6 +100,7 @@ class WorkerProcess:
         )
         self._engine = EngineThread(make_loader(options))
         self._num_stop_signals = 0
+        self._must_end = False
         self._announced = False
         """Whether the desk has been given the card."""
 
@@ -130,6 +131,8 @@ class WorkerProcess:
                 self._tick(now)
 
     def _tick(self, now: float) -> None:
+        if self._must_end:
+            self._do(self._desk.leave())
         if self._num_stop_signals:
             self._do(self._desk.drain())
         step_ms = round(1000 * self._engine.step_s(now))
@@ -203,8 +206,7 @@ class WorkerProcess:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._num_stop_signals += 1
-        if number == signal.SIGINT or self._num_stop_signals > 1:
-            self._exit(Exit(0, "told to end at once"))
+        self._must_end = self._must_end or number == signal.SIGINT or self._num_stop_signals > 1
 
     def _fail(self, failure: BaseException) -> None:
         if isinstance(failure, SetupError):

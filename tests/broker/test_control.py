@@ -11,8 +11,6 @@ from tokenyard.broker.wire import (
     AgentHello,
     Answer,
     Beat,
-    Drain,
-    DrainWorker,
     Goodbye,
     Kill,
     KillWorker,
@@ -53,15 +51,6 @@ def test_status_shows_everything_and_fits_a_frame() -> None:
     assert body["models"] == {MODEL: {"queued": 1, "placed": 2, "workers": 1}}
     assert decode(encode(Answer(5, "", body))) == Answer(5, "", body)
     assert msgpack.unpackb(msgpack.packb(body)) == body
-
-
-def test_drain_reaches_the_worker_each_time() -> None:
-    switch = Switch()
-    switch.worker()
-    for _ in range(2):
-        assert ask(switch, DrainWorker(1, inc("worker"))).error == ""
-        assert switch.mail("worker") == [Drain()]
-    assert "no worker" in ask(switch, DrainWorker(2, inc("nobody"))).error
 
 
 def test_kill_goes_to_the_agent_that_owns_the_worker() -> None:

@@ -8,12 +8,14 @@ from tokenyard.broker.wire import (
     Kill,
     Post,
     Refused,
+    Retire,
+    Retired,
     Spawn,
     Spawned,
     Welcome,
     Who,
 )
-from tokenyard.scripts.agency import MAX_ANSWERS, Agency, DismissPost, KillWorker, Say, Send, StartWorker
+from tokenyard.scripts.agency import MAX_ANSWERS, Agency, DismissPost, KillWorker, RetireWorker, Say, Send, StartWorker
 
 INC, W1, W2 = (bytes([n]) * 8 for n in (1, 2, 3))
 
@@ -121,6 +123,47 @@ def test_troubles_are_told_when_they_change() -> None:
     assert told.message.troubles == ["w died"]
     assert agency.troubled(["w died"]) == []
     assert agency.heard(Who(b"e" * 8)) == [told]
+
+
+def test_a_worker_is_replaced_by_a_new_post() -> None:
+    agency = make_agency(0)
+    agency.started(0, W1)
+    assert agency.heard(Retire(W1, "auto", 30_000)) == [RetireWorker(0, "auto", 30.0)]
+    assert agency.heard(Retire(W1, "auto", 30_000)) == [], "it is being done"
+    assert agency.succeeds(1, 0) == [hello(post(0, W1, leaving=True), post(1)._replace(predecessor=W1))]
+    agency.started(1, W2)
+    told = Send(Retired(W1, W2, ""))
+    agency.ended(0, "drained", "", True)
+    assert agency.retired(0, "") == [hello(post(1, W2)._replace(predecessor=W1)), told]
+    assert agency.heard(Retire(W1, "auto", 30_000)) == [told], "the answer may have been lost"
+
+
+def test_a_worker_is_replaced_in_its_own_post() -> None:
+    agency = make_agency(0)
+    agency.started(0, W1)
+    assert agency.heard(Retire(W1, "after", -1)) == [RetireWorker(0, "after", float("inf"))]
+    assert agency.succeeds(0, 0) == [hello(post(0, W1)._replace(predecessor=W1))]
+    agency.ended(0, "drained", "", False)
+    agency.started(0, W2)
+    assert agency.retired(0, "")[-1] == Send(Retired(W1, W2, ""))
+
+
+def test_one_that_could_not_be_replaced_may_be_tried_again() -> None:
+    agency = make_agency(0)
+    agency.started(0, W1)
+    agency.heard(Retire(W1, "auto", 0))
+    agency.succeeds(1, 0)
+    agency.dropped(1)
+    assert agency.retired(0, "no memory") == [hello(post(0, W1)), Send(Retired(W1, b"", "no memory"))]
+    assert agency.heard(Retire(W1, "auto", 0)) == [RetireWorker(0, "auto", 0.0)]
+
+
+def test_a_worker_that_is_not_here_cannot_retire() -> None:
+    agency = make_agency(0)
+    (action,) = agency.heard(Retire(W1, "auto", 0))
+    assert isinstance(action, Send)
+    assert isinstance(action.message, Retired)
+    assert action.message.words
 
 
 def test_what_is_not_for_an_agent_is_said() -> None:

@@ -139,9 +139,10 @@ class TestPool:
 
     def test_drain_ends_a_worker_for_good(self, pool: Served) -> None:
         row = pool.status()["workers"][0]
-        done = command("drain", str(row["pid"]), "--run-dir", str(pool.run_dir))
+        done = command("drain", str(row["pid"]), "--remove", "--run-dir", str(pool.run_dir))
         assert done.returncode == 0, done.stderr
-        wait_until(lambda: row["pid"] not in {one.pid for one in pool.children("worker")}, "the worker's end")
+        assert done.stdout.endswith("it has gone\n")
+        assert row["pid"] not in {one.pid for one in pool.children("worker")}
         assert len(pool.status()["workers"]) == NUM_WORKERS - 1
 
     def test_a_second_serve_in_the_same_place_is_refused(self, pool: Served) -> None:

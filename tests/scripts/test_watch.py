@@ -9,10 +9,14 @@ from tokenyard.scripts.watch import (
     HEALTHY_S,
     LAST_DELAY_S,
     LOOP_DEATHS,
+    OBEY_S,
     SETUP_STATUS,
     Action,
     GaveUp,
+    HandOver,
+    Kill,
     Over,
+    Retired,
     Role,
     Start,
     Terminate,
@@ -35,7 +39,7 @@ def started(*workers: str) -> Watch:
     watch = make_watch(*workers)
     for action in watch.tick(0):
         assert isinstance(action, Start)
-        watch.ready(action.name)
+        watch.ready(action.name, 0)
     return watch
 
 
@@ -55,7 +59,7 @@ def test_delays_double_up_to_the_last() -> None:
         assert due is not None
         assert watch.tick(due - 0.01) == []
         assert watch.tick(due) == [Start("w0")]
-        watch.ready("w0")
+        watch.ready("w0", due)
         delays.append(due - now)
         now = due
     expected = [min(FIRST_DELAY_S * 2**n, LAST_DELAY_S) for n in range(10)]
@@ -66,7 +70,7 @@ def test_a_healthy_life_starts_the_delays_anew() -> None:
     watch = started()
     watch.died("w0", 1, 1.0)
     watch.tick(5.0)
-    watch.ready("w0")
+    watch.ready("w0", 5.0)
     watch.died("w0", 1, 5.0 + HEALTHY_S)
     assert watch.next_due() == 5.0 + HEALTHY_S + FIRST_DELAY_S
 
@@ -120,7 +124,7 @@ def test_one_that_was_ready_is_never_given_up() -> None:
         assert watch.died("w0", -6, now) == []
         now += LAST_DELAY_S
         assert watch.tick(now) == [Start("w0")]
-        watch.ready("w0")
+        watch.ready("w0", now)
 
 
 def test_one_killed_from_outside_again_and_again_while_it_loads_is_not_given_up() -> None:
@@ -179,7 +183,7 @@ def test_deaths_are_told_with_their_cause_and_what_follows() -> None:
     watch.tick(4)
     assert watch.troubles() == ["w0 died 2 times, last at 12:00:02: died of SIGABRT"]
     watch.tick(5)
-    watch.ready("w0")
+    watch.ready("w0", 5)
     watch.died("w1", 0, 6)
     assert len(watch.troubles()) == 1, "one that was drained has not died"
 
@@ -233,6 +237,92 @@ def test_a_drain_that_takes_too_long_ends() -> None:
     assert [type(action) for action in watch.tick(1 + DRAIN_S)] == [Over]
 
 
+def test_one_that_retires_goes_once_its_successor_is_ready() -> None:
+    watch = started()
+    assert watch.retire("w0", "w2", 30, 10) == []
+    assert watch.tick(10) == [Start("w2")]
+    assert watch.ready("w0", 11) == [], "the old one"
+    assert watch.ready("w2", 15) == [Terminate("w0")]
+    assert watch.ready("w2", 16) == [], "it is told once"
+    assert watch.died("w0", 0, 20) == [Retired("w0", "")]
+    assert "w0" not in watch.posts
+    assert watch.ready("w2", 21) == []
+    assert watch.next_due() is None
+    assert watch.troubles() == []
+
+
+def test_one_whose_streams_take_too_long_hands_them_over_and_is_killed_if_it_does_not() -> None:
+    watch = started()
+    watch.retire("w0", "", 30, 10)
+    assert watch.next_due() == 40
+    assert watch.tick(39) == []
+    assert watch.tick(40) == [HandOver("w0")]
+    assert watch.tick(41) == []
+    assert watch.tick(40 + OBEY_S) == [Kill("w0")]
+    assert watch.died("w0", -9, 46, was_killed=True) == [Retired("w0", "")]
+
+
+def test_one_without_a_successor_is_told_to_go_at_once() -> None:
+    watch = started()
+    assert watch.retire("w0", "", float("inf"), 10) == [Terminate("w0")]
+    assert watch.tick(1e6) == []
+    assert watch.died("w0", 0, 1e6) == [Retired("w0", "")]
+    assert "w0" not in watch.posts
+
+
+def test_one_that_is_followed_by_itself_is_back_before_it_counts() -> None:
+    watch = started()
+    assert watch.retire("w0", "w0", 30, 10) == [Terminate("w0")]
+    assert watch.ready("w0", 11) == [], "it still lives"
+    assert watch.died("w0", 0, 12) == []
+    assert watch.tick(12) == [Start("w0")]
+    assert watch.ready("w0", 15) == [Retired("w0", "")]
+    assert watch.troubles() == []
+
+
+def test_a_successor_that_cannot_start_leaves_the_old_one_where_it_is() -> None:
+    watch = started()
+    watch.retire("w0", "w2", 30, 10)
+    watch.tick(10)
+    actions = watch.died("w2", 2, 12, words="at 12:00:00: no memory")
+    assert actions == [
+        GaveUp("w2", "cannot start as it was told to"),
+        Retired("w0", "its successor cannot start as it was told to: at 12:00:00: no memory"),
+    ]
+    assert watch.tick(100) == []
+    assert watch.retire("w0", "w3", 30, 101) == [], "it may be tried again"
+
+
+def test_a_successor_that_dies_while_it_loads_is_started_again() -> None:
+    watch = started()
+    watch.retire("w0", "w2", 30, 10)
+    watch.tick(10)
+    assert watch.died("w2", -11, 12) == []
+    assert watch.tick(13) == [Start("w2")]
+    assert watch.ready("w2", 15) == [Terminate("w0")]
+
+
+def test_one_that_dies_before_its_successor_is_ready_is_not_started_again() -> None:
+    watch = started()
+    watch.retire("w0", "w2", 30, 10)
+    watch.tick(10)
+    assert watch.died("w0", -9, 12) == []
+    assert watch.tick(100) == []
+    assert watch.ready("w2", 101) == [Retired("w0", "")]
+
+
+def test_one_that_is_dismissed_while_it_retires_does_neither_stay_nor_return() -> None:
+    watch = started()
+    watch.retire("w0", "w0", 30, 10)
+    watch.dismiss("w0")
+    assert watch.died("w0", 0, 12) == [Retired("w0", "it was dismissed meanwhile")]
+    assert watch.tick(100) == []
+    watch.retire("w1", "w2", 30, 110)
+    watch.tick(110)
+    watch.dismiss("w2")
+    assert watch.died("w2", 0, 112) == [Retired("w1", "its successor was dismissed")]
+
+
 class AnyWatch(RuleBasedStateMachine):
     """Whatever happens: none is forgotten, none is started twice, and a drain comes to its end."""
 
@@ -243,6 +333,8 @@ class AnyWatch(RuleBasedStateMachine):
         self.alive: set[str] = set()
         self.terminated: set[str] = set()
         self.over = False
+        self.num_posts = 3
+        self.retiring: set[str] = set()
 
     def perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -253,6 +345,10 @@ class AnyWatch(RuleBasedStateMachine):
                 case Terminate(name):
                     assert name in self.alive
                     self.terminated.add(name)
+                case HandOver(name) | Kill(name):
+                    assert name in self.alive & self.terminated
+                case Retired(name):
+                    self.retiring.remove(name)
                 case Over():
                     self.over = True
 
@@ -267,12 +363,37 @@ class AnyWatch(RuleBasedStateMachine):
     def die(self, data: st.DataObject, status: int) -> None:
         name = data.draw(st.sampled_from(sorted(self.alive)))
         self.alive.discard(name)
+        self.terminated.discard(name)
         self.perform(self.watch.died(name, status, self.now))
 
     @precondition(lambda self: not self.over and self.alive)
     @rule(data=st.data())
     def become_ready(self, data: st.DataObject) -> None:
-        self.watch.ready(data.draw(st.sampled_from(sorted(self.alive))))
+        self.perform(self.watch.ready(data.draw(st.sampled_from(sorted(self.alive))), self.now))
+
+    def workers(self) -> list[str]:
+        """Those that may be told to retire."""
+        return [
+            name
+            for name, post in self.watch.posts.items()
+            if post.role is Role.WORKER and not (name in self.retiring or self.watch.is_awaited(name))
+        ]
+
+    @precondition(lambda self: not self.over and not self.watch.is_draining and self.workers())
+    @rule(data=st.data(), way=st.sampled_from(["none", "before", "after"]), timeout_s=st.sampled_from([0.0, 30.0]))
+    def retire(self, data: st.DataObject, way: str, timeout_s: float) -> None:
+        name = data.draw(st.sampled_from(self.workers()))
+        if way == "before":
+            self.num_posts += 1
+        successor = {"none": "", "before": f"w{self.num_posts}", "after": name}[way]
+        self.retiring.add(name)
+        self.perform(self.watch.retire(name, successor, timeout_s, self.now))
+
+    @precondition(lambda self: not self.over and not self.watch.is_draining)
+    @rule(data=st.data())
+    def dismiss(self, data: st.DataObject) -> None:
+        if workers := [name for name, post in self.watch.posts.items() if post.role is Role.WORKER]:
+            self.perform(self.watch.dismiss(data.draw(st.sampled_from(workers))))
 
     @precondition(lambda self: not self.over)
     @rule()
@@ -282,12 +403,13 @@ class AnyWatch(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         self.watch.check()
+        assert self.over or self.watch.is_draining or self.retiring == self.watch.retirements.keys()
         assert self.over or self.alive == {
             name for name, post in self.watch.posts.items() if post.alive_since is not None
         }
 
     def teardown(self) -> None:
-        if not self.over and not self.terminated:
+        if not self.over and not self.watch.is_draining:
             self.perform(self.watch.drain(self.now))
         while not self.over:
             leaving = self.alive & self.terminated
