@@ -12,7 +12,7 @@ import msgpack
 
 from tokenyard.broker.config import MAX_MESSAGE_BYTES
 from tokenyard.broker.errors import WireError
-from tokenyard.broker.wire import TAG_OF, TAGS, Message
+from tokenyard.broker.wire import TAG_OF, TAGS, Delta, Message
 
 Check = Callable[[Any], Any]
 """Takes an unpacked value, returns it typed; raises ValueError or TypeError."""
@@ -55,7 +55,8 @@ def _check_map(key: Check, item: Check) -> Check:
     return check
 
 
-def _check_tuple(cls: Any) -> Check:
+def check_tuple(cls: Any) -> Check:
+    """Of a NamedTuple's fields, as its annotations say."""
     hints = get_type_hints(cls)
     checks = [_checker(hints[name]) for name in cls._fields]
     num_required = len(cls._fields) - len(cls._field_defaults)
@@ -66,6 +67,26 @@ def _check_tuple(cls: Any) -> Check:
         return cls(*[one(field) for one, field in zip(checks, value, strict=False)])
 
     return check
+
+
+def _check_delta(check: Check) -> Check:
+    """As `check`, in half the time where a delta is tokens and nothing else: the hot path of every token."""
+
+    def quick(value: Any) -> Any:
+        if type(value) is list and len(value) == len(Delta._fields):
+            job, attempt, first_index, token_ids, extra, finish = value
+            if (
+                type(job) is type(attempt) is type(first_index) is int
+                and type(token_ids) is list
+                and type(extra) is dict
+                and not extra
+                and finish is None
+            ):
+                array("q", token_ids)
+                return tuple.__new__(Delta, value)
+        return check(value)
+
+    return quick
 
 
 def _check_optional(inner: Check) -> Check:
@@ -84,10 +105,12 @@ def _checker(hint: Any) -> Check:
         return _check_ids if args[0] is int else _check_list(_checker(args[0]))
     if origin is dict:
         return _check_map(_checker(args[0]), _checker(args[1]))
-    return _check_tuple(hint) if hasattr(hint, "_fields") else _check_plain(hint)
+    if hint is Delta:
+        return _check_delta(check_tuple(hint))
+    return check_tuple(hint) if hasattr(hint, "_fields") else _check_plain(hint)
 
 
-_CHECKS = {tag: _check_tuple(message) for tag, message in TAGS.items()}
+_CHECKS = {tag: check_tuple(message) for tag, message in TAGS.items()}
 
 
 def encode(message: Message) -> bytes:

@@ -1,5 +1,6 @@
 """Frames: every message survives the trip, and nothing but a WireError comes of anything else."""
 
+from itertools import product
 from typing import Any, NamedTuple
 
 import msgpack
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenyard.broker import wire
-from tokenyard.broker.codec import decode, encode, pack_ids, unpack_ids
+from tokenyard.broker.codec import check_tuple, decode, encode, pack_ids, unpack_ids
 from tokenyard.broker.config import MAX_MESSAGE_BYTES
 from tokenyard.broker.errors import WireError
 from tokenyard.broker.params import Params
@@ -98,6 +99,33 @@ class Case(NamedTuple):
 def test_strictness(case: Case) -> None:
     with pytest.raises(WireError):
         decode(msgpack.packb(case.frame))
+
+
+ODD: list[Any] = [
+    *(None, True, 7, 1.5, "a", b"a", {}, {1: 2}, {"a": 1}),
+    *([], [7], [None], [True], [1.5], [2**64 - 1], ["stop"]),
+]
+
+
+@pytest.mark.parametrize("delta", [Delta(3, 1, 5, [7], {}, None), Delta(3, 1, 5, [7, 8], {"a": 1}, Finish("stop"))])
+def test_a_delta_is_checked_as_its_annotations_say(delta: Delta) -> None:
+    """Though most take a quicker way: whole, cut, longer, and with one field that is something else."""
+    whole = msgpack.unpackb(msgpack.packb([*delta, 1]))
+    for length, place, put in product(range(8), range(7), ODD):
+        fields: list[Any] = whole[:length]
+        if place < len(fields):
+            fields[place] = put
+        frame = msgpack.packb([TAG_OF[Tokens], 0, [fields]])
+        try:
+            wanted = check_tuple(Delta)(fields)
+        except (TypeError, ValueError, OverflowError):
+            with pytest.raises(WireError):
+                decode(frame)
+        else:
+            message = decode(frame)
+            assert isinstance(message, Tokens)
+            assert message.deltas == [wanted]
+            assert [type(part) for part in message.deltas[0]] == [type(part) for part in wanted]
 
 
 def test_an_int_may_stand_for_a_float() -> None:
