@@ -70,6 +70,8 @@ class Choice:
         self._min_tokens = min_tokens
         """Until so many have come, stop strings are not looked for, as the worker does not stop either."""
         self._num_logprobs = num_logprobs
+        self._as_is = num_logprobs < 0 and not stops.stops
+        """Whether a delta in mid-stream is its text and nothing else, as nearly always."""
         self._num_chars = 0
         """Characters of text so far, held back ones included."""
         self._num_shown = 0
@@ -84,6 +86,15 @@ class Choice:
     def push(self, token_ids: list[int], extra: dict[str, Any], finish: Finish | None) -> Piece:
         """Take one delta. `finish`, if any, is stop or length."""
         assert not self.finished
+        if self._as_is and not extra and finish is None:
+            text = "".join(map(self._detokenizer.push, token_ids))
+            self.num_tokens += len(token_ids)
+            self._num_chars += len(text)
+            self._num_shown += len(text)
+            return Piece(text, token_ids, [], None)
+        return self._push(token_ids, extra, finish)
+
+    def _push(self, token_ids: list[int], extra: dict[str, Any], finish: Finish | None) -> Piece:
         if not self.num_tokens:
             # What a later attempt finds cached after a resume is no news to the client.
             self.num_cached = extra.get("cached_tokens", self.num_cached)

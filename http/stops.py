@@ -12,7 +12,8 @@ class StopScanner:
 
     def __init__(self, stops: list[str], include: bool = False) -> None:
         assert all(stops), "an empty stop string matches everywhere"
-        self._stops = stops
+        self.stops = stops
+        """None: all text passes through."""
         self._include = include
         self._held = ""
         """Text not yet shown: the longest tail that begins some stop string."""
@@ -23,12 +24,12 @@ class StopScanner:
         """Take more text; return what may be shown. Nothing after a match."""
         if self.stopped is not None:
             return ""
-        if not self._stops:
+        if not self.stops:
             return text
         text = self._held + text
         found = self._earliest(text)
         if found is None:
-            keep = undecided_tail(text, 0, self._stops)
+            keep = undecided_tail(text, 0, self.stops)
             self._held = text[len(text) - keep :]
             return text[: len(text) - keep]
         start, self.stopped = found
@@ -42,7 +43,7 @@ class StopScanner:
 
     def _earliest(self, text: str) -> tuple[int, str] | None:
         """Start and string of the first match to be complete."""
-        matches = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
+        matches = [(start + len(stop), start, stop) for stop in self.stops if (start := text.find(stop)) >= 0]
         if not matches:
             return None
         _, start, stop = min(matches)

@@ -121,5 +121,19 @@ def test_logprobs_are_those_of_the_shown_tokens(size: int, stops: list[str], num
         assert expected == ids(TEXT)
 
 
+@given(st.lists(st.lists(st.integers(0, 2047), max_size=4)), st.booleans())
+def test_deltas_in_mid_stream_take_a_short_way_to_the_same_pieces(deltas: list[list[int]], skip_special: bool) -> None:
+    """Broken characters included, as any ids may follow each other."""
+    short, long = choice(skip_special=skip_special), choice(skip_special=skip_special)
+    long._as_is = False
+    for number, token_ids in enumerate(deltas):
+        extra = {} if number else {"cached_tokens": 16}
+        assert short.push(token_ids, extra, None) == long.push(token_ids, extra, None)
+    assert short.push([END], {}, Finish("length")) == long.push([END], {}, Finish("length"))
+    assert vars(short).keys() == vars(long).keys()
+    for name in ("num_tokens", "num_cached", "_num_chars", "_num_shown", "finished"):
+        assert getattr(short, name) == getattr(long, name), name
+
+
 def test_no_logprobs_without_asking() -> None:
     assert not any(piece.logprobs for piece in run(choice(), ids(TEXT), Finish("length")))
