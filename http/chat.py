@@ -87,7 +87,15 @@ class ChatFormat:
             request.num_logprobs < 0 and not request.return_token_ids and not self._options.continuous_usage_stats
         )
         """Whether a piece in mid-stream that is text is nothing else, as nearly always."""
-        self._templates = [self._template(choice.index) for choice in generation.choices] if self._plain else []
+        self._templates: dict[int, tuple[bytes, bytes]] = {}
+        """Of the choices whose text is shown as it comes: what stands before and after it in a chunk."""
+        for choice in generation.choices:
+            self._look_whether_settled(choice)
+
+    def _look_whether_settled(self, choice: Choice) -> None:
+        parser = self._parsers.get(choice.index)
+        if self._plain and choice.index not in self._templates and (parser is None or parser.settled):
+            self._templates[choice.index] = self._template(choice.index)
 
     def _template(self, index: int) -> tuple[bytes, bytes]:
         mark = secrets.token_hex(8)
@@ -98,13 +106,13 @@ class ChatFormat:
         return self._chunk(choice.index, {"role": "assistant", "content": ""})
 
     def chunk(self, choice: Choice, piece: Piece) -> bytes:
-        parser = self._parsers.get(choice.index)
-        if self._plain and piece.finish_reason is None and (parser is None or parser.settled):
-            if not piece.text:
-                return b""
-            before, after = self._templates[choice.index]
-            return before + orjson.dumps(piece.text) + after
-        return b"".join(self._slow_chunks(choice, piece))
+        template = self._templates.get(choice.index)
+        if template is not None and piece.finish_reason is None:
+            before, after = template
+            return before + orjson.dumps(piece.text) + after if piece.text else b""
+        chunks = b"".join(self._slow_chunks(choice, piece))
+        self._look_whether_settled(choice)
+        return chunks
 
     def _slow_chunks(self, choice: Choice, piece: Piece) -> Iterable[bytes]:
         """All that a piece may hold; its logprobs and ids ride on its first chunk, then the finish chunk follows."""

@@ -104,11 +104,12 @@ class Figures:
 class JobMeter:
     """Times one job. Exactly one `end`."""
 
-    __slots__ = ("_began_s", "_between", "_counts", "_figures", "_last_s", "_model", "_num_tokens")
+    __slots__ = ("_began_s", "_between", "_counts", "_figures", "_labels", "_last_s", "_model", "_num_tokens")
 
     def __init__(self, figures: Figures, model: str, num_prompt: int) -> None:
         self._figures = figures
         self._model = model
+        self._labels = (model,)
         self._between = figures.histogram("inter_token_latency_seconds", model)
         self._counts = figures.counts["generation_tokens"]
         self._began_s = self._last_s = time.monotonic()
@@ -123,7 +124,7 @@ class JobMeter:
         else:
             self._figures.histogram("time_to_first_token_seconds", self._model).observe(now - self._began_s)
         self._num_tokens += count
-        self._counts[(self._model,)] += count
+        self._counts[self._labels] += count
         self._last_s = now
 
     def end(self, reason: str = "", code: str = "") -> None:

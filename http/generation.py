@@ -130,7 +130,7 @@ class Generation:
                 self._pool.cancel(self._jobs.pop(choice.index))
             if piece.finish_reason is not None:
                 self._over(choice.index, piece.finish_reason)
-            self._submit()
+                self._submit()
             listener.piece(choice, piece)
         except Exception:  # A bug that one request meets must not end the others, whose tokens share this callback.
             log.exception("request %s: a choice failed", self._record.request_id if self._record else "-")

@@ -167,7 +167,8 @@ class Streams:
                 # The link delivers in order, so this worker is not where we think it is: go on from what we have.
                 stream.again(now, now)
             return []
-        stream.settle(worker)
+        if stream.due is not None or stream.worker != worker:
+            stream.settle(worker)
         stream.emitted += delta.token_ids
         finish = delta.finish
         if finish is not None:

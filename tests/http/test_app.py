@@ -11,6 +11,7 @@ from scripted import ScriptedPool
 
 from tokenyard.broker.errors import KINDS
 from tokenyard.http.app import create_app
+from tokenyard.http.chat import ChatFormat
 from tokenyard.http.pool import Pool
 
 MESSAGES = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -87,6 +88,23 @@ def test_a_chat_stream() -> None:
         )
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"n": 2}, {"stream_options": {"include_usage": True}}, {"stop": ["END"]}, {"tools": [TOOL]}],
+    ids=lambda fields: next(iter(fields), "plain"),
+)
+def test_chunks_of_text_are_the_same_from_their_template(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenyard.http.plans.secrets.token_hex", lambda size: "0" * 2 * size)
+    monkeypatch.setattr("tokenyard.http.plans.time.time", lambda: 0)
+    play = says('<think>\nHm.\n</think>\n\n"Zwölf",\tsaid\u2028the 🤖 \\ and <tool_call> is not END\x00 of it.')
+    body = {**MESSAGES, "stream": True, **fields}
+    quick = post(CHAT, body, play)[0].content
+    monkeypatch.setattr(ChatFormat, "_look_whether_settled", lambda *_: None)
+    assert post(CHAT, body, play)[0].content == quick
 
 
 def test_usage_only_when_asked_and_all_the_time_when_asked() -> None:
