@@ -6,8 +6,10 @@ uvicorn bounds neither with httptools; a client that sends a byte a minute would
 import asyncio
 from typing import Any, cast
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tokenyard.http import direct
 from tokenyard.http.errors import HttpError
 from tokenyard.http.middleware import error_response
 
@@ -60,6 +62,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head, self._num_bytes = False, 0
         self._arm(BODY_S)
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            direct.offer(cast(Scope, self.scope), self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes += len(body)
