@@ -27,6 +27,7 @@ from tables import Cells, markdown, number
 from tokenyard.broker import wire
 from tokenyard.broker.wire import Card, Finish
 from tokenyard.http.app import create_app
+from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import JobRequest, JobSink, Pool
@@ -67,6 +68,7 @@ class InstantPool:
 
     def __init__(self) -> None:
         self.figures = Figures()
+        self.cork = Cork()
 
     async def start(self) -> None:
         if self.on_card is not None:

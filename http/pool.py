@@ -8,8 +8,10 @@ import asyncio
 import logging
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Protocol
 
 import zmq
@@ -45,6 +47,7 @@ from tokenyard.broker.wire import (
     WorkerInfo,
     WorkerUp,
 )
+from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
 from tokenyard.http.links import Links, connect
 from tokenyard.http.loads import Loads
@@ -84,6 +87,8 @@ class Pool:
         self._inc = secrets.token_bytes(INC_BYTES)
         self.figures = Figures()
         """What requests count and time."""
+        self.cork = Cork()
+        """Held while all that came for one stream is told."""
         self._streams = Streams()
         self._streams.on_resume = lambda model: self.figures.count("request_resumes", model)
         self.loads = Loads(load_timeout_s, self.figures, self._tell_broker)
@@ -107,7 +112,7 @@ class Pool:
         """Connect; returns at once, `ready` tells when there is a model."""
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self._links = Links(self._inc, self._context, self._delta, self._renewed)
+        self._links = Links(self._inc, self._context, self._tokens, self._renewed)
         self._broker = connect(self._context, zmq.DEALER, self._run_dir.front_endpoint)
         self._monitor = self._broker.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._loop.add_reader(self._broker.fileno(), self._read_broker)
@@ -274,8 +279,21 @@ class Pool:
 
     # The workers.
 
-    def _delta(self, worker: bytes, delta: Delta) -> None:
-        self._do(self._streams.delta(worker, delta, self._loop.time()))
+    def _tokens(self, worker: bytes, batches: list[list[Delta]]) -> None:
+        """Give the sinks what is theirs. Where we are behind, what several batches have for one stream is one write."""
+        now = self._loop.time()
+        if len(batches) == 1:
+            for delta in batches[0]:
+                self._do(self._streams.delta(worker, delta, now))
+            return
+        # Stream by stream, too, since each of them lies elsewhere in memory.
+        of_job: defaultdict[int, list[Delta]] = defaultdict(list)
+        for delta in chain.from_iterable(batches):
+            of_job[delta.job].append(delta)
+        for deltas in of_job.values():
+            with self.cork:
+                for delta in deltas:
+                    self._do(self._streams.delta(worker, delta, now))
 
     def _renewed(self, worker: bytes) -> None:
         self._streams.forgotten(worker, self._loop.time())

@@ -13,7 +13,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.http import direct
 from tokenyard.http.choice import Choice, Piece
+from tokenyard.http.cork import Cork
 from tokenyard.http.errors import body_of, shutting_down
 from tokenyard.http.generation import Generation
 from tokenyard.http.options import FrontOptions
@@ -122,20 +124,25 @@ class WholeReply(Response):
 class EventStream(Response):
     """Streams chunks. Headers wait until the first job runs, so that a refusal is still an HTTP status."""
 
-    def __init__(self, generation: Generation, form: Format, options: FrontOptions) -> None:
+    def __init__(self, generation: Generation, form: Format, options: FrontOptions, cork: Cork | None = None) -> None:
         super().__init__()
         self._generation = generation
         self._form = form
         self._options = options
+        self._cork = cork or Cork()
         loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[None] = loop.create_future()
         """Nothing more will be written: finished, failed, or the client is cut."""
         self._send: Send | None = None
         """Set once headers are out; until then events are kept."""
+        self._direct: direct.DirectWriter | None = None
+        """The shorter way for what `_send` takes, where the server has one."""
         self._kept: list[bytes] = []
-        """Events that wait for headers, or for a client that lags."""
+        """Events that wait for headers, for the cork, or for a client that lags."""
         self._num_kept_bytes = 0
+        self._corked = False
+        """Whether the cork will have what is kept written."""
         self._sending: asyncio.Task[None] | None = None
         """A send that the client's lag made wait."""
         self._num_writes = 0
@@ -176,6 +183,7 @@ class EventStream(Response):
                 return
             if self._error is not None:
                 raise self._error
+            self._direct = direct.find(scope)
             await self._open(send)
             beat = asyncio.create_task(self._keep_alive())
             await asyncio.wait((self._ended, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -199,22 +207,41 @@ class EventStream(Response):
         headers = [(name.encode(), value.encode()) for name, value in STREAM_HEADERS.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._send = send
-        kept, self._kept = self._kept or [KEEP_ALIVE], []
-        self._num_kept_bytes = 0
-        self._write(b"".join(kept))
+        self._write(self._take_kept() or KEEP_ALIVE)
 
     def _write(self, data: bytes) -> None:
         """Send now, without a task, if the client keeps up; otherwise keep it until it does."""
         if not data or self._cut:
             return
         self._num_writes += 1
-        if self._send is None or self._sending is not None:
-            self._kept.append(data)
-            self._num_kept_bytes += len(data)
-            if self._num_kept_bytes > MAX_LAG_BYTES:
-                self._cut_client()
-            return
-        sending = cast(Coroutine[Any, Any, None], self._send(_body(data)))
+        if self._send is None or self._sending is not None or self._cork.held:
+            self._keep(data)
+        elif self._direct is None or not self._direct(data):
+            self._step_send(self._send, data)
+
+    def _keep(self, data: bytes) -> None:
+        self._kept.append(data)
+        self._num_kept_bytes += len(data)
+        if self._num_kept_bytes > MAX_LAG_BYTES:
+            self._cut_client()
+        elif self._cork.held and not self._corked:
+            self._corked = True
+            self._cork.wait(self._uncork)
+
+    def _uncork(self) -> None:
+        """Write what was kept for the cork only."""
+        self._corked = False
+        if self._kept and self._send is not None and self._sending is None:
+            data = self._take_kept()
+            if self._direct is None or not self._direct(data):
+                self._step_send(self._send, data)
+
+    def _take_kept(self) -> bytes:
+        kept, self._kept, self._num_kept_bytes = self._kept, [], 0
+        return b"".join(kept)
+
+    def _step_send(self, send: Send, data: bytes) -> None:
+        sending = cast(Coroutine[Any, Any, None], send(_body(data)))
         try:
             waited_for = sending.send(None)
         except StopIteration:
@@ -228,9 +255,7 @@ class EventStream(Response):
             async with asyncio.timeout(self._options.stall_s):
                 await suspended
             while self._kept:
-                data = b"".join(self._kept)
-                self._kept.clear()
-                self._num_kept_bytes = 0
+                data = self._take_kept()
                 async with asyncio.timeout(self._options.stall_s):
                     await self._send(_body(data))
         except TimeoutError:

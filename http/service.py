@@ -77,7 +77,7 @@ class Service:
 
     def reply(self, generation: Generation, form: Format, stream: bool) -> Response:
         """Runs a generation and answers with it."""
-        return EventStream(generation, form, self.options) if stream else WholeReply(generation, form)
+        return EventStream(generation, form, self.options, self.pool.cork) if stream else WholeReply(generation, form)
 
     def starting(self) -> TokenyardError:
         """Why there is no model at all."""

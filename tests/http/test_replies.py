@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,7 +77,11 @@ class Exchange:
         plans, parsers = await plan_chat(request, prompter)
         generation = Generation(cast(Pool, self.pool), plans)
         form = ChatFormat(request, prompter, generation, parsers)
-        reply = EventStream(generation, form, self.options) if request.stream else WholeReply(generation, form)
+        reply = (
+            EventStream(generation, form, self.options, self.pool.cork)
+            if request.stream
+            else WholeReply(generation, form)
+        )
         self.task = asyncio.create_task(reply({"type": "http"}, self.client.receive, self.client.send))
         await until(lambda: self.pool.jobs)
 
@@ -111,6 +117,78 @@ def test_a_chunk_is_written_before_the_callback_returns() -> None:
         assert exchange.client.events[-2]["choices"][0]["finish_reason"] == "stop"
         assert exchange.client.events[-1] == "data: [DONE]"
         assert exchange.client.complete
+
+    asyncio.run(run())
+
+
+def test_what_is_told_under_the_cork_is_one_write() -> None:
+    async def run() -> None:
+        exchange = Exchange(n=2)
+        first = await exchange.open()
+        second = exchange.pool.jobs[1]
+        before = len(exchange.client.bodies)
+        with exchange.pool.cork:
+            first.say("one")
+            second.say(" two")
+            first.say(" three")
+            assert len(exchange.client.bodies) == before
+        assert len(exchange.client.bodies) == before + 1
+        assert exchange.client.text == "one two three"
+        first.say(" four")
+        assert exchange.client.text == "one two three four"
+        with exchange.pool.cork:
+            first.end()
+            second.say(" five")
+            second.end()
+        await exchange.over()
+        assert exchange.client.text == "one two three four five"
+        assert exchange.client.events[-1] == "data: [DONE]"
+        assert exchange.client.complete
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("lags", [False, True])
+def test_the_cork_changes_no_byte(lags: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenyard.http.plans.secrets.token_hex", lambda size: "0" * 2 * size)
+    monkeypatch.setattr("tokenyard.http.plans.time.time", lambda: 0)
+
+    async def body(corked: bool) -> bytes:
+        exchange = Exchange(n=2, stream_options={"include_usage": True})
+        await exchange.start()
+        if lags:
+            exchange.client.reads.clear()
+        jobs = exchange.pool.jobs
+        acts = [job.run for job in jobs]
+        acts += [partial(job.say, word) for word in ("one", " zwölf 🤖", ' "') for job in jobs]
+        acts += [job.end for job in jobs]
+        for cut in (slice(0, 1), slice(1, 4), slice(4, None)):
+            with exchange.pool.cork if corked else nullcontext():
+                for act in acts[cut]:
+                    act()
+            await asyncio.sleep(0.01)
+        exchange.client.reads.set()
+        await exchange.over()
+        assert exchange.client.complete
+        return b"".join(exchange.client.bodies)
+
+    assert asyncio.run(body(True)) == asyncio.run(body(False))
+
+
+def test_what_the_cork_kept_for_a_client_that_is_cut_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenyard.http.replies.MAX_LAG_BYTES", 4000)
+
+    async def run() -> None:
+        exchange = Exchange()
+        job = await exchange.open()
+        before = len(exchange.client.bodies)
+        with exchange.pool.cork:
+            for _ in range(40):
+                job.say("word")
+        await exchange.over()
+        assert job.cancelled
+        assert len(exchange.client.bodies) == before
+        assert not exchange.client.complete
 
     asyncio.run(run())
 

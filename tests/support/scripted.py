@@ -8,6 +8,7 @@ from models import CARD, demo_tokenizer
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card, Finish
+from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
 from tokenyard.http.pool import JobRequest, JobSink
 
@@ -47,6 +48,7 @@ class ScriptedPool:
         self.on_card: Callable[[Card], None] | None = None
         self.connected = True
         self.figures = Figures()
+        self.cork = Cork()
         self.body: dict[str, Any] | None = None
         """What the broker says when it is asked."""
 
