@@ -25,7 +25,7 @@ from tokenyard.http.app import create_app
 from tokenyard.http.drain import NOTICE_S, Drain
 from tokenyard.http.guard import GuardedProtocol
 from tokenyard.http.keys import KeyRing
-from tokenyard.http.memory import bound_heap
+from tokenyard.http.memory import bound_heap, spare_collector
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.request_log import name_request
@@ -56,6 +56,10 @@ class _Server(uvicorn.Server):
         self._asked_by = 0
         """The signal that began the drain."""
         signal.signal(signal.SIGUSR1, self.handle_exit)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        spare_collector()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._asked_by or sig == signal.SIGINT:

@@ -27,6 +27,31 @@ print(rss_mib() - before)
 """
 
 
+COLLECTOR = """
+import gc, weakref
+import tokenyard.http.app
+from tokenyard.http.memory import YOUNG_OBJECTS, spare_collector
+
+class Knot:
+    pass
+
+spare_collector()
+looked_at = []
+gc.callbacks.append(lambda phase, info: looked_at.append(len(gc.get_objects())) if phase == "start" else None)
+knot = Knot()
+knot.self = knot
+alive = weakref.ref(knot)
+del knot
+kept = [[] for _ in range(2 * YOUNG_OBJECTS)]
+print(max(looked_at) <= 3 * YOUNG_OBJECTS, alive() is None)
+"""
+
+
+def test_the_collector_looks_at_new_objects_only_and_still_finds_garbage() -> None:
+    done = subprocess.run([sys.executable, "-c", COLLECTOR], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
 def test_freed_memory_goes_back() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
