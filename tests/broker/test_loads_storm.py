@@ -32,9 +32,10 @@ class Storm(RuleBasedStateMachine):
 
     # what happens
 
-    @rule(model=st.sampled_from(MODELS[:3]))
-    def want(self, model: str) -> None:
-        self.switch.tell("front", Want(model, model, 0))
+    @rule(models=st.lists(st.sampled_from(MODELS[:3]), min_size=1, unique=True))
+    def want(self, models: list[str]) -> None:
+        for model in models:
+            self.switch.tell("front", Want(model, model, 0))
 
     @rule(model=st.sampled_from(MODELS[:3]))
     def job(self, model: str) -> None:
@@ -119,5 +120,5 @@ class Storm(RuleBasedStateMachine):
             self.switch.tell(self.box.worker(number), Done(*key, "stop"))
 
 
-Storm.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+Storm.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 test_storm = pytest.mark.timeout(300)(Storm.TestCase)
