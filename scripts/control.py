@@ -108,6 +108,13 @@ def find_worker(rows: Sequence[dict[str, Any]], prefix: str) -> dict[str, Any]:
     return found[0]
 
 
+def _state(row: dict[str, Any], pinned: set[str]) -> str:
+    percent = row["load"].get("loading_percent")
+    if row["state"] == "loading" and percent is not None:
+        return f"loading {percent} %"
+    return f"{row['state']}, pinned" if row["inc"] in pinned else str(row["state"])
+
+
 def _guesses(load: dict[str, int]) -> tuple[str, str]:
     """How many tokens a worker guessed, and the share that was right; nothing where it does not."""
     guessed = load.get("guessed")
@@ -123,6 +130,7 @@ def _mebibytes(num_bytes: int | None) -> str:
 def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
     """The pool as `tokenyard status` shows it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
+    pinned = {post["inc"] for post in body["posts"] if post["pinned"]}
     guessing = any("guessed" in row["load"] for row in body["workers"])
     for title in ("WORKER", "PID", "STATE", "MODEL", "DEVICE", *NUMBERS, *(GUESSES if guessing else ())):
         table.add_column(
@@ -135,7 +143,7 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
         table.add_row(
             row["inc"][:SHORT],
             str(row["pid"]),
-            row["state"],
+            _state(row, pinned),
             ", ".join(row["models"]) or row["name"],
             row["device"],
             f"{row['running']}/{row['capacity']}",
@@ -149,4 +157,5 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
     counts = f"{len(body['workers'])} workers, {len(body['fronts'])} fronts, {len(body['agents'])} agents"
     notes = [f"{row['inc'][:SHORT]} is {row['state']}: {row['words']}" for row in body["workers"] if row["words"]]
     notes += [line for agent in body["agents"] for line in agent["troubles"]]
+    notes += [f"{one['model']}: {one['words']}, for {one['waiting_s']:.0f} s now" for one in body["loads"]]
     return Group(f"{counts} in {run_dir.path}", table, *notes)

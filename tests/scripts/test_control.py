@@ -26,7 +26,7 @@ def shown(*loads: dict[str, int]) -> list[list[str]]:
         "restarts": 2,
         "words": "",
     }
-    body = {"workers": [{**row, "load": load} for load in loads], "fronts": [], "agents": []}
+    body = {"workers": [{**row, "load": load} for load in loads], "fronts": [], "agents": [], "loads": [], "posts": []}
     console = Console(width=200)
     with console.capture() as capture:
         console.print(status_table(body, RunDir(Path("/run/x"))))
@@ -54,13 +54,18 @@ def test_deaths_and_hung_workers_are_told_below_the_table() -> None:
     row |= {"step": 1, "silent_s": 0.2, "tokens_per_s": 0.0, "restarts": 2, "load": {}}
     hung = {**row, "state": "hung", "words": "step 2 lasts for 61 s"}
     agents = [{"troubles": ["worker 0 died once, last at 12:00:00: SIGKILL from outside"]}]
-    group = status_table({"workers": [hung], "fronts": [], "agents": agents}, RunDir(Path("/run/x")))
+    loads = [{"model": "big", "words": "it waits for a device", "waiting_s": 3.2}]
+    posts = [{"inc": "ab" * 8, "pinned": True}]
+    body = {"workers": [hung], "fronts": [], "agents": agents, "loads": loads, "posts": posts}
+    group = status_table(body, RunDir(Path("/run/x")))
     console = Console(width=200)
     with console.capture() as capture:
         console.print(group)
-    *_, first, second = capture.get().splitlines()
+    *_, line, first, second, third = capture.get().splitlines()
+    assert "hung, pinned" in line
     assert first == "abababab is hung: step 2 lasts for 61 s"
     assert second == agents[0]["troubles"][0]
+    assert third == "big: it waits for a device, for 3 s now"
 
 
 def test_how_much_was_guessed_and_how_much_of_it_was_right() -> None:
