@@ -11,11 +11,11 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import uuid4
 
 import orjson
-from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     GatedRepoError,
@@ -61,8 +61,6 @@ class Repository(NamedTuple):
     commit: str
     sizes: dict[str, int]
     """Bytes of each file."""
-    config: dict[str, Any] | None
-    """What the Hub read in config.json, which is not all of it; None: nothing."""
 
 
 def weight_names(names: Collection[str]) -> list[str]:
@@ -94,7 +92,7 @@ def look_up(name: str, revision: str | None) -> Repository:
         words = f"what answers at {constants.ENDPOINT} is no Hub"
         raise TokenyardError("hub_unreachable", words, "model", retry_ms=RETRY_MS) from error
     sizes = {one.rfilename: one.size or 0 for one in info.siblings or []}
-    return Repository(info.sha or "", sizes, info.config)
+    return Repository(info.sha or "", sizes)
 
 
 def is_telling(error: Exception) -> bool:
@@ -197,6 +195,14 @@ def has_weights(name: str, commit: str, file: str | None = None) -> bool:
     except ValueError:
         return False
     return needed != [CONFIG] and all((folder / one).is_file() for one in needed)
+
+
+def fetch_config(name: str, commit: str) -> Path:
+    """Have a model's config.json in the cache, and return its directory. Raises TokenyardError."""
+    try:
+        return Path(hf_hub_download(name, CONFIG, revision=commit, etag_timeout=TIMEOUT_S)).parent
+    except (TransportError, OSError) as error:
+        raise explain(error, name) from error
 
 
 def small_files(name: str, commit: str, file: str | None = None) -> Path:

@@ -146,6 +146,7 @@ class Finder:
             if cached is None or not hub.is_whole(name, cached, spec.file):
                 raise
             log.warning("%s is taken from the local cache: %s", name, error.words)
+            _remember(self._branches, (name, revision), (cached, time.monotonic()))
             return cached, None
         hub.keep_commit(name, revision, repository.commit)
         _remember(self._branches, (name, revision), (repository.commit, time.monotonic()))
@@ -168,15 +169,19 @@ class Finder:
         return size
 
     def _refuse_unserved(self, spec: ModelSpec, repository: Repository, weights: list[str]) -> None:
-        """Raise TokenyardError for what the list of files and the Hub's reading of its config.json speak against."""
+        """Raise TokenyardError for what the list of files and its config.json, which is fetched, speak against."""
         words = None
         if spec.file:
             words = None if spec.file in repository.sizes else f"it has no file {spec.file}"
         elif hub.CONFIG not in repository.sizes:
             is_adapter = "adapter_config.json" in repository.sizes
             words = "it is an adapter without its model" if is_adapter else f"it has no {hub.CONFIG}"
-        elif repository.config:
-            words = self._refusal(repository.config, spec)
+        else:
+            folder = hub.fetch_config(spec.source, repository.commit)
+            try:
+                words = self._refusal(read_config(folder), spec)
+            except (OSError, ValueError) as error:
+                words = in_words(error)
         if words is None and not weights:
             words = _no_weights(repository.sizes)
         if words is not None:

@@ -81,17 +81,12 @@ class Repo:
 
     def info(self, model: str) -> dict[str, Any]:
         """As /api/models/ORG/NAME?blobs=true tells."""
-        config = None
-        with suppress(OSError, ValueError):
-            whole = json.loads((self.folder / "config.json").read_text())
-            kept = ("architectures", "model_type", "auto_map")
-            config = {key: whole[key] for key in kept if key in whole}
         siblings = [
             {"rfilename": one["path"], "size": one["size"], "blobId": one["oid"]}
             for one in map(self.file, self.names())
         ]
         told = {"id": model, "modelId": model, "sha": self.commit, "gated": "manual" if self.gated else False}
-        return {**told, "private": False, "siblings": siblings, **({"config": config} if config is not None else {})}
+        return {**told, "private": False, "siblings": siblings}
 
 
 class Hub:

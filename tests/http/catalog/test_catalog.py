@@ -88,6 +88,17 @@ def test_names_stand_for_commits_and_directories(hub: Hub, tmp_path: Path) -> No
         assert on_hub or one.spec.endswith("gguf") or size_of(DEMO) - 10_000 < one.weight_bytes < size_of(DEMO)
 
 
+def test_a_gguf_file_of_the_hub(hub: Hub) -> None:
+    (hub.repos["org/tiny"].folder / "q4.gguf").write_bytes(b"GGUF" * 100)
+    policy = Policy(("org/tiny,name=q4,file=q4.gguf", "org/tiny,name=q8,file=q8.gguf"))
+    commit = hub.repos["org/tiny"].commit
+    assert resolve(policy, "q4") == [Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", 400, False)]
+    snapshot_download("org/tiny", allow_patterns=["*.gguf", "*.json", "*.jinja"])
+    assert resolve(policy, "q4") == [Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", 400, True)]
+    assert "it has no file q8.gguf" in refused(policy, "q8").words
+    assert [one.size for one in listed(policy)] == [400, 0]
+
+
 def test_a_downloaded_model_is_measured_and_needs_no_file_of_the_hub(hub: Hub) -> None:
     snapshot_download("org/tiny")
     before = len(hub.requests)
@@ -267,6 +278,10 @@ def test_without_the_hub_the_cache_serves(hub: Hub, monkeypatch: pytest.MonkeyPa
     commit = hub.repos["org/tiny"].commit
     snapshot_download("org/tiny", revision=commit)
     resolve(Policy(allow=("*",)), "org/tiny")  # so that the cache knows which commit main is
+    hub.down = True
+    before = len(hub.requests)
+    assert len(set(resolve(Policy(allow=("*",)), "org/tiny", "org/tiny", "org/tiny"))) == 1
+    assert len(hub.requests) == before + 1, "asked again and again"
     for name, value in (("ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_OFFLINE", True)):
         monkeypatch.setattr(constants, name, value)
         assert resolve(Policy(allow=("*",)), "org/tiny")[0].spec == f"org/tiny@{commit}"
@@ -290,14 +305,14 @@ def test_models_that_cannot_be_served_are_told_by_their_files(hub: Hub, tmp_path
         assert error.code == "model_unsupported"
         return error.words
 
-    t5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
-    assert "a t5 model (T5ForConditionalGeneration) is no causal language model" in told(t5)
+    bart = {"model_type": "bart", "architectures": ["BartModel"], "is_encoder_decoder": True}
+    assert "a bart model (BartModel) is no causal language model: it has an encoder and a decoder" in told(bart)
     assert "of-tomorrow" in told({"model_type": "of-tomorrow"})
     own = {"model_type": "of-tomorrow", "architectures": ["X"], "auto_map": {"AutoModelForCausalLM": "m.X"}}
     assert "--trust-remote-code" in told(own)
+    assert "its config.json is no JSON" in told("{")
+    assert "its config.json holds no object" in told("[1]")
     if where == "directory":
-        assert "its config.json is no JSON" in told("{")
-        assert "its config.json holds no object" in told("[1]")
         with (folder / WEIGHTS).open("r+b") as file:
             file.truncate(size_of(folder) - 1)
         assert "model.safetensors is cut short" in told()
