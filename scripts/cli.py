@@ -203,6 +203,7 @@ def worker(
     quantization: Quantization = None,
     step_timeout: StepTimeout = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
+    share: Annotated[int, typer.Option(min=1, hidden=True, help="Workers that share the device.")] = 1,
     late: Annotated[bool, typer.Option("--late", hidden=True, help="Serve first, compile then.")] = False,
     log_level: LogLevel = Level.INFO,
     log_json: LogJson = False,
@@ -227,6 +228,7 @@ def worker(
         "step_timeout": step_timeout,
         "inc": bytes.fromhex(inc) if inc else None,
         "late": late,
+        "num_sharers": share,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     options |= parse_spec(model).engine

@@ -146,7 +146,9 @@ class Plan:
         return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
-        return [*row.arguments(), "--inc", inc.hex(), *self._common(run_dir)]
+        num_sharers = self.slots[self.places.index(row.place)] if row.place in self.places else 1
+        share = ["--share", str(num_sharers)] if num_sharers > 1 and row.gpu is not None else []
+        return [*row.arguments(), "--inc", inc.hex(), *share, *self._common(run_dir)]
 
     def front_environment(self) -> dict[str, str]:
         """Keys go this way: arguments can be read by every user of the machine."""

@@ -280,6 +280,7 @@ def make_loader(options: WorkerOptions) -> Loader:
             compile=options.compile,
             num_drafts=parse_speculate(options.speculate),
             late=options.late,
+            num_sharers=options.num_sharers,
             trust_remote_code=options.trust_remote_code,
             quantization=options.quantization if options.quantization != OFF else "",
             step_timeout_s=options.step_timeout,

@@ -71,10 +71,15 @@ def used_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-def parse_kv_memory(text: str, device: torch.device, step: int = 0) -> int:
+def parse_kv_memory(text: str, device: torch.device, step: int = 0, num_sharers: int = 1) -> int:
     """Bytes that `--kv-memory` allows; empty is the default. Raises SetupError for anything unreadable."""
+    if not text and device.type != "cuda":
+        return CPU_BYTES
     if not text:
-        return max(0, int(free_bytes(device) * CUDA_SHARE) - step) if device.type == "cuda" else CPU_BYTES
+        free = free_bytes(device)
+        if num_sharers > 1:
+            free = shared_bytes(free, torch.cuda.mem_get_info(device)[1], used_bytes(device), num_sharers)
+        return max(0, int(free * CUDA_SHARE) - step)
     match = KV_MEMORY.fullmatch(text.strip())
     if match is None:
         raise SetupError(f"--kv-memory {text}: give bytes with a unit (1GiB, 500MB) or a share of what is free (40%)")
@@ -83,6 +88,11 @@ def parse_kv_memory(text: str, device: torch.device, step: int = 0) -> int:
     if not 0 < float(match[1]) <= 100:
         raise SetupError(f"--kv-memory {text}: a share must be above 0% and at most 100%")
     return int(free_bytes(device) * float(match[1]) / 100)
+
+
+def shared_bytes(free: int, total: int, used: int, num_sharers: int) -> int:
+    """What is left to one of several workers of a device: of an even part of it, what it has not taken, if it is free."""
+    return min(free, total // num_sharers - used)
 
 
 class Budget(NamedTuple):
@@ -100,16 +110,17 @@ def plan_memory(
     context_length: int,
     max_num_seqs: int,
     kv_memory: str,
+    num_sharers: int = 1,
     step: int = 0,
     sequence_bytes: int = 0,
 ) -> Budget:
     """The pool's size: what memory allows, but no more than all sequences at full length could use.
 
-    `step`: bytes that a step takes beside the pool; `sequence_bytes`: what a sequence keeps however long it is. Such
+    `num_sharers`: workers that share the device; `step`: bytes that a step takes beside the pool; `sequence_bytes`: what a sequence keeps however long it is. Such
     states get at most half of the memory where tokens take some too. Raises SetupError where nothing useful fits.
     """
     per_block = token_bytes * block_size
-    allowed = parse_kv_memory(kv_memory, device, step)
+    allowed = parse_kv_memory(kv_memory, device, step, num_sharers)
     num_seqs = max_num_seqs
     if sequence_bytes:
         num_seqs = min(num_seqs, allowed // (2 if per_block else 1) // sequence_bytes)

@@ -53,6 +53,8 @@ class EngineOptions(NamedTuple):
     """Tokens computed in one step at the most, decodes and prefill chunks together: it bounds how long a step takes."""
     kv_memory: str = ""
     """`1GiB` or `40%` of what is free; empty: the default of memory.py."""
+    num_sharers: int = 1
+    """Workers that share the device's memory, this one included."""
     max_model_len: int | None = None
     """Lowers the context length."""
     num_drafts: int = 0
@@ -172,6 +174,7 @@ def _load(
         context_length=context_length,
         max_num_seqs=options.max_num_seqs,
         kv_memory=options.kv_memory,
+        num_sharers=options.num_sharers,
         step=0 if is_encoder else step_bytes(model, options.max_batch_tokens, most_rows, plain, num_graphs),
         sequence_bytes=verdict.footprint.sequence_bytes,
     )

@@ -31,6 +31,8 @@ class WorkerOptions:
     """The model as it is: no CUDA graphs, nothing merged or compiled."""
     compile: bool | None = None
     """Whether CPU code is compiled; None: where the model is large enough for it."""
+    num_sharers: int = 1
+    """Workers that share the device's memory, this one included."""
     late: bool = False
     """Compile while the model serves already."""
     trust_remote_code: bool = False

@@ -6,7 +6,7 @@ import torch
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.workers.kv import KVPool, LayerShape
-from tokenyard.workers.memory import CPU_BYTES, parse_kv_memory, plan_memory
+from tokenyard.workers.memory import CPU_BYTES, parse_kv_memory, plan_memory, shared_bytes
 
 CPU = torch.device("cpu")
 SHAPES = [LayerShape(2, 8, 8)] * 3
@@ -70,3 +70,8 @@ def test_memory_is_taken_only_where_it_is_written() -> None:
     pool.write(
         2, torch.tensor([5]), torch.ones(1, 2, 8, dtype=torch.bfloat16), torch.ones(1, 2, 8, dtype=torch.bfloat16)
     )
+
+
+def test_workers_of_one_device_have_even_parts() -> None:
+    assert shared_bytes(free=70, total=80, used=10, num_sharers=2) == 30
+    assert shared_bytes(free=20, total=80, used=10, num_sharers=2) == 20, "another has taken more than its part"
