@@ -91,7 +91,7 @@ def parse_kv_memory(text: str, device: torch.device, step: int = 0, num_sharers:
 
 
 def shared_bytes(free: int, total: int, used: int, num_sharers: int) -> int:
-    """What is left to one of several workers of a device: of an even part of it, what it has not taken, if it is free."""
+    """For one of several workers of a device: of an even part of it, what it has not taken, as far as that is free."""
     return min(free, total // num_sharers - used)
 
 
@@ -116,8 +116,9 @@ def plan_memory(
 ) -> Budget:
     """The pool's size: what memory allows, but no more than all sequences at full length could use.
 
-    `num_sharers`: workers that share the device; `step`: bytes that a step takes beside the pool; `sequence_bytes`: what a sequence keeps however long it is. Such
-    states get at most half of the memory where tokens take some too. Raises SetupError where nothing useful fits.
+    `num_sharers`: workers that share the device; `step`: bytes that a step takes beside the pool; `sequence_bytes`:
+    what a sequence keeps however long it is. Such states get at most half of the memory where tokens take some too.
+    Raises SetupError where nothing useful fits.
     """
     per_block = token_bytes * block_size
     allowed = parse_kv_memory(kv_memory, device, step, num_sharers)
