@@ -28,10 +28,16 @@ class _Spawning:
 
 class Control:
     def __init__(
-        self, state: State, pid: int, now: float, describe_loads: Callable[[], dict[str, list[dict[str, object]]]]
+        self,
+        state: State,
+        pid: int,
+        now: float,
+        describe_loads: Callable[[], dict[str, list[dict[str, object]]]],
+        describe_adapters: Callable[[], list[dict[str, object]]],
     ) -> None:
         self._state = state
         self._describe_loads = describe_loads
+        self._describe_adapters = describe_adapters
         self._pid = pid
         self._started_s = now
         self._spawning: dict[tuple[bytes, int], _Spawning] = {}  # by asker and its req
@@ -70,6 +76,7 @@ class Control:
                 }
                 for model in state.models.values()
             },
+            "adapters": self._describe_adapters(),
             **self._describe_loads(),
         }
         state.send(peer, Answer(status.req, "", body))
@@ -83,6 +90,7 @@ class Control:
             "state": "kept out" if worker.kept_out and not worker.stuck else worker.state,
             "words": worker.stuck or worker.kept_out,
             "models": worker.card.names if worker.card else [],
+            "adapters": sorted({adapter.name for adapter in worker.held}),
             "device": worker.card.device if worker.card else "",
             "capacity": worker.capacity,
             "running": len(worker.placements),

@@ -12,6 +12,7 @@ from math import inf
 from typing import Any
 
 from tokenyard.broker import wire
+from tokenyard.broker.adapters import Adapters
 from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S, SILENCE_S
 from tokenyard.broker.control import Control
 from tokenyard.broker.invariants import check_state
@@ -57,13 +58,15 @@ class Core:
         queue_limit: int = QUEUE_LIMIT,
         load_timeout_s: float = LOAD_TIMEOUT_S,
         policy: Policy = DEFAULT_POLICY,
+        adapters: Iterable[wire.Adapter] = (),
     ) -> None:
         self._state = state = State(epoch, queue_limit, load_timeout_s, now, grace_until_s=now + GRACE_S)
         self._jobs = Jobs(state)
         self._loads = Loads(state, self._jobs, policy)
         self._membership = Membership(state, self._jobs, self._loads)
+        self._adapters = Adapters(state, self._jobs, adapters)
         self._progress = Progress(state, self._jobs)
-        self._control = Control(state, pid, now, self._loads.describe)
+        self._control = Control(state, pid, now, self._loads.describe, self._adapters.describe)
         self._retiring = Retiring(state)
         self._awaited = set(awaited)
         self._deaths: dict[bytes, Death] = {}
@@ -80,6 +83,8 @@ class Core:
             wire.SpawnWorker: self._control.spawn,
             wire.KillWorker: self._control.kill,
             wire.UnloadModel: self._loads.unload,
+            wire.AddAdapter: self._adapters.add,
+            wire.RemoveAdapter: self._adapters.remove,
         }
         self._from_front: dict[type[Any], Callable[[Front, Any], None]] = {
             wire.Ping: lambda front, ping: None,
@@ -90,6 +95,7 @@ class Core:
         self._from_worker: dict[type[Any], Callable[[Worker, Any], None]] = {
             wire.Beat: self._beat,
             wire.Done: self._jobs.done,
+            wire.AdapterFailed: self._adapters.failed,
         }
         self._from_agent: dict[type[Any], Callable[[Agent, Any], None]] = {
             wire.Ping: lambda agent, ping: None,
@@ -144,6 +150,7 @@ class Core:
     def check(self) -> None:
         """Assert all invariants; for tests, after every event."""
         check_state(self._state)
+        self._adapters.check()
         self._loads.check()
         assert self._unannounced.items() <= self._deaths.items()
 
@@ -173,7 +180,7 @@ class Core:
 
     def _submit(self, front: Front, submit: wire.Submit) -> None:
         self._jobs.submit(front, submit)
-        if model := self._state.models.get(submit.model):
+        if model := self._state.models.get(self._state.base_of(submit.model)):
             self._loads.bring_back(model)
 
     # ---- who is there
@@ -215,8 +222,12 @@ class Core:
         self._register(peer, worker)
         worker.capacity, worker.endpoint, worker.name = hello.capacity, hello.endpoint, hello.name
         worker.state = HUNG if worker.stuck else hello.state
-        if hello.card is not None and worker.card is None:
-            self._membership.offer(worker, hello.card)
+        held = hello.card.adapters if hello.card is not None else []
+        if hello.card is not None:
+            self._adapters.learn(hello.card.names[0], held)
+            if worker.card is None:
+                self._membership.offer(worker, hello.card)
+        self._adapters.heard(worker, held)
         self._jobs.reconcile(worker, hello.jobs)
         self._awaited.discard(hello.inc)
         self._settle_if_complete()
@@ -320,6 +331,7 @@ class Core:
         if not any(worker.inc in agent.workers for agent in state.agents.values()):
             self._announce(worker.inc)
         self._membership.reconsider()
+        self._adapters.worker_gone(worker)
         self._settle_if_complete()
         if model:
             self._jobs.dispatch(model)
@@ -372,6 +384,7 @@ class Core:
                 code = "pool_unavailable" if model.served else "model_not_found"
                 self._jobs.reject_queued(model, code, f"no worker came for {model.name!r}")
         self._loads.sweep()
+        self._adapters.sweep()
         self._jobs.forget_ended()
         self._control.forget_answered()
         self._retiring.forget_answered()

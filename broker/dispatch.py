@@ -8,6 +8,7 @@ from collections import OrderedDict
 from math import ceil, inf
 
 from tokenyard.broker.records import Job, Lane, Worker
+from tokenyard.broker.wire import PLAIN
 
 NUM_BUCKETS = 256
 """Steps of load share that are told apart: exact up to a capacity of 256, the largest decode bucket planned."""
@@ -168,6 +169,10 @@ class Model:
         if not self.workers:
             self.known_until_s = known_until_s
 
+    def waiting(self) -> list[Job]:
+        """Its queued jobs."""
+        return [job for queue in self.queues.values() for job in queue.all()]
+
     @property
     def is_idle(self) -> bool:
         """Nothing runs, nothing waits."""
@@ -215,13 +220,43 @@ class Model:
         for lane in MOST_SUSPECT_FIRST:
             if lane is Lane.CLEAN:
                 self._reserve()
-            if queue := self.queues[lane]:
-                job = queue.head()
-                if worker := self._pick(job):
-                    return job, worker
+            if match := self._match(self.queues[lane]):
+                return match
         return None
 
+    def _match(self, queue: JobQueue) -> tuple[Job, Worker] | None:
+        """The head and its worker; where only its adapter keeps it from one, the next that none keeps."""
+        if not queue:
+            return None
+        head = queue.head()
+        if worker := self._pick(head):
+            return head, worker
+        tried = {head.adapter}
+        for job in () if self._all_hold(head) else queue.all():
+            if job.adapter in tried:
+                continue
+            if worker := self._pick(job):
+                return job, worker
+            if self._all_hold(job):
+                break
+            tried.add(job.adapter)
+        return None
+
+    def _all_hold(self, job: Job) -> bool:
+        """Whether every worker has what it is to be computed with, as is nearly always so."""
+        return job.adapter == PLAIN or all(job.adapter in worker.adapters for worker in self.workers.values())
+
+    def _pick_holder(self, job: Job) -> Worker | None:
+        """Where some workers lack its adapter: the least loaded of the others."""
+        fitting = [worker for worker in self.workers.values() if job.adapter in worker.adapters and worker.position]
+        like = [worker for worker in fitting if worker.position and worker.position[0] is job.lane is not Lane.ALONE]
+        if job.lane is not Lane.CLEAN:
+            like = like or [worker for worker in fitting if not worker.placements]
+        return min(like, key=lambda worker: worker.share, default=None)
+
     def _pick(self, job: Job) -> Worker | None:
+        if not self._all_hold(job):
+            return self._pick_holder(job)
         clean = self._by_load[Lane.CLEAN]
         if job.lane is Lane.CLEAN:
             least = clean.least()

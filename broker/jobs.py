@@ -10,8 +10,32 @@ from math import inf
 
 from tokenyard.broker.config import BEAT_S, SILENCE_S
 from tokenyard.broker.dispatch import Model
-from tokenyard.broker.records import MAX_CRASHES, Death, Front, Job, Lane, Phase, Placement, State, Worker
-from tokenyard.broker.wire import FRONT_GONE, Abort, Accepted, Done, Lost, Placed, Reject, Start, Submit, WorkerJob
+from tokenyard.broker.records import (
+    MAX_CRASHES,
+    Death,
+    Front,
+    Job,
+    Lane,
+    Phase,
+    Placement,
+    State,
+    Worker,
+    changed_words,
+)
+from tokenyard.broker.wire import (
+    FRONT_GONE,
+    PLAIN,
+    Abort,
+    Accepted,
+    Adapter,
+    Done,
+    Lost,
+    Placed,
+    Reject,
+    Start,
+    Submit,
+    WorkerJob,
+)
 
 LINGER_S = 2 * SILENCE_S
 """An ended job is remembered so long: a front that was silent for half of it is dead, and its repeats with it."""
@@ -47,17 +71,22 @@ class Jobs:
         if old is not None:
             self._fence(old)
             del front.jobs[old.number]
-        model = self._model_for(submit)
+        name = state.base_of(submit.model)
+        model = self._model_for(name, submit.attempt > 1 or name in state.recipes or name != submit.model)
         if model is None:
             served = ", ".join(sorted(state.models)) or "none"
             return self._refuse(front, submit, "model_not_found", f"no model {submit.model!r}; served: {served}")
         if crashes >= MAX_CRASHES:
             return self._refuse(front, submit, "job_crashes_workers", _crash_words(crashes))
+        offered = state.adapters.get(submit.model)
+        if offered and (words := offered.refusal(submit.version)):
+            return self._refuse(front, submit, "pool_unavailable", words)
         begun_as = old.identity if old else None
         if begun_as is not None and model.identity not in (None, begun_as):
-            return self._refuse(front, submit, "pool_unavailable", changed_words(model))
+            return self._refuse(front, submit, "pool_unavailable", changed_words(model.name))
         job = Job(front, submit.job, submit.attempt, crashes, Phase.QUEUED, Accepted(submit.job, submit.attempt))
         job.identity = begun_as
+        job.adapter = offered.adapter.key if offered else PLAIN
         front.jobs[job.number] = job
         self._enqueue(job, submit, model)
         self.dispatch(model)
@@ -210,11 +239,34 @@ class Jobs:
             if job.front.jobs.get(job.number) is job:
                 del job.front.jobs[job.number]
 
-    def reject_queued(self, model: Model, code: str, words: str) -> None:
-        """None of them can run any more."""
-        for job in [job for queue in model.queues.values() for job in queue.all()]:
+    def reject_queued(self, model: Model, code: str, words: str, adapter: str | None = None) -> None:
+        """None of them can run any more; none that names the adapter, if one is given."""
+        for job in model.waiting():
+            if adapter is None or job.adapter.name == adapter:
+                self._dequeue(job)
+                self._reject(job, code, words)
+
+    def readapt(self, adapter: Adapter) -> None:
+        """Its name stands for this from now on: queued jobs wait for it, and those begun with another version end."""
+        state = self._state
+        stray = state.models.get(adapter.name)
+        if stray is not None and not stray.served:  # nobody knew yet that it would be an adapter
+            del state.models[adapter.name]
+        for job in stray.waiting() if stray is not None and not stray.served else ():
+            submit, deadline_s = job.submit, job.deadline_s
+            assert submit is not None
             self._dequeue(job)
-            self._reject(job, code, words)
+            base = self._model_for(adapter.base, is_known=True)
+            assert base is not None
+            self._enqueue(job, submit._replace(deadline_ms=0), base)
+            job.adapter, job.deadline_s = adapter.key, deadline_s
+        if model := state.models.get(adapter.base):
+            for job in [job for job in model.waiting() if job.adapter.name == adapter.name]:
+                assert job.submit is not None
+                job.adapter = adapter.key
+                if adapter.version and job.submit.version not in ("", adapter.version):
+                    self._dequeue(job)
+                    self._reject(job, "pool_unavailable", changed_words(adapter.name))
 
     def dispatch(self, model: Model) -> None:
         """Place what can be placed."""
@@ -231,20 +283,19 @@ class Jobs:
             self._dequeue(job)
             job.phase, job.worker, job.answer = Phase.PLACED, worker, Placed(job.number, job.attempt, worker.inc)
             job.identity = model.identity
-            start = Start(*key, submit.kind, submit.prompt_ids, submit.emitted_ids, submit.params)
+            start = Start(*key, submit.kind, submit.prompt_ids, submit.emitted_ids, submit.params, *job.adapter)
             state.send(worker.peer, start)
             state.send(job.front.peer, job.answer)
 
     # ---- steps
 
-    def _model_for(self, submit: Submit) -> Model | None:
-        """The model it asks for. One that a resumed job names was served once; in the grace any may still turn up."""
+    def _model_for(self, name: str, is_known: bool) -> Model | None:
+        """One that is known, by a resumed job or otherwise, is waited for; in the grace any may still turn up."""
         state = self._state
-        model = state.models.get(submit.model)
-        is_known = submit.attempt > 1 or submit.model in state.recipes
+        model = state.models.get(name)
         if model is None and (is_known or state.now < state.grace_until_s):
             wait_s = state.now + state.load_timeout_s if is_known else state.grace_until_s
-            model = state.models[submit.model] = Model(submit.model, wait_s)
+            model = state.models[name] = Model(name, wait_s)
         return model
 
     def _enqueue(self, job: Job, submit: Submit, model: Model) -> None:
@@ -338,11 +389,6 @@ class Jobs:
     def _refuse(self, front: Front, submit: Submit, code: str, words: str, retry_ms: int = 0) -> None:
         """Never queued, so nothing to remember: a repeat is judged again."""
         self._state.send(front.peer, Reject(submit.job, submit.attempt, code, words, retry_ms))
-
-
-def changed_words(model: Model) -> str:
-    """Why a job that is meant for what a model was before cannot run."""
-    return f"{model.name} has changed meanwhile: send the request again"
 
 
 def _crash_words(num_crashes: int) -> str:

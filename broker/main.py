@@ -26,7 +26,7 @@ from tokenyard.broker.config import MAX_MESSAGE_BYTES, ROUTER_HWM, RunDir, defau
 from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT, Actions, Core
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.room import DEFAULT_POLICY, Policy
-from tokenyard.broker.wire import INC_BYTES, AgentHello, FrontHello, Message, WorkerHello
+from tokenyard.broker.wire import INC_BYTES, Adapter, AgentHello, FrontHello, Message, WorkerHello
 
 Socket = zmq.Socket[bytes]
 
@@ -45,6 +45,8 @@ class BrokerOptions:
     queue_limit: int = QUEUE_LIMIT
     load_timeout_s: float = LOAD_TIMEOUT_S
     policy: Policy = DEFAULT_POLICY
+    adapters: tuple[Adapter, ...] = ()
+    """LoRA adapters that are there from the start."""
     log_level: str = "INFO"
 
 
@@ -91,6 +93,7 @@ class Broker:
             options.queue_limit,
             options.load_timeout_s,
             options.policy,
+            options.adapters,
         )
         self._context = zmq.Context()
         self._sockets = {

@@ -8,9 +8,9 @@ import logging
 from math import inf
 
 from tokenyard.broker.dispatch import Model
-from tokenyard.broker.jobs import Jobs, changed_words
+from tokenyard.broker.jobs import Jobs
 from tokenyard.broker.loads import Loads
-from tokenyard.broker.records import State, Worker
+from tokenyard.broker.records import State, Worker, changed_words
 from tokenyard.broker.wire import Card, WorkerDown, WorkerUp
 
 log = logging.getLogger("broker")
@@ -47,12 +47,12 @@ class Membership:
 
     def _join(self, worker: Worker, card: Card) -> None:
         state = self._state
-        worker.card, worker.offer, worker.kept_out = card, None, ""
         name = card.names[0]
+        worker.card, worker.offer, worker.kept_out = card._replace(adapters=state.adapters_of(name)), None, ""
         model = state.models.setdefault(name, Model(name, inf))
         if model.identity not in (None, identity(card)):
             # Their prompts were rendered and tokenized for what the model was, and some have begun to be answered.
-            self._jobs.reject_queued(model, "pool_unavailable", changed_words(model))
+            self._jobs.reject_queued(model, "pool_unavailable", changed_words(name))
         model.identity = identity(card)
         if not model.workers:
             model.up_since_s = state.now

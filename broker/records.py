@@ -13,8 +13,11 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenyard.broker.wire import (
+    PLAIN,
     Abort,
     Accepted,
+    Adapter,
+    AdapterKey,
     Card,
     Lost,
     Message,
@@ -76,6 +79,8 @@ class Job:
     """None once placed (the payload has gone on) and when adopted from a worker's claim."""
     model: "Model | None" = None
     """Set while queued."""
+    adapter: AdapterKey = PLAIN
+    """What it is to be computed with; of an unknown version while no worker has the adapter."""
     identity: tuple[str, str] | None = None
     """Of the model that has begun to answer it (membership.py); only its like may go on."""
     lane: Lane = Lane.CLEAN
@@ -146,6 +151,10 @@ class Worker:
     """Why."""
     model: "Model | None" = None
     """Set when it has a card."""
+    held: list[Adapter] = field(default_factory=list)
+    """Those that it has loaded; its card shows what all of its model's workers are to have (adapters.py)."""
+    adapters: set[AdapterKey] = field(default_factory=set)
+    """The same, as jobs ask for them."""
     lane: Lane = Lane.CLEAN
     """Whose jobs run on it; free to change when nothing does."""
     position: tuple[Lane, int] | None = None
@@ -208,6 +217,20 @@ class Death:
     """Whether its crash has been counted against its jobs."""
 
 
+@dataclass(slots=True)
+class Offered:
+    """An adapter that requests may ask for."""
+
+    adapter: Adapter
+    words: str = ""
+    """Why no worker has it, where it could not be loaded."""
+
+    def refusal(self, version: str) -> str:
+        """Why a job cannot have it; empty where it can. `version`: of the tokens that it has emitted."""
+        has_changed = version and self.adapter.version not in ("", version)
+        return changed_words(self.adapter.name) if has_changed else self.words
+
+
 class Recipe(NamedTuple):
     """How to load a model."""
 
@@ -241,6 +264,8 @@ class State:
     models: dict[str, "Model"] = field(default_factory=dict)
     recipes: OrderedDict[str, Recipe] = field(default_factory=OrderedDict)
     """Of models that can be loaded, latest last (loads.py)."""
+    adapters: dict[str, Offered] = field(default_factory=dict)
+    """By name (adapters.py)."""
     num_queued: int = 0
     num_lost: Counter[str] = field(default_factory=Counter)
     """Workers that died without having been asked to, by model; by name where they were loading."""
@@ -253,6 +278,15 @@ class State:
 
     def __post_init__(self) -> None:
         self.reqs = count(int.from_bytes(self.epoch[:4], "big") << 20)
+
+    def base_of(self, name: str) -> str:
+        """The model that computes what is asked for by this name."""
+        offered = self.adapters.get(name)
+        return offered.adapter.base if offered else name
+
+    def adapters_of(self, base: str) -> list[Adapter]:
+        """Those offered with this model, for its workers' cards."""
+        return [one.adapter for one in self.adapters.values() if one.adapter.base == base]
 
     def send(self, peer: bytes, message: Message) -> None:
         if peer:
@@ -270,3 +304,8 @@ class State:
     def job_of(self, key: WorkerJob) -> Job | None:
         front = self.fronts.get(key.front)
         return front.jobs.get(key.job) if front else None
+
+
+def changed_words(name: str) -> str:
+    """Why a job that is meant for what a model or an adapter was before cannot run."""
+    return f"{name} has changed meanwhile: send the request again"

@@ -23,6 +23,7 @@ SANS_IO = {
         *("wire", "structures", "token_plane", "adapter_messages", "retire_messages"),
         *("codec", "params", "prefix", "spec"),
         *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room", "progress", "retiring"),
+        "adapters",
     },
     "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "patience"},
     "http": {"inbox", "mcp/loop", "stops", "streams", "wants"},
