@@ -16,7 +16,8 @@ from starlette.types import ASGIApp
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
-from tokenyard.http import chat_api, completions, embeddings, metrics, tokenizing
+from tokenyard.http import chat_api, completions, embeddings, loras, metrics, tokenizing
+from tokenyard.http.adapters import adapter_of
 from tokenyard.http.anthropic import endpoints as anthropic
 from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.decisions import routes as decisions
@@ -44,6 +45,7 @@ ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     chat_api.add_routes,
     completions.add_routes,
     embeddings.add_routes,
+    loras.add_routes,
     anthropic.add_routes,
     responses.add_routes,
     mcp.add_routes,
@@ -130,8 +132,8 @@ def _add_models(api: FastAPI, service: Service) -> None:
     @api.get("/v1/models")
     async def list_models(request: Request) -> dict[str, Any]:
         if anthropic_models.is_anthropic(request.headers):
-            return anthropic_models.page(service.pool.cards(), request.query_params)
-        return {"object": "list", "data": [_model(card) for card in service.pool.cards()]}
+            return anthropic_models.page(service.listed(), request.query_params)
+        return {"object": "list", "data": [_model(card) for card in service.listed()]}
 
     @api.get("/v1/models/{name:path}")
     async def get_model(request: Request, name: str) -> dict[str, Any]:
@@ -140,12 +142,15 @@ def _add_models(api: FastAPI, service: Service) -> None:
 
 
 def _model(card: Card) -> dict[str, Any]:
-    """OpenAI's model object, and what else is known."""
+    """OpenAI's model object, and what else is known; an adapter's has vLLM's `root` and `parent`."""
+    adapter = adapter_of(card)
     return {
         "id": card.names[0],
         "object": "model",
         "created": card.created,
         "owned_by": "tokenyard",
+        "root": adapter.source if adapter else card.source,
+        "parent": adapter.base if adapter else None,
         "names": card.names,
         "source": card.source,
         "commit": card.commit,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenyard.http.catalog.adapters import AdapterPolicy
 from tokenyard.http.catalog.policy import Policy
 from tokenyard.http.keys import KeyRing
 
@@ -41,6 +42,8 @@ class FrontOptions:
     """The file that keeps responses; `off` for none; empty: one in the run directory, shared by all fronts."""
     models: Policy = field(default_factory=Policy)
     """Which models requests may ask for, up or not."""
+    loras: AdapterPolicy = field(default_factory=AdapterPolicy)
+    """Which adapters requests may have loaded."""
     mcp: Path | None = None
     """mcp.json: the MCP servers whose tools models may call here."""
     load_timeout_s: float = LOAD_TIMEOUT_S

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from tokenyard.broker.params import MAX_RUN_TOKENS
 from tokenyard.broker.wire import Card
+from tokenyard.http.adapters import adapter_of
 from tokenyard.http.choice import Choice
 from tokenyard.http.detokenize import Detokenizer
 from tokenyard.http.errors import invalid
@@ -120,5 +121,7 @@ class Head:
 
 def fingerprint(card: Card) -> str:
     """OpenAI's system_fingerprint: the same seed gives the same answer as long as this stays the same."""
-    digest = blake2b(f"{card.commit} {card.dtype} {card.lane} {card.device}".encode(), digest_size=5)
+    adapter = adapter_of(card)
+    version = f" {adapter.version}" if adapter else ""
+    digest = blake2b(f"{card.commit} {card.dtype} {card.lane} {card.device}{version}".encode(), digest_size=5)
     return f"fp_{digest.hexdigest()}"

@@ -47,6 +47,7 @@ from tokenyard.broker.wire import (
     WorkerInfo,
     WorkerUp,
 )
+from tokenyard.http.adapters import AdapterCards, adapter_of
 from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
 from tokenyard.http.links import Links, connect
@@ -99,6 +100,7 @@ class Pool:
         self._sinks: dict[int, JobSink] = {}
         self._cards: dict[str, Card] = {}
         """By id. Kept when a model's last worker dies: the broker queues its jobs until another is up."""
+        self._adapters = AdapterCards()
         self._up: dict[bytes, str] = {}
         """Workers that the broker has told us of and not taken back, and their models' ids."""
         self._epoch: bytes | None = None
@@ -142,6 +144,10 @@ class Pool:
         answer = await self._questions.ask(Status, seconds)
         return answer.body if answer else None
 
+    async def ask(self, question: Callable[[int], Message], seconds: float) -> Answer | None:
+        """The broker's answer to the message that `question` makes of a number; None where none comes in this time."""
+        return await self._questions.ask(question, seconds)
+
     async def want(self, want: Want) -> Card:
         """The model's card, once it is up. Raises TokenyardError where it cannot be had."""
         if not self.is_up(want.model):
@@ -175,6 +181,10 @@ class Pool:
         """Models that are up, or were."""
         return list(self._cards.values())
 
+    def adapter_cards(self) -> list[Card]:
+        """One for each adapter that may be asked for like a model."""
+        return self._adapters.all()
+
     def is_up(self, model: str) -> bool:
         """Whether a worker serves the model of this id."""
         return model in self._up.values()
@@ -185,20 +195,25 @@ class Pool:
             revisions = [one for one in (card.commit, card.revision) if one]
             if name in card.names or name in (f"{one}@{revision}" for one in card.names for revision in revisions):
                 return card
-        return None
+        return self._adapters.find(name)
 
     def submit(self, request: JobRequest, sink: JobSink) -> int:
         """Begin a job; its sink is called from now on, never before this returns. Returns the job's number."""
-        card = self._cards.get(request.model)
         packed = pack_ids(request.prompt_ids)
-        keys: list[bytes] = []
-        if card is not None:
-            root = prefix.salted(prefix.root_key(card.commit, card.dtype), request.params.cache_salt)
-            keys = prefix.chain(root, packed, card.block_size, MAX_PREFIX_KEYS)
+        keys = self._prefix_keys(request, packed)
         job, actions = self._streams.submit(request, packed, keys, self._loop.time())
         self._sinks[job] = sink
         self._do(actions)
         return job
+
+    def _prefix_keys(self, request: JobRequest, packed: bytes) -> list[bytes]:
+        """None where it is not known what will compute it."""
+        card = self._cards.get(request.model) or self._adapters.find(request.model)
+        adapter = adapter_of(card) if card else None
+        if card is None or (adapter is not None and not adapter.version):
+            return []
+        root = prefix.root_key(card.commit, card.dtype, adapter.key.text if adapter else "")
+        return prefix.chain(prefix.salted(root, request.params.cache_salt), packed, card.block_size, MAX_PREFIX_KEYS)
 
     def cancel(self, job: int) -> None:
         """Stop a job: its sink hears nothing more. Harmless when it is over already."""
@@ -301,7 +316,9 @@ class Pool:
     def _worker_up(self, worker: WorkerInfo) -> None:
         known = self._cards.get(worker.card.names[0])
         self._cards[worker.card.names[0]] = worker.card
-        if known != worker.card and self.on_card is not None:
+        self._adapters.update(worker.card)
+        changed = known is None or known._replace(adapters=worker.card.adapters) != worker.card
+        if changed and self.on_card is not None:
             self.on_card(worker.card)
         self._up[worker.inc] = worker.card.names[0]
         self._links.open(worker)

@@ -60,6 +60,10 @@ class Service:
         words = f"the model {model!r} is not served here; GET /v1/models lists"
         raise TokenyardError("model_not_found", words, "model")
 
+    def listed(self) -> list[Card]:
+        """Models, then their adapters."""
+        return [*self.pool.cards(), *self.pool.adapter_cards()]
+
     def only_card(self) -> Card:
         """For requests that may leave the model's name out. Raises TokenyardError where there is not one model."""
         cards = self.pool.cards()

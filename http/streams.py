@@ -80,7 +80,7 @@ class _Stream:
     """One job's life, over all its attempts."""
 
     __slots__ = ("accepted", "attempt", "crashes", "deadline", "due", "emitted", "give_up", "lost", "missed",
-                 "prefix_keys", "prompt_ids", "request", "worker")  # fmt: skip
+                 "prefix_keys", "prompt_ids", "request", "version", "worker")  # fmt: skip
 
     def __init__(self, request: JobRequest, prompt_ids: bytes, prefix_keys: list[bytes], now: float) -> None:
         self.request = request
@@ -88,6 +88,8 @@ class _Stream:
         self.prefix_keys = prefix_keys
         self.emitted: list[int] = []
         """Every token delivered so far, over all attempts."""
+        self.version = ""
+        """Of the adapter that its tokens are drawn with."""
         self.attempt = 1
         self.crashes = 0
         """Counted attempts: told by the broker, told back to it, so that the count survives the broker."""
@@ -169,6 +171,8 @@ class Streams:
             return []
         if stream.due is not None or stream.worker != worker:
             stream.settle(worker)
+        if delta.extra:
+            stream.version = delta.extra.get("adapter_version", stream.version)
         stream.emitted += delta.token_ids
         finish = delta.finish
         if finish is not None:
@@ -260,6 +264,7 @@ class Streams:
                     wait_ms,
                     stream.prefix_keys,
                     stream.crashes,
+                    stream.version if stream.emitted else "",
                 )
             )
         ]

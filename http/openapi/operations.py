@@ -10,6 +10,7 @@ from tokenyard.http.decisions.fields import DECISIONS
 from tokenyard.http.decisions.systemone import SystemOneRequest
 from tokenyard.http.embeddings import EMBEDDINGS
 from tokenyard.http.fields import CHAT, COMPLETIONS
+from tokenyard.http.loras import LOAD, UNLOAD
 from tokenyard.http.openapi.schemas import of_table
 from tokenyard.http.responses.conversation_routes import BODY as CONVERSATION
 from tokenyard.http.responses.fields import RESPONSES
@@ -53,6 +54,8 @@ BODIES: dict[str, Schema] = {
     "Messages": of_table(MESSAGES, ("model", "messages", "max_tokens")),
     "CountTokens": of_table(COUNTED, ("model", "messages")),
     "Embeddings": of_table(EMBEDDINGS, ("model", "input")),
+    "LoadAdapter": of_table(LOAD, ("lora_name", "lora_path")),
+    "UnloadAdapter": of_table(UNLOAD, ("lora_name",)),
     "Decisions": of_table(DECISIONS, ("model", "input", "questions")),
     "SystemOne": SystemOneRequest.model_json_schema(),
     "Generate": _tgi(),
@@ -113,6 +116,8 @@ OPERATIONS = [
     Operation("POST", "/apply-template", "tokens", "A conversation as the model reads it", "ApplyTemplate"),
     Operation("GET", "/v1/models", "models", "The models that are served", query=_ANTHROPIC_PAGE),
     Operation("GET", "/v1/models/{name}", "models", "One model"),
+    Operation("POST", "/v1/load_lora_adapter", "models", "Load a LoRA adapter into all workers", "LoadAdapter"),
+    Operation("POST", "/v1/unload_lora_adapter", "models", "Serve an adapter no more", "UnloadAdapter"),
     Operation("GET", "/v1/mcp/servers", "mcp", "The MCP servers and how they do"),
     Operation("GET", "/v1/mcp/tools", "mcp", "The MCP servers' tools"),
     Operation("GET", "/v1/mcp/resources", "mcp", "The MCP servers' resources"),

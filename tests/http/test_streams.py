@@ -72,6 +72,19 @@ def test_a_lost_attempt_is_followed_by_one_that_resumes() -> None:
     assert len(streams) == 0
 
 
+def test_tokens_of_an_adapter_ask_for_its_version_again() -> None:
+    streams, job = started()
+    streams.delta(W1, Delta(job, 1, 0, [], {"adapter_version": "v1"}), 0.1)
+    streams.lost(Lost(job, 1, 0), 1.0)
+    (submit,) = submits(streams.tick(1.0 + DRAIN_S))
+    assert submit.version == "", "nothing was drawn yet: any will do"
+    streams.delta(W2, Delta(job, 2, 0, [10], {"adapter_version": "v2"}), 1.2)
+    streams.delta(W2, Delta(job, 2, 1, [11]), 1.3)
+    streams.lost(Lost(job, 2, 0), 2.0)
+    (submit,) = submits(streams.tick(2.0 + DRAIN_S))
+    assert (submit.attempt, submit.version) == (3, "v2")
+
+
 def test_a_gap_inside_an_attempt_makes_it_start_again() -> None:
     streams, job = started()
     streams.delta(W1, Delta(job, 1, 0, [10]), 0.1)

@@ -31,8 +31,8 @@ leaving a field out. A field that is in no table is accepted: clients send notes
 `"5"` is no number, `1.0` is no integer. `GET /openapi.json` says the same to machines, with examples.
 
 A row's proof is a request with the field, and the same without: *sent* is the field's value, and *then* says what of
-the workers' `jobs`, of the `answer` or of its `type` is so with the field and not without it (`#` is a length). What
-workers make of a job's `params` is proved against transformers in tests/workers.
+the workers' `jobs`, of what the broker is `asked`, of the `answer` or of its `type` is so with the field and not
+without it (`#` is a length). What workers make of a job's `params` is proved against transformers in tests/workers.
 """
 
 ERRORS = """

@@ -20,6 +20,7 @@ from scripted import Job, ScriptedPool
 
 from tokenyard.broker.wire import Finish
 from tokenyard.http.app import create_app
+from tokenyard.http.catalog.adapters import AdapterPolicy
 from tokenyard.http.openapi import document
 from tokenyard.http.pool import Pool
 
@@ -62,7 +63,8 @@ def shown(response: httpx.Response) -> Any:
 async def act(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """All examples, each with what the application answers now; every one must succeed."""
     pool = ScriptedPool(CARD)
-    app = create_app(cast(Pool, pool), replace(OPTIONS, store=str(folder / "responses.db")))
+    loras = AdapterPolicy(allow=("*",))
+    app = create_app(cast(Pool, pool), replace(OPTIONS, store=str(folder / "responses.db"), loras=loras))
     names = {"name": CARD.names[0]}
     found: dict[str, list[dict[str, Any]]] = {}
     for key, examples in json.loads(PATH.read_text()).items():

@@ -7,7 +7,8 @@ from typing import Any
 from models import CARD, demo_tokenizer
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.wire import Card, Finish
+from tokenyard.broker.wire import Answer, Card, Finish, Message
+from tokenyard.http.adapters import AdapterCards
 from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
 from tokenyard.http.pool import JobRequest, JobSink
@@ -51,6 +52,11 @@ class ScriptedPool:
         self.cork = Cork()
         self.body: dict[str, Any] | None = None
         """What the broker says when it is asked."""
+        self.asked: list[Message] = []
+        """What it was asked else."""
+        self.adapters = AdapterCards()
+        for card in cards:
+            self.adapters.update(card)
 
     @property
     def ready(self) -> bool:
@@ -74,11 +80,19 @@ class ScriptedPool:
     async def status(self, seconds: float) -> dict[str, Any] | None:
         return self.body
 
+    async def ask(self, question: Callable[[int], Message], seconds: float) -> Answer | None:
+        """The broker always does what it is asked."""
+        self.asked.append(question(1))
+        return Answer(1, "")
+
     def cards(self) -> list[Card]:
         return self._cards
 
+    def adapter_cards(self) -> list[Card]:
+        return self.adapters.all()
+
     def find(self, name: str) -> Card | None:
-        return next((card for card in self._cards if name in card.names), None)
+        return next((card for card in self._cards if name in card.names), None) or self.adapters.find(name)
 
     def submit(self, request: JobRequest, sink: JobSink) -> int:
         job = Job(request, sink)

@@ -8,14 +8,17 @@ from proofs.others import (
     decisions,
     detokenize,
     embeddings,
+    load_lora,
     tgi,
     tgi_parameters,
     tgi_stream,
     tokenize,
+    unload_lora,
 )
 from proofs.responses import responses
 
 ENDPOINTS = [
     *(chat, completions, responses, conversations, messages, embeddings, decisions),
-    *(tgi, tgi_stream, tgi_parameters, tokenize, detokenize, config),
+    *(tgi, tgi_stream, tgi_parameters, tokenize, detokenize),
+    *(load_lora, unload_lora, config),
 ]

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenyard.broker.wire import Card
 from tokenyard.http.app import create_app
+from tokenyard.http.catalog.adapters import AdapterPolicy
 from tokenyard.http.fields import Field
 from tokenyard.http.pool import Pool
 
@@ -62,8 +63,8 @@ class Proof(NamedTuple):
 
     value: Any
     at: str = ""
-    """Where to look, as a dotted path below `jobs` (what the workers are asked), `answer` or `type`; `#` is a length.
-    Empty for fields that are not honoured."""
+    """Where to look, as a dotted path below `jobs` (what the workers are asked), `asked` (what the broker is), `answer`
+    or `type`; `#` is a length. Empty for fields that are not honoured."""
     becomes: Any = None
     beside: dict[str, Any] = {}
     """Fields that both requests have."""
@@ -111,6 +112,7 @@ class Fronts:
             )
         pool, app = self._fronts[model]
         pool.jobs.clear()
+        pool.asked.clear()
         pool.play = plays(says)
         response = self._loop.run_until_complete(request(app, "POST", endpoint.path, json=body))
         return {
@@ -118,6 +120,7 @@ class Fronts:
             "type": response.headers["content-type"],
             "answer": _read(response),
             "jobs": [_job(job) for job in pool.jobs],
+            "asked": [_plain(message) for message in pool.asked],
         }
 
     def make(self, made: Made) -> str:
@@ -137,7 +140,8 @@ class Fronts:
     async def _open(self, card: Card) -> tuple[ScriptedPool, ASGIApp]:
         pool = ScriptedPool(card)
         store = str(self._folder / f"{card.names[0]}.db")
-        app = create_app(cast(Pool, pool), replace(OPTIONS, store=store, drain_s=0.05))
+        options = replace(OPTIONS, store=store, drain_s=0.05, loras=AdapterPolicy(allow=("*",)))
+        app = create_app(cast(Pool, pool), options)
         inner: Any = app
         while not hasattr(inner, "router"):
             inner = getattr(inner, "app", None) or inner._app
@@ -161,7 +165,7 @@ def _marked(folder: Path) -> Card:
 
 def _read(response: httpx.Response) -> Any:
     if "event-stream" not in response.headers["content-type"]:
-        return response.json()
+        return response.json() if "json" in response.headers["content-type"] else response.text
     data = re.findall(r"^data: ({.*})$", response.text, re.MULTILINE)
     return [httpx.Response(200, text=one).json() for one in data]
 
@@ -211,7 +215,7 @@ def holds(value: Any, becomes: Any) -> bool:
 def settled(came: Any) -> Any:
     """What came of a request without what is drawn anew each time."""
     if isinstance(came, dict):
-        drawn = {"id", "item_id", "created", "created_at", "completed_at", "seed"}
+        drawn = {"id", "item_id", "created", "created_at", "completed_at", "seed", "stamp"}
         return {name: settled(one) for name, one in came.items() if name not in drawn}
     return [settled(one) for one in came] if isinstance(came, list) else came
 

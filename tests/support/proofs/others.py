@@ -7,6 +7,7 @@ from tokenyard.http.decisions.fields import DECISIONS
 from tokenyard.http.embeddings import EMBEDDINGS
 from tokenyard.http.fields import HARMLESS, Field, refused_unless
 from tokenyard.http.generation_config import CONFIG_FIELDS, CONFIG_HARMLESS, CONFIG_NEUTRAL, REQUEST_FIELDS
+from tokenyard.http.loras import LOAD, UNLOAD
 from tokenyard.http.responses.conversation_routes import BODY as CONVERSATION
 from tokenyard.http.tgi.fields import BODY, PARAMETERS
 from tokenyard.http.tokenizing import DETOKENIZE, TOKENIZE
@@ -173,4 +174,28 @@ config = Endpoint(
         **{name: Proof(1) for name in CONFIG_HARMLESS},
     },
     inside="generation_config",
+)
+
+_SQL = {"lora_name": "sql", "lora_path": "me/sql"}
+
+load_lora = Endpoint(
+    "Load a LoRA adapter",
+    "/v1/load_lora_adapter",
+    LOAD,
+    _SQL,
+    {
+        "lora_name": Proof("cook", "asked.0.adapter.name", "cook"),
+        "lora_path": Proof("me/cook", "asked.0.adapter.source", "me/cook"),
+        "load_inplace": Proof(True, "asked.0.replace", True),
+        "base_model_name": Proof("unknown", "answer.error.param", "base_model_name"),
+        "is_3d_lora_weight": Proof(True),
+    },
+)
+
+unload_lora = Endpoint(
+    "Unload a LoRA adapter",
+    "/v1/unload_lora_adapter",
+    UNLOAD,
+    {"lora_name": "sql"},
+    {"lora_name": Proof("cook", "asked.0.name", "cook"), "lora_int_id": Proof(7)},
 )
