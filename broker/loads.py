@@ -47,15 +47,21 @@ class Load:
     spawn: Spawn | None = None
     """What was asked of the agent; repeated until the post shows."""
     asked_s: float = -inf
-    begun_s: float = inf
-    """When it got its place."""
+    percent: int = 0
+    """How far its worker was at the last look."""
+    moved_s: float = inf
+    """When that last rose, or when it got its place: a long download is no failure."""
     inc: bytes = b""
     """Of its worker, once that is known."""
     displaced: list[Recipe] = field(default_factory=list)
     """Who made room for it."""
 
     def lose_place(self) -> None:
-        self.place, self.spawn, self.inc, self.begun_s, self.asked_s = None, None, b"", inf, -inf
+        self.place, self.spawn, self.inc = None, None, b""
+        self.moved_s, self.asked_s, self.percent = inf, -inf, 0
+
+    def take(self, place: Place, now: float) -> None:
+        self.place, self.moved_s = place, now
 
 
 class Loads:
@@ -190,7 +196,7 @@ class Loads:
         """Assert what must hold after every event."""
         for name, load in self._loads.items():
             assert load.recipe.model == name
-            assert (load.place is None) == (load.begun_s == inf)
+            assert (load.place is None) == (load.moved_s == inf)
             assert load.place is not None or (load.spawn is None and not load.inc)
             assert load.place is None or load.place.agent in self._state.agents
 
@@ -221,6 +227,8 @@ class Loads:
         oldest_s = state.now - WANT_S
         load.wanted = {inc: said_s for inc, said_s in load.wanted.items() if said_s > oldest_s and inc in fronts}
         model, worker = state.models.get(name), state.workers.get(load.inc)
+        if worker is not None and (percent := worker.load.get("loading_percent", 0)) > load.percent:
+            load.percent, load.moved_s = percent, state.now
         is_wanted = load.wanted or load.restores or (model is not None and any(model.queues.values()))
         if not is_wanted and load.place is None:
             del self._loads[name]
@@ -228,8 +236,8 @@ class Loads:
             self._fail(load, "pool_unavailable", f"no device became free within {limit_s:.0f} s")
         elif worker is not None and worker.kept_out:
             self._fail(load, "model_load_failed", worker.kept_out)
-        elif state.now - load.begun_s > limit_s:
-            self._fail(load, "model_load_failed", f"it was not up within {limit_s:.0f} s")
+        elif state.now - load.moved_s > limit_s:
+            self._fail(load, "model_load_failed", f"it came no further for {limit_s:.0f} s")
             self._kill(load.inc)
         return self._loads.get(name) is not load
 
@@ -238,14 +246,15 @@ class Loads:
         state, recipe = self._state, load.recipe
         if found := self._room.staying(recipe.model):
             agent, post = found
-            load.place, load.begun_s, load.inc = Place(agent.inc, post.device), state.now, post.inc
+            load.take(Place(agent.inc, post.device), state.now)
+            load.inc = post.inc
             return
         spots = self._room.spots(recipe.weight_bytes)
         for agent, device in spots:
             place = Place(agent.inc, device)
             num_coming = sum(one.spawn is not None and one.place == place for one in self._loads.values())
             if self._room.num_free(agent, device) > num_coming:
-                load.place, load.begun_s = place, state.now
+                load.take(place, state.now)
                 load.spawn = Spawn(next(state.reqs), recipe.spec, device, True)
                 log.info("%s goes to %s", recipe.model, device)
                 return

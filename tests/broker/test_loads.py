@@ -187,6 +187,22 @@ def test_a_load_has_a_limit() -> None:
     assert box.posts == {}
 
 
+def test_a_load_that_goes_on_may_take_longer() -> None:
+    switch = Switch(load_timeout_s=20)
+    switch.front()
+    box = Box(switch, {"cpu": 1})
+    box.hello()
+    want(switch, "b")
+    box.obey()
+    for percent in (10, 20, 30):
+        box.percent = percent
+        pass_time(switch, box, 15, "b")
+    assert only(want(switch, "b"), Loading)
+    pass_time(switch, box, 21, "b")
+    box.obey()
+    assert box.posts == {}
+
+
 # ---- making room
 
 

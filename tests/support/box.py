@@ -33,6 +33,8 @@ class Box:
         self.lives: dict[int, int] = {}
         self.spawned: dict[int, int] = {}  # req → post
         self.num_spawns = 0
+        self.percent = 0
+        """How far workers say that they are with loading."""
         self.num_posts = 0
 
     # as it is told
@@ -88,7 +90,7 @@ class Box:
 
     def beat(self, number: int, *jobs: WorkerJob) -> None:
         worker = self.worker(number)
-        self.switch.tell(worker, Beat(inc(worker), "ready", 1, 0, list(jobs)))
+        self.switch.tell(worker, Beat(inc(worker), "ready", 1, 0, list(jobs), {"loading_percent": self.percent}))
 
     def drained(self, number: int) -> None:
         """A dismissed post has finished its jobs."""
