@@ -48,6 +48,8 @@ class Checkpoint:
         self._hub: dict[str, Any] = {"revision": self.revision, "trust_remote_code": trust_remote_code}
         self.header: Header | None = None
         """Of a GGUF file."""
+        self._readers: dict[Any, Any] = {}
+        """Of that file, until its weights are read."""
         if self.source.file:
             self.header = read_header(self.directory / self.source.file)
             self._hub["gguf_file"] = self.source.file
@@ -83,6 +85,7 @@ class Checkpoint:
                 self.source.name, output_loading_info=True, ignore_mismatched_sizes=True, **self._hub, **how
             )
         model: PreTrainedModel = loaded[0]
+        self._readers.clear()
         self._refuse_drawn(model, loaded[1])
         if self.is_encoder:
             _refuse_mute(model)
@@ -101,7 +104,7 @@ class Checkpoint:
         transformers_logging.set_verbosity(logging.ERROR)
         try:
             # the bar of a GGUF file cannot be turned off otherwise
-            with quick_reading() if self.header else nullcontext(), redirect_stderr(io.StringIO()):
+            with quick_reading(self._readers) if self.header else nullcontext(), redirect_stderr(io.StringIO()):
                 yield
         finally:
             transformers_logging.set_verbosity(before)

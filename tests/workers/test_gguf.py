@@ -1,10 +1,7 @@
 """GGUF files: served as transformers loads them, found where they are, and words for what is none."""
 
-import os
 import shutil
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
 pytest.importorskip("gguf", reason="pip install tokenyard[gguf]")
 from engines import greedy, run_one
 from gguf_files import save_model, write_gguf
+from hub import Hub, point_at
 
 PROMPT = [5, 900, 33, 1700, 12, 77, 640, 2, 2038, 411, 18]
 FAMILIES: dict[str, dict[str, Any]] = {"llama": {}, "qwen3": {"head_dim": 128}}
@@ -86,25 +84,22 @@ def test_ways_to_name_a_file(folder: Path, tmp_path: Path) -> None:
     assert load(tmp_path).card.file == "", "a config.json goes before a file that nobody named"
 
 
-@pytest.mark.slow
-def test_a_file_of_the_hub(folder: Path, tmp_path: Path) -> None:
-    """From the cache of an earlier download, in a process of its own, as the Hub's settings are read at import."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "hub" / "models--org--tiny-GGUF"
-    (repository / "snapshots" / commit / "q8").mkdir(parents=True)
-    shutil.copy(folder / "llama-Q8_0" / "tiny.gguf", repository / "snapshots" / commit / "q8")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    program = (
-        "from tokenyard.broker.spec import parse_spec\n"
-        "from tokenyard.workers.model import EngineOptions, load_model\n"
-        "card = load_model(parse_spec('org/tiny-GGUF,file=q8/tiny.gguf'), 'cpu', 'auto', EngineOptions()).card\n"
-        "print(card.names, card.source, card.commit, card.file, card.dtype)"
-    )
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
-    assert run.stdout == f"['org/tiny-GGUF'] org/tiny-GGUF {commit} q8/tiny.gguf float32+q8/tiny.gguf\n", run.stderr
-    assert run.stderr == "", "no bars, no warnings"
+def test_a_file_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is fetched, and of the files beside it only small ones."""
+    repository = tmp_path / "models" / "org" / "tiny-GGUF"
+    (repository / "q8").mkdir(parents=True)
+    for name in ("q8/tiny.gguf", "q4.gguf"):
+        shutil.copy(folder / "llama-Q8_0" / "tiny.gguf", repository / name)
+    with Hub(tmp_path / "models") as hub:
+        point_at(hub, tmp_path / "cache", monkeypatch)
+        card = load("org/tiny-GGUF@main,file=q8/tiny.gguf").card
+        commit = hub.repos["org/tiny-GGUF"].commit
+        assert (card.names, card.source, card.commit) == (["org/tiny-GGUF"], "org/tiny-GGUF", commit)
+        assert (card.file, card.dtype) == ("q8/tiny.gguf", "float32+q8/tiny.gguf")
+        assert hub.fetched("q8/tiny.gguf") == 1
+        assert hub.fetched("q4.gguf") == 0
+        with pytest.raises(SetupError, match=r"^model org/tiny-GGUF: it has no file q2\.gguf; .* ,file=q4\.gguf$"):
+            load("org/tiny-GGUF,file=q2.gguf")
 
 
 def test_all_ends_that_a_file_names_end_a_stream(folder: Path, tmp_path: Path) -> None:
