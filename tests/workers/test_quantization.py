@@ -1,6 +1,8 @@
 """Quantized weights: how far logits move, that the engine serves them as they are, and what is refused with words."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,7 +13,9 @@ import pytest
 import torch
 from engines import greedy, run_one
 from models import DEMO, demo_tokenizer
-from transformers import AutoModelForCausalLM, PreTrainedConfig, TorchAoConfig
+from reference import Reference
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, TorchAoConfig
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import OFF, OPTIONS, ModelSpec
@@ -27,6 +31,7 @@ EXTRA = "TOKENYARD_QUANTIZATION"
 load of a model a second slower."""
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TEXT = "What is the capital of France? The capital of France is Paris. Count from one to twenty: one two three four. "
+FP8_BLOCK = 32
 PROMPT = list(demo_tokenizer().backend.encode(TEXT * 4).ids)
 
 
@@ -98,6 +103,41 @@ def test_a_checkpoint_that_is_quantized_already(tmp_path: Path, exact: torch.Ten
     check_engine(loaded)
     with pytest.raises(SetupError, match="quantized already"):
         load("int8", str(tmp_path))
+
+
+@with_bitsandbytes
+@pytest.mark.parametrize(("bits", "most_error"), [(8, 0.04), (4, 0.4)])
+def test_a_checkpoint_of_bitsandbytes(tmp_path: Path, exact: torch.Tensor, bits: int, most_error: float) -> None:
+    config = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
+    AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32, quantization_config=config).save_pretrained(
+        tmp_path
+    )
+    loaded = load("", str(tmp_path))
+    error = (logits_of(loaded.model, PROMPT) - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert 1e-4 < error < most_error
+    assert len(run_one(Engine(loaded, EngineOptions()), PROMPT[:40], greedy(8)).ids) == 8
+
+
+def test_a_checkpoint_in_blocks_of_fp8_is_widened_on_a_cpu(tmp_path: Path) -> None:
+    """As Qwen and DeepSeek publish them. It is then a model like any other."""
+    shutil.copytree(DEMO, tmp_path, dirs_exist_ok=True)
+    weights = {}
+    for name, weight in load_file(tmp_path / "model.safetensors").items():
+        weights[name] = weight
+        if name.endswith("_proj.weight"):
+            rows, columns = (size // FP8_BLOCK for size in weight.shape)
+            blocks = weight.float().reshape(rows, FP8_BLOCK, columns, FP8_BLOCK)
+            scales = blocks.abs().amax(dim=(1, 3)) / torch.finfo(torch.float8_e4m3fn).max
+            weights[name] = (blocks / scales[:, None, :, None]).reshape(weight.shape).to(torch.float8_e4m3fn)
+            weights[f"{name}_scale_inv"] = scales
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_bytes())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [FP8_BLOCK, FP8_BLOCK]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load("", str(tmp_path))
+    assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
+    stream = run_one(Engine(loaded, EngineOptions()), PROMPT[:40], greedy(24))
+    Reference(tmp_path).check_greedy(PROMPT[:40], stream.ids)
 
 
 def test_an_unknown_way_is_refused() -> None:
