@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("broker", "workers", "http", "scripts")
 CONTRACT = {
     *("wire", "structures", "token_plane", "adapter_messages"),
-    *("codec", "params", "prefix", "errors", "config", "logs", "spec", "hub", "gguf_tokenizer"),
+    *("codec", "params", "prefix", "errors", "config", "logs", "spec", "hub", "gguf_file", "gguf_tokenizer"),
 }
 """The broker's modules that workers and fronts may use."""
 

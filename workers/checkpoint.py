@@ -17,10 +17,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.gguf_file import Header
 from tokenyard.broker.gguf_tokenizer import converted
 from tokenyard.broker.spec import ModelSpec
 from tokenyard.workers.failures import explained
-from tokenyard.workers.gguf_file import Header, quick_reading, read_header
+from tokenyard.workers.gguf_reading import open_gguf, quick_reading
 from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.sources import find_files, find_source
 
@@ -51,7 +52,7 @@ class Checkpoint:
         self._readers: dict[Any, Any] = {}
         """Of that file, until its weights are read."""
         if self.source.file:
-            self.header = read_header(self.directory / self.source.file)
+            self.header = open_gguf(self.directory / self.source.file)
             self._hub["gguf_file"] = self.source.file
         with explained(self.directory), self._reading():
             self.config: PreTrainedConfig = AutoConfig.from_pretrained(self.source.name, **self._hub)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenyard.broker import hub
-from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.errors import SetupError, TokenyardError
 from tokenyard.broker.hub import Repository
 from tokenyard.broker.spec import (
     DEMO,
@@ -25,7 +25,7 @@ from tokenyard.http.catalog.architectures import refusal
 from tokenyard.http.catalog.directories import find_model, only_gguf
 from tokenyard.http.catalog.names import read_name
 from tokenyard.http.catalog.policy import Policy
-from tokenyard.http.catalog.weights import read_config, weight_bytes
+from tokenyard.http.catalog.weights import read_config, weight_bytes, widened_bytes
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Target(NamedTuple):
     spec: str
     """MODEL_SPEC for a worker: of a Hub model at its commit, of a directory absolute, with an alias's options."""
     weight_bytes: int
-    """Of all tensors, as the files hold them."""
+    """Of all tensors, as the files hold them; those of a GGUF file that is here, as they are widened."""
     cached: bool
     """Nothing needs to be downloaded."""
 
@@ -157,10 +157,10 @@ class Finder:
         name = spec.called[0]
         try:
             if path.is_file() or spec.file:
-                return (path / spec.file if spec.file else path).stat().st_size
+                return widened_bytes(path / spec.file if spec.file else path)
             words = self._refusal(read_config(path), spec)
             size = weight_bytes(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SetupError) as error:
             raise unsupported(name, in_words(error)) from error
         if words is None and not size:
             words = _no_weights(one.name for one in path.iterdir())

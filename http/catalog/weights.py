@@ -1,14 +1,17 @@
-"""How large a model in a directory is, from the headers of its safetensors, and what its config.json says."""
+"""How large a model is, from the headers of its safetensors or its GGUF file, and what its config.json says."""
 
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from tokenyard.broker.gguf_file import read_header
 from tokenyard.broker.hub import CONFIG, PICKLED, local_weights
 
 LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, a little-endian integer."""
+WIDENED_BYTES = 2
+"""Of one weight of a GGUF file: a GPU, where there may be too little room, gets them as bfloat16."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own bound."""
 
@@ -39,6 +42,11 @@ def tensor_bytes(path: Path) -> int:
     if LENGTH_BYTES + length + told != held:
         raise ValueError(f"{path.name} is cut short: {held} bytes of {LENGTH_BYTES + length + told}")
     return int(told)
+
+
+def widened_bytes(path: Path) -> int:
+    """Of a GGUF file's weights, as they are once loaded. Raises SetupError, or OSError."""
+    return max(path.stat().st_size, WIDENED_BYTES * read_header(path).num_parameters)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from reference import Reference
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import parse_spec
-from tokenyard.workers import gguf_file
+from tokenyard.workers import gguf_reading
 from tokenyard.workers.checkpoint import Checkpoint
 from tokenyard.workers.engine import Engine
-from tokenyard.workers.gguf_file import read_header
+from tokenyard.workers.gguf_reading import open_gguf
 from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
 
 pytest.importorskip("gguf", reason="pip install tokenyard[gguf]")
@@ -170,7 +170,7 @@ def test_words_for_what_is_no_gguf(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_file, "find_spec", lambda name: None)
+    monkeypatch.setattr(gguf_reading, "find_spec", lambda name: None)
     with pytest.raises(SetupError, match=r"needs gguf and accelerate: pip install 'tokenyard\[gguf\]'"):
         load(folder / "llama-F32")
 
@@ -186,6 +186,6 @@ def test_a_broken_head_is_told_and_never_crashes(folder: Path, data: st.DataObje
     path = folder / "broken.gguf"
     path.write_bytes(broken)
     try:
-        read_header(path)
+        open_gguf(path)
     except SetupError:
         return

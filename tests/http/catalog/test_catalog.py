@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gguf_head import least_gguf
 from hub import TOKEN, Hub, point_at
 from huggingface_hub import constants, snapshot_download
 from models import DEMO
@@ -64,7 +65,7 @@ def test_names_stand_for_commits_and_directories(hub: Hub, tmp_path: Path) -> No
     commit = hub.repos["org/tiny"].commit
     shutil.copytree(DEMO, tmp_path / "dir" / "mine")
     shutil.copytree(DEMO, tmp_path / "dir" / "me" / "mine")
-    (tmp_path / "dir" / "small.gguf").write_bytes(b"GGUF" * 10)
+    (tmp_path / "dir" / "small.gguf").write_bytes(least_gguf(320))
     named = ("demo", "org/tiny,name=chat,name=talk,pin,dtype=float32", f"{DEMO},name=local")
     policy = Policy(named, ("org/*",), tmp_path / "dir")
     wanted = {
@@ -89,14 +90,18 @@ def test_names_stand_for_commits_and_directories(hub: Hub, tmp_path: Path) -> No
 
 
 def test_a_gguf_file_of_the_hub(hub: Hub) -> None:
-    (hub.repos["org/tiny"].folder / "q4.gguf").write_bytes(b"GGUF" * 100)
+    """Here, it counts as large as it will be; there, nobody has read its head."""
+    path = hub.repos["org/tiny"].folder / "q4.gguf"
+    path.write_bytes(least_gguf(3200))
+    size = path.stat().st_size
     policy = Policy(("org/tiny,name=q4,file=q4.gguf", "org/tiny,name=q8,file=q8.gguf"))
     commit = hub.repos["org/tiny"].commit
-    assert resolve(policy, "q4") == [Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", 400, False)]
+    assert resolve(policy, "q4") == [Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", size, False)]
     snapshot_download("org/tiny", allow_patterns=["*.gguf", "*.json", "*.jinja"])
-    assert resolve(policy, "q4") == [Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", 400, True)]
+    assert size < 6400
+    assert resolve(policy, "q4") == [Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", 6400, True)]
     assert "it has no file q8.gguf" in refused(policy, "q8").words
-    assert [one.size for one in listed(policy)] == [400, 0]
+    assert [one.size for one in listed(policy)] == [6400, 0]
 
 
 def test_a_downloaded_model_is_measured_and_needs_no_file_of_the_hub(hub: Hub) -> None:
