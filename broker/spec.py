@@ -69,6 +69,8 @@ OPTIONS: Mapping[str, Option] = {
     "speculate": Option(str, f"give ngram:K, K tokens to guess, from 1 to {MAX_DRAFTS}, or {OFF}", _is_speculate),
     "trust_remote_code": _FLAG,
     "step_timeout": _COUNT,
+    "max_loras": Option(int, "it must be at least 0", lambda value: value >= 0),
+    "max_lora_rank": _COUNT,
 }
 """The engine's keys, which one model may set for itself; `tokenyard worker` has the same as options."""
 KEYS = ("name", "replicas", "file", "pin", *OPTIONS)

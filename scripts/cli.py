@@ -15,6 +15,7 @@ from tokenyard.broker.spec import parse_spec
 from tokenyard.scripts import pool_cli
 from tokenyard.scripts.mcp_cli import mcp_app
 from tokenyard.scripts.options import (
+    AllowLoras,
     AllowModels,
     ApiKeys,
     CertFile,
@@ -37,6 +38,10 @@ from tokenyard.scripts.options import (
     LoadTimeout,
     LogJson,
     LogLevel,
+    LoraDir,
+    Loras,
+    MaxLoraRank,
+    MaxLoras,
     MaxModelLen,
     MaxNumBatchedTokens,
     MaxNumSeqs,
@@ -90,6 +95,11 @@ def serve(
     trust_remote_code: TrustRemoteCode = None,
     quantization: Quantization = None,
     step_timeout: StepTimeout = None,
+    lora: Loras = None,
+    max_loras: MaxLoras = None,
+    max_lora_rank: MaxLoraRank = None,
+    lora_dir: LoraDir = None,
+    allow_loras: AllowLoras = None,
     api_key: ApiKeys = None,
     cors_origin: CorsOrigins = None,
     tool_format: ToolFormats = None,
@@ -128,6 +138,8 @@ def serve(
         "trust_remote_code": trust_remote_code,
         "quantization": quantization,
         "step_timeout": step_timeout,
+        "max_loras": max_loras,
+        "max_lora_rank": max_lora_rank,
     }
     wishes = plan.Wishes(
         specs=models or [],
@@ -143,6 +155,9 @@ def serve(
         tool_formats=tool_format or [],
         allow_models=allow_models or [],
         models_dir=models_dir,
+        loras=lora or [],
+        lora_dir=lora_dir,
+        allow_loras=allow_loras or [],
         on_demand=OnDemand(gpu_share, evict, model_timeout, load_timeout, standby),
         store=store,
         mcp=mcp,
@@ -162,6 +177,7 @@ def broker(
     evict: EvictKind = None,
     model_timeout: ModelTimeout = None,
     load_timeout: LoadTimeout = None,
+    lora: Loras = None,
     log_level: LogLevel = Level.INFO,
     log_json: LogJson = False,
 ) -> None:
@@ -169,6 +185,7 @@ def broker(
     from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT
     from tokenyard.broker.main import BrokerOptions, run
     from tokenyard.broker.room import DEFAULT_POLICY
+    from tokenyard.scripts.loras import offered
 
     policy = DEFAULT_POLICY
     if model_timeout is not None:
@@ -179,6 +196,7 @@ def broker(
             queue_limit=QUEUE_LIMIT if queue_limit is None else queue_limit,
             load_timeout_s=load_timeout or LOAD_TIMEOUT_S,
             policy=policy._replace(patience_s=0.0) if evict is Evict.BUSY else policy,
+            adapters=offered(lora or []),
             log_level=log_level.upper(),
         )
     )
@@ -202,6 +220,8 @@ def worker(
     trust_remote_code: TrustRemoteCode = None,
     quantization: Quantization = None,
     step_timeout: StepTimeout = None,
+    max_loras: MaxLoras = None,
+    max_lora_rank: MaxLoraRank = None,
     inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
     share: Annotated[int, typer.Option(min=1, hidden=True, help="Workers that share the device.")] = 1,
     late: Annotated[bool, typer.Option("--late", hidden=True, help="Serve first, compile then.")] = False,
@@ -226,6 +246,8 @@ def worker(
         "trust_remote_code": trust_remote_code,
         "quantization": quantization,
         "step_timeout": step_timeout,
+        "max_loras": max_loras,
+        "max_lora_rank": max_lora_rank,
         "inc": bytes.fromhex(inc) if inc else None,
         "late": late,
         "num_sharers": share,
@@ -246,6 +268,8 @@ def front(
     tool_format: ToolFormats = None,
     allow_models: AllowModels = None,
     models_dir: ModelsDir = None,
+    lora_dir: LoraDir = None,
+    allow_loras: AllowLoras = None,
     named: Annotated[list[str] | None, typer.Option(hidden=True, help="MODEL_SPEC named at start.")] = None,
     trust_remote_code: TrustRemoteCode = None,
     config: ConfigFile = None,
@@ -275,6 +299,8 @@ def front(
         tool_formats=tool_format or [],
         allow_models=allow_models or [],
         models_dir=models_dir,
+        lora_dir=lora_dir,
+        allow_loras=allow_loras or [],
         engine={"trust_remote_code": True} if trust_remote_code else {},
         store=store,
         mcp=mcp,
@@ -294,6 +320,7 @@ def front(
             cors_origins=tuple(wishes.cors_origins),
             tool_formats=tuple(wishes.tool_formats),
             models=wishes.policy,
+            loras=wishes.lora_policy,
             store=wishes.store,
             mcp=wishes.mcp,
             ssl_certfile=wishes.tls[0] if wishes.tls else None,

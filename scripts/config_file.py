@@ -4,8 +4,9 @@ Every mistake is an error that names the file, the line, the table and the key. 
 
     [model.NAME]    source (Hub name, directory or GGUF file), revision, and the keys of a MODEL_SPEC
     [[worker]]      model (a NAME above, or a MODEL_SPEC), gpu = 0 or device = "cpu", and the engine's keys
-    [front]         host, port, count, api_keys, cors_origins, tool_formats, allow_models, models_dir, store, mcp,
-                    ssl_certfile, ssl_keyfile, max_requests_per_key
+    [lora.NAME]     source (Hub name or directory) and base (a model's name) of a LoRA adapter
+    [front]         host, port, count, api_keys, cors_origins, tool_formats, allow_models, models_dir, lora_dir,
+                    allow_loras, store, mcp, ssl_certfile, ssl_keyfile, max_requests_per_key
     [pool]          gpu_share, evict, model_timeout, load_timeout, standby
 """
 
@@ -17,7 +18,17 @@ from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO, ModelSpec, SpecError, check_spec, is_local, parse_spec
-from tokenyard.scripts.option_checks import ENGINE_CHECKS, FRONT_CHECKS, POOL_CHECKS, STRING, Check, typed, whole
+from tokenyard.scripts.loras import LoraSpec, check_lora
+from tokenyard.scripts.option_checks import (
+    ENGINE_CHECKS,
+    FRONT_CHECKS,
+    LORA_CHECKS,
+    POOL_CHECKS,
+    STRING,
+    Check,
+    typed,
+    whole,
+)
 from tokenyard.scripts.placement import Model, WorkerRow, model_of, parse_model, place, refuse_clashes
 from tokenyard.scripts.toml_lines import Keys, line_of, read_toml
 
@@ -50,6 +61,7 @@ class ConfigFile:
     """By NAME."""
     workers: list[WorkerRow] = field(default_factory=list)
     """Placed by hand; with none, the models are placed on the devices there are."""
+    loras: list[LoraSpec] = field(default_factory=list)
     front: dict[str, Any] = field(default_factory=dict)
     """Keys of FRONT_CHECKS, as far as they are given."""
     pool: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +81,8 @@ def _where(keys: Keys) -> str:
     match keys:
         case ["model", name, *rest]:
             table = f"[model.{name}]"
+        case ["lora", name, *rest]:
+            table = f"[lora.{name}]"
         case ["worker", int(index), *rest]:
             table = f"[[worker]] {index + 1}"
         case _:
@@ -82,13 +96,17 @@ def read_config(path: Path) -> ConfigFile:
     config = ConfigFile(path, text)
     for name in tables:
         with config.at(name):
-            if name not in ("model", "worker", "front", "pool"):
-                raise SetupError("unknown table; there are [model.NAME], [[worker]], [front] and [pool]")
+            if name not in ("model", "worker", "lora", "front", "pool"):
+                raise SetupError("unknown table; there are [model.NAME], [[worker]], [lora.NAME], [front] and [pool]")
             typed(list if name == "worker" else dict)(tables[name])
     for name, table in tables.get("model", {}).items():
         config.models[name] = _read_model(config, name, table)
     for index, table in enumerate(tables.get("worker", [])):
         config.workers.append(_read_worker(config, index, table))
+    for name, table in tables.get("lora", {}).items():
+        table = _check(config, ("lora", name), table, LORA_CHECKS)
+        with config.at("lora", name):
+            config.loras.append(check_lora(LoraSpec(name, table.get("source", ""), table.get("base", ""))))
     config.front = _check(config, ["front"], tables.get("front", {}), FRONT_CHECKS)
     config.pool = _check(config, ["pool"], tables.get("pool", {}), POOL_CHECKS)
     _refuse_clashes(config)

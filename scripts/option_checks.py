@@ -96,6 +96,8 @@ FRONT_CHECKS: Mapping[str, Check] = {
     "tool_formats": typed(list, _check_tool_formats),
     "allow_models": typed(list, _check_allow),
     "models_dir": STRING,
+    "lora_dir": STRING,
+    "allow_loras": typed(list, _check_allow),
     "store": STRING,
     "mcp": STRING,
     "ssl_certfile": STRING,
@@ -103,6 +105,8 @@ FRONT_CHECKS: Mapping[str, Check] = {
     "max_requests_per_key": whole(1),
 }
 """Keys of [front]. What depends on several is asked once all are known (plan.py)."""
+LORA_CHECKS: Mapping[str, Check] = {"source": STRING, "base": STRING}
+"""Keys of [lora.NAME]."""
 POOL_CHECKS: Mapping[str, Check] = {
     "gpu_share": whole(1),
     "evict": typed(str, one_of("idle", "busy")),

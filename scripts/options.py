@@ -123,6 +123,28 @@ AllowModels = Annotated[
 ModelsDir = Annotated[
     Path | None, typer.Option(help="Directory whose models requests may ask for by name.", show_default="none")
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="NAME,source=PATH_OR_HUB_ID,base=MODEL",
+        help="LoRA adapter, asked for by its name; may be repeated.",
+        show_default="none",
+    ),
+]
+LoraDir = Annotated[
+    Path | None, typer.Option(help="Directory whose LoRA adapters requests may have loaded.", show_default="none")
+]
+AllowLoras = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERNS|any", help="Hub names of LoRA adapters that requests may have loaded.", show_default="none"
+    ),
+]
+MaxLoras = Annotated[
+    int | None, typer.Option(min=0, help="LoRA adapters loaded at once.", show_default="as many as --lora names")
+]
+MaxLoraRank = Annotated[int | None, typer.Option(min=1, help="Their largest rank.", show_default="16")]
 GpuShare = Annotated[
     int | None, typer.Option(min=1, help="Models that may share a device, each with its part.", show_default="1")
 ]

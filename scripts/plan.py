@@ -10,10 +10,21 @@ from typing import Any
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO, check_option, format_spec, parse_spec
+from tokenyard.broker.wire import Adapter
+from tokenyard.http.catalog.adapters import AdapterPolicy
 from tokenyard.http.catalog.policy import CACHED, Policy, read_allow
 from tokenyard.http.formats.names import read_choices
 from tokenyard.http.mcp.config import read_servers
 from tokenyard.scripts.config_file import ConfigFile, read_config
+from tokenyard.scripts.loras import (
+    LoraSpec,
+    broker_arguments,
+    find_bases,
+    parse_lora,
+    policy_arguments,
+    read_lora_policy,
+    with_room,
+)
 from tokenyard.scripts.on_demand import OnDemand, Settled, memory_of
 from tokenyard.scripts.option_checks import check_api_keys, check_origins, read_tls
 from tokenyard.scripts.placement import (
@@ -49,6 +60,10 @@ class Wishes:
     tool_formats: Sequence[str] = ()
     allow_models: Sequence[str] = ()
     models_dir: Path | None = None
+    loras: Sequence[str] = ()
+    """Each a --lora."""
+    lora_dir: Path | None = None
+    allow_loras: Sequence[str] = ()
     store: str | None = None
     """Where fronts keep responses: a file, or `off`."""
     mcp: Path | None = None
@@ -80,6 +95,9 @@ class Plan:
     """Web pages of which origins browsers let call."""
     policy: Policy
     """Which models requests may ask for."""
+    loras: list[Adapter]
+    """Those that are served from the start."""
+    lora_policy: AdapterPolicy
     store: str
     """As FrontOptions.store."""
     mcp: Path | None
@@ -131,7 +149,8 @@ class Plan:
         return share_cores([*workers, row])[-1]
 
     def broker_arguments(self, run_dir: Path) -> list[str]:
-        return ["broker", *self.loading.broker_arguments(), *self._common(run_dir)]
+        loras = broker_arguments(self.loras)
+        return ["broker", *self.loading.broker_arguments(), *loras, *self._common(run_dir)]
 
     def front_arguments(self, run_dir: Path, fd: int, index: int) -> list[str]:
         drain = ["--drain-timeout", str(self.drain_timeout_s)]
@@ -142,7 +161,8 @@ class Plan:
         names = ("--ssl-certfile", "--ssl-keyfile")
         tls = [part for name, path in zip(names, self.tls, strict=False) for part in (name, str(path))]
         limit = ["--max-requests-per-key", str(self.max_requests_per_key)] if self.max_requests_per_key else []
-        options = [*cors, *formats, *_policy_arguments(self.policy), *store, *mcp, *tls, *limit, *drain]
+        policies = [*_policy_arguments(self.policy), *policy_arguments(self.lora_policy)]
+        options = [*cors, *formats, *policies, *store, *mcp, *tls, *limit, *drain]
         return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
@@ -167,6 +187,10 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     devices = choose_devices(wishes.device, wishes.gpus)
     workers = _plan_workers(wishes, config, models, devices)
     refuse_clashes(workers)
+    others = bool(wishes.allow_models or front.get("allow_models")) and "max_loras" in wishes.engine
+    loras = find_bases(_lora_specs(wishes, config), [*workers, *models.values()], others)
+    workers = with_room(workers, loras)
+    models = {name: with_room([model], loras)[0] for name, model in models.items()}
     host = wishes.host or front.get("host", DEFAULT_HOST)
     api_keys = list(wishes.api_keys) or front.get("api_keys", [])
     num_fronts = wishes.num_fronts or front.get("count", 1)
@@ -194,6 +218,8 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         cors_origins=list(wishes.cors_origins) or front.get("cors_origins", ["*"]),
         tool_formats=list(wishes.tool_formats) or front.get("tool_formats", []),
         policy=_policy(wishes, config, [*workers, *models.values()], host),
+        loras=loras,
+        lora_policy=_lora_policy(wishes, config, workers, not api_keys and not is_loopback(host)),
         store=_store(wishes.store or front.get("store", "")),
         mcp=mcp.absolute() if mcp else None,
         tls=tls,
@@ -215,8 +241,9 @@ def _check_wishes(wishes: Wishes) -> None:
     check_api_keys(wishes.api_keys)
     check_origins(wishes.cors_origins)
     read_choices(wishes.tool_formats)
-    if wishes.allow_models:
-        read_allow(wishes.allow_models)
+    for allow in (wishes.allow_models, wishes.allow_loras):
+        if allow:
+            read_allow(allow)
 
 
 def _blamed(config: ConfigFile, key: str, wish: object) -> AbstractContextManager[None]:
@@ -256,6 +283,21 @@ def _policy_arguments(policy: Policy) -> list[str]:
     directory = ["--models-dir", str(policy.models_dir)] if policy.models_dir else []
     named = [part for spec in policy.named for part in ("--named", spec)]
     return [*allow, *directory, *named, *(["--trust-remote-code"] if policy.trust_remote_code else [])]
+
+
+def _lora_specs(wishes: Wishes, config: ConfigFile) -> list[LoraSpec]:
+    """Of the command line; of the file's, those that it has not named anew."""
+    given = [parse_lora(text) for text in wishes.loras]
+    names = {spec.name for spec in given}
+    return [*given, *(spec for spec in config.loras if spec.name not in names)]
+
+
+def _lora_policy(wishes: Wishes, config: ConfigFile, workers: Sequence[WorkerRow], is_open: bool) -> AdapterPolicy:
+    front = config.front
+    directory = wishes.lora_dir or (Path(front["lora_dir"]) if "lora_dir" in front else None)
+    key = "lora_dir" if "lora_dir" in front else "allow_loras"
+    with _blamed(config, key, wishes.lora_dir or wishes.allow_loras):
+        return read_lora_policy(directory, list(wishes.allow_loras) or front.get("allow_loras", []), workers, is_open)
 
 
 def _check_mcp(path: Path, host: str, api_keys: Sequence[str], num_fronts: int) -> None:

@@ -73,7 +73,10 @@ CPU = "[[worker]]\ndevice = 'cpu'\n"
         ("[front]\nport = [1,\n2", "3: Unclosed array"),
         ("[front]\nport = 1\nport = 2\n", "3, column 9: Cannot overwrite a value"),
         ("[front]\nhost = '\udcff'", "2: it is not UTF-8"),
-        ("\n[modell.x]", "2: [modell]: unknown table; there are [model.NAME], [[worker]], [front] and [pool]"),
+        (
+            "\n[modell.x]",
+            "2: [modell]: unknown table; there are [model.NAME], [[worker]], [lora.NAME], [front] and [pool]",
+        ),
         ("model = 3", "1: [model]: a table belongs here, not 3"),
         ("[worker]\nmodel = 'demo'", "1: [worker]: a list belongs here, not {'model': 'demo'}"),
         ("[model]\nx = 3", "2: [model.x]: a table belongs here, not 3"),
