@@ -6,6 +6,7 @@ elsewhere. Only agents spawn and end processes; the broker asks them.
 
 from collections.abc import Callable
 
+from tokenyard.broker.answers import parts
 from tokenyard.broker.records import Agent, State, Worker
 from tokenyard.broker.wire import Answer, Kill, KillWorker, Spawn, Spawned, SpawnWorker, Status
 
@@ -44,6 +45,7 @@ class Control:
 
     def status(self, peer: bytes, status: Status) -> None:
         state = self._state
+        asked = state.workers if status.workers is None else dict.fromkeys(status.workers)
         broker = {
             "pid": self._pid,
             "epoch": state.epoch.hex(),
@@ -54,7 +56,7 @@ class Control:
         }
         body = {
             "broker": broker,
-            "workers": [self._describe(worker) for worker in state.workers.values()],
+            "workers": [self._describe(worker) for inc in asked if (worker := state.workers.get(inc))],
             "fronts": [
                 {"inc": front.inc.hex(), "pid": front.pid, "jobs": len(front.jobs)} for front in state.fronts.values()
             ],
@@ -79,10 +81,11 @@ class Control:
             "adapters": self._describe_adapters(),
             **self._describe_loads(),
         }
-        state.send(peer, Answer(status.req, "", body))
+        for part in parts(status.req, body):
+            state.send(peer, part)
 
     def _describe(self, worker: Worker) -> dict[str, object]:
-        agents = self._state.agents.values()
+        agent = self._state.owners.get(worker.inc)
         return {
             "inc": worker.inc.hex(),
             "name": worker.name,
@@ -97,12 +100,12 @@ class Control:
             "step": worker.step,
             "load": worker.load,
             "tokens_per_s": worker.tokens_per_s,
-            "restarts": next((one.restarts[worker.inc] for one in agents if worker.inc in one.restarts), None),
+            "restarts": agent.restarts.get(worker.inc) if agent else None,
             "silent_s": self._state.now - worker.heard_s,
         }
 
     def kill(self, peer: bytes, kill: KillWorker) -> None:
-        agent = next((agent for agent in self._state.agents.values() if kill.inc in agent.workers), None)
+        agent = self._state.owners.get(kill.inc)
         if agent is None:
             return self._state.send(peer, Answer(kill.req, f"no agent owns a worker {kill.inc.hex()}"))
         self._state.send(agent.peer, Kill(kill.inc))
@@ -123,7 +126,7 @@ class Control:
         return state.send(spawning.agent.peer, Spawn(spawning.req, spawn.model, spawn.device))
 
     def spawned(self, agent: Agent, spawned: Spawned) -> None:
-        agent.workers.add(spawned.inc)
+        self._state.own(agent, spawned.inc)
         spawning = next((one for one in self._spawning.values() if one.req == spawned.req), None)
         if spawning is None or spawning.answer is not None:
             return

@@ -2,19 +2,21 @@
 
 `handle(peer, message, now)`, `gone(peer, now)` and `tick(now)` return the messages to send; `next_tick_s` says when to
 call `tick` again at the latest. A peer is an opaque name of a connection. This file must not know of sockets, clocks or
-randomness; jobs.py has the life of a job, dispatch.py the choice of a worker, membership.py who serves
-a model together, control.py the operator's requests.
+randomness; gate.py says who may speak for whom, jobs.py has the life of a job, dispatch.py the choice of a worker,
+membership.py who serves a model together, control.py the operator's requests.
 """
 
 import logging
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from math import inf
 from typing import Any
 
 from tokenyard.broker import wire
 from tokenyard.broker.adapters import Adapters
-from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S, SILENCE_S
+from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S
 from tokenyard.broker.control import Control
+from tokenyard.broker.gate import WORKER_STATES, Gate
 from tokenyard.broker.invariants import check_state
 from tokenyard.broker.jobs import Jobs
 from tokenyard.broker.loads import Loads
@@ -23,6 +25,7 @@ from tokenyard.broker.progress import HUNG, Progress
 from tokenyard.broker.records import Agent, Death, Front, Peer, State, Worker
 from tokenyard.broker.retiring import Retiring
 from tokenyard.broker.room import DEFAULT_POLICY, Policy
+from tokenyard.broker.silence import Silence
 from tokenyard.broker.wire import Message
 
 SWEEP_S = BEAT_S / 2
@@ -37,9 +40,8 @@ QUEUE_LIMIT = 1024
 LOAD_TIMEOUT_S = 600.0
 """How long the jobs of a model without a worker wait: a 70B model from a slow disk loads in about five minutes."""
 
-ROLES: dict[type[Any], type[Peer]] = {wire.FrontHello: Front, wire.WorkerHello: Worker, wire.AgentHello: Agent}
-
-WORKER_STATES = ("loading", "ready", "draining")
+WELCOME_WORKERS = 64
+"""In one Welcome: with the largest cards that are taken (MAX_CARD_BYTES) still below MAX_MESSAGE_BYTES."""
 
 log = logging.getLogger("broker")
 
@@ -68,6 +70,8 @@ class Core:
         self._progress = Progress(state, self._jobs)
         self._control = Control(state, pid, now, self._loads.describe, self._adapters.describe)
         self._retiring = Retiring(state)
+        self._silence = Silence()
+        self._gate = Gate(state, self._silence)
         self._awaited = set(awaited)
         self._deaths: dict[bytes, Death] = {}
         self._unannounced: dict[bytes, Death] = {}  # oldest first, and so by announce_s
@@ -133,7 +137,8 @@ class Core:
         """Do what time alone makes due."""
         self._look_at(now)
         self._jobs.expire_deadlines()
-        for inc in [inc for inc, death in self._unannounced.items() if death.announce_s <= now]:
+        due = takewhile(lambda item: item[1].announce_s <= now, self._unannounced.items())
+        for inc in [inc for inc, _ in due]:
             self._announce(inc)
         if now >= self._next_sweep_s:
             self._sweep()
@@ -150,9 +155,11 @@ class Core:
     def check(self) -> None:
         """Assert all invariants; for tests, after every event."""
         check_state(self._state)
+        self._membership.check()
         self._adapters.check()
         self._loads.check()
         assert self._unannounced.items() <= self._deaths.items()
+        assert len(self._silence) == len(self._state.peers), "somebody's silence is not looked for"
 
     def _handle_known(self, sender: Peer, message: Message) -> None:
         match sender:
@@ -187,28 +194,30 @@ class Core:
 
     def _front_hello(self, peer: bytes, hello: wire.FrontHello) -> None:
         state = self._state
-        if not self._admit(peer, hello):
+        if not self._gate.admits(peer, hello):
             return
         front = state.fronts.setdefault(hello.inc, Front(hello.inc))
         if not front.peer:
             log.info("front %s is here (pid %d, %d jobs)", hello.inc.hex(), hello.pid, len(hello.jobs))
         front.pid = hello.pid
-        self._register(peer, front)
-        ups = [worker.info for worker in state.workers.values() if worker.card is not None]
-        state.send(peer, wire.Welcome(state.epoch, ups))
+        self._gate.register(peer, front)
+        self._welcome(front)
         for job, attempt in hello.jobs:
             self._jobs.claim(front, job, attempt)
         if state.settled:
             self._jobs.settle(front)
 
+    def _welcome(self, front: Front) -> None:
+        """Tell it of all workers, in as many messages as no frame's limit is near."""
+        state = self._state
+        ups = [worker.info for worker in state.workers.values() if worker.card is not None]
+        for index in range(0, max(1, len(ups)), WELCOME_WORKERS):
+            more = index + WELCOME_WORKERS < len(ups)
+            state.send(front.peer, wire.Welcome(state.epoch, ups[index : index + WELCOME_WORKERS], more))
+
     def _worker_hello(self, peer: bytes, hello: wire.WorkerHello) -> None:
         state = self._state
-        if not self._admit(peer, hello):
-            return
-        nameless = hello.card is not None and not hello.card.names
-        if hello.capacity < 1 or hello.state not in WORKER_STATES or nameless:
-            words = f"capacity {hello.capacity}, state {hello.state!r}, {'a card without a name' if nameless else ''}"
-            state.send(peer, wire.Refused(words))
+        if not self._gate.admits(peer, hello):
             return
         worker = state.workers.get(hello.inc)
         if worker is None:
@@ -219,7 +228,7 @@ class Core:
             self._progress.is_back(hello.inc)
             worker.stepped_s = state.now
             log.info("worker %s %s is here (pid %d, %s)", hello.inc.hex(), hello.name, hello.pid, hello.state)
-        self._register(peer, worker)
+        self._gate.register(peer, worker)
         worker.capacity, worker.endpoint, worker.name = hello.capacity, hello.endpoint, hello.name
         worker.state = HUNG if worker.stuck else hello.state
         held = hello.card.adapters if hello.card is not None else []
@@ -233,14 +242,18 @@ class Core:
         self._settle_if_complete()
 
     def _agent_hello(self, peer: bytes, hello: wire.AgentHello) -> None:
-        if not self._admit(peer, hello):
+        if not self._gate.admits(peer, hello):
             return
         agent = self._state.agents.get(hello.inc)
         if agent is None:
             agent = self._state.agents[hello.inc] = Agent(hello.inc, b"", hello.pid, hello.devices, set(), 0)
             log.info("agent %s is here (pid %d)", hello.inc.hex(), hello.pid)
-        self._register(peer, agent)
-        agent.devices, agent.workers = hello.devices, set(hello.workers)
+        self._gate.register(peer, agent)
+        agent.devices = hello.devices
+        for inc in agent.workers.difference(hello.workers):
+            self._state.disown(agent, inc)
+        for inc in hello.workers:
+            self._state.own(agent, inc)
         agent.restarts = dict(zip(hello.workers, hello.restarts, strict=False))
         agent.posts = {post.number: post for post in hello.posts}
         agent.slots = dict(zip(hello.devices, hello.slots, strict=False))
@@ -248,29 +261,13 @@ class Core:
         self._loads.agent_spoke(agent)
         agent.troubles = hello.troubles
 
-    def _admit(self, peer: bytes, hello: wire.FrontHello | wire.WorkerHello | wire.AgentHello) -> bool:
-        """Whether this peer can take part; if not, it is told why."""
-        if hello.protocol != wire.PROTOCOL:
-            words = f"this broker speaks protocol {wire.PROTOCOL}, not {hello.protocol}; restart both from one version"
-        elif len(hello.inc) != wire.INC_BYTES:
-            words = f"an incarnation has {wire.INC_BYTES} bytes, not {len(hello.inc)}"
-        elif (known := self._state.peers.get(peer)) and (known.inc, type(known)) != (hello.inc, ROLES[type(hello)]):
-            words = f"this connection belongs to {type(known).__name__.lower()} {known.inc.hex()}"
-        else:
-            return True
-        self._state.send(peer, wire.Refused(words))
-        return False
-
-    def _register(self, peer: bytes, sender: Peer) -> None:
-        """From now on this connection speaks for it; an older one no longer does."""
-        self._state.peers.pop(sender.peer, None)
-        self._state.peers[peer] = sender
-        sender.peer, sender.heard_s = peer, self._state.now
-
     # ---- who is alive
 
     def _beat(self, worker: Worker, beat: wire.Beat) -> None:
-        worker.patience_s, worker.load = beat.patience_ms / 1000, beat.load
+        worker.load = beat.load
+        if worker.patience_s != (patience_s := beat.patience_ms / 1000):
+            worker.patience_s = patience_s
+            self._silence.watch(worker)
         worker.emitted.append((self._state.now, beat.load.get("emitted_tokens", 0)))
         worker.state = beat.state if beat.state in WORKER_STATES else worker.state
         self._progress.beat(worker, beat)
@@ -291,7 +288,7 @@ class Core:
         if worker := self._state.workers.get(exited.inc):
             self._forget(worker, f"{exited.cause}: {exited.words}", lost=exited.cause != "drained")
         self._loads.exited(agent, exited)
-        agent.workers.discard(exited.inc)
+        self._state.disown(agent, exited.inc)
         self._progress.is_back(exited.inc)
         if death := self._deaths.get(exited.inc):
             if exited.cause == "crash":
@@ -303,6 +300,7 @@ class Core:
         """It is no longer here; `lost`: not on purpose."""
         state = self._state
         state.peers.pop(sender.peer, None)
+        self._silence.forget(sender)
         log.info("%s %s is gone: %s", type(sender).__name__.lower(), sender.inc.hex(), words)
         match sender:
             case Front():
@@ -310,6 +308,8 @@ class Core:
                 self._jobs.drop_all(sender)
             case Agent():
                 del state.agents[sender.inc]
+                for inc in list(sender.workers):
+                    state.disown(sender, inc)
                 self._loads.agent_gone(sender)
             case Worker():
                 if lost:
@@ -328,9 +328,9 @@ class Core:
             state.tell_fronts(wire.WorkerDown(worker.inc))
         death = Death(lost, state.now + EXIT_WAIT_S, state.now + DEATH_MEMORY_S)
         self._deaths[worker.inc] = self._unannounced[worker.inc] = death
-        if not any(worker.inc in agent.workers for agent in state.agents.values()):
+        if worker.inc not in state.owners:
             self._announce(worker.inc)
-        self._membership.reconsider()
+        self._membership.left(worker)
         self._adapters.worker_gone(worker)
         self._settle_if_complete()
         if model:
@@ -371,12 +371,10 @@ class Core:
                 sender.heard_s = now
             self._progress.excuse()
         self._next_sweep_s = now + SWEEP_S
-        for sender in list(state.peers.values()):
-            patience_s = sender.patience_s if isinstance(sender, Worker) else 0.0
-            if now - sender.heard_s > max(SILENCE_S, patience_s):
-                self._forget(sender, f"silent for {now - sender.heard_s:.1f} s")
-                if isinstance(sender, Worker):
-                    self._deaths[sender.inc].forget_s = self._progress.is_silent(sender) + DEATH_MEMORY_S
+        for sender in self._silence.overdue(now):
+            self._forget(sender, f"silent for {now - sender.heard_s:.1f} s")
+            if isinstance(sender, Worker):
+                self._deaths[sender.inc].forget_s = self._progress.is_silent(sender) + DEATH_MEMORY_S
         self._progress.sweep()
         for model in list(state.models.values()):
             if model.known_until_s <= now and model.name not in self._loads:

@@ -20,6 +20,9 @@ def check_state(state: State) -> None:
 def _check_peers(state: State) -> None:
     known: list[Peer] = [*state.fronts.values(), *state.workers.values(), *state.agents.values()]
     assert state.peers == {sender.peer: sender for sender in known if sender.peer}
+    owned = {inc: agent for agent in state.agents.values() for inc in agent.workers}
+    assert state.owners == owned
+    assert len(owned) == sum(len(agent.workers) for agent in state.agents.values()), "a worker of two agents"
     for worker in state.workers.values():
         assert worker.peer
         assert (worker.model is None) == (worker.card is None)

@@ -283,9 +283,8 @@ class Loads:
                 self._loads[recipe.model] = Load(recipe, state.now, restores=True)
 
     def _kill(self, inc: bytes) -> None:
-        for agent in self._state.agents.values():
-            if inc in agent.workers:
-                self._state.send(agent.peer, Kill(inc))
+        if agent := self._state.owners.get(inc):
+            self._state.send(agent.peer, Kill(inc))
 
     def _refusal(self, recipe: Recipe) -> LoadFailed | None:
         """Why it can never be loaded here."""

@@ -85,6 +85,5 @@ class Progress:
 
     def _kill(self, inc: bytes, words: str) -> None:
         """Asked at each sweep, as the word may be lost. A worker that no agent owns has to be ended by hand."""
-        for agent in self._state.agents.values():
-            if inc in agent.workers:
-                self._state.send(agent.peer, Kill(inc, words))
+        if agent := self._state.owners.get(inc):
+            self._state.send(agent.peer, Kill(inc, words))

@@ -149,6 +149,8 @@ class Worker:
     """The card of a worker that is kept out (membership.py): it has loaded, and serves nobody yet."""
     kept_out: str = ""
     """Why."""
+    waits_for: str = ""
+    """The name that must be free before it is looked at again."""
     model: "Model | None" = None
     """Set when it has a card."""
     held: list[Adapter] = field(default_factory=list)
@@ -261,6 +263,8 @@ class State:
     fronts: dict[bytes, Front] = field(default_factory=dict)
     workers: dict[bytes, Worker] = field(default_factory=dict)
     agents: dict[bytes, Agent] = field(default_factory=dict)
+    owners: dict[bytes, Agent] = field(default_factory=dict)
+    """Of each worker that an agent has, living or starting: the agent."""
     models: dict[str, "Model"] = field(default_factory=dict)
     recipes: OrderedDict[str, Recipe] = field(default_factory=OrderedDict)
     """Of models that can be loaded, latest last (loads.py)."""
@@ -295,6 +299,19 @@ class State:
     def tell_fronts(self, message: Message) -> None:
         for front in self.fronts.values():
             self.send(front.peer, message)
+
+    def own(self, agent: Agent, inc: bytes) -> bool:
+        """This worker is the agent's, unless it is another's."""
+        if self.owners.setdefault(inc, agent) is not agent:
+            return False
+        agent.workers.add(inc)
+        return True
+
+    def disown(self, agent: Agent, inc: bytes) -> None:
+        """The agent has this worker no more, if it had."""
+        if self.owners.get(inc) is agent:
+            del self.owners[inc]
+            agent.workers.discard(inc)
 
     def abort(self, worker: Worker, key: WorkerJob) -> None:
         """Have the worker drop an attempt; its credit comes back with Done or with a beat that lacks it."""

@@ -76,7 +76,9 @@ class Retiring:
 
     def _agent_of(self, inc: bytes) -> Agent | None:
         """Whose worker it is, or was, if another has its place."""
+        if agent := self._state.owners.get(inc):
+            return agent
         for agent in self._state.agents.values():
-            if inc in agent.workers or any(post.predecessor == inc for post in agent.posts.values()):
+            if any(post.predecessor == inc for post in agent.posts.values()):
                 return agent
         return None

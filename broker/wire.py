@@ -181,6 +181,8 @@ class Status(NamedTuple):
     """From the command line, or from a front that is asked for its metrics: what is there?"""
 
     req: int
+    workers: list[bytes] | None = None
+    """Only these; None: all."""
 
 
 class SpawnWorker(NamedTuple):
@@ -223,6 +225,8 @@ class Welcome(NamedTuple):
     epoch: bytes
     """The broker's incarnation."""
     workers: list[WorkerInfo]
+    more: bool = False
+    """Another one follows, with more of them: a large pool does not fit in one frame."""
 
 
 class WorkerUp(NamedTuple):
@@ -358,6 +362,8 @@ class Answer(NamedTuple):
     req: int
     error: str
     body: dict[str, Any] = {}
+    more: bool = False
+    """Another part follows (answers.py)."""
 
 
 FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Want | UnloadModel | AddAdapter | RemoveAdapter | Goodbye

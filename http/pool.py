@@ -270,7 +270,8 @@ class Pool:
         self._epoch = message.epoch
         for worker in message.workers:
             self._worker_up(worker)
-        self._welcomed.set()
+        if not message.more:
+            self._welcomed.set()
         self._do(self._streams.tick(now))
         self.loads.welcomed()
 

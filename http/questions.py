@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from tokenyard.broker.answers import Collector
 from tokenyard.broker.config import SUBMIT_REPEAT_S
 from tokenyard.broker.wire import Answer, Message
 
@@ -13,7 +14,7 @@ class Questions:
     def __init__(self, tell: Callable[[Message], None]) -> None:
         """`tell`: sends to the broker."""
         self._tell = tell
-        self._open: dict[int, asyncio.Future[Answer]] = {}
+        self._open: dict[int, tuple[Collector, asyncio.Future[Answer]]] = {}
         """Unanswered ones, by their number."""
         self._next_req = 1
 
@@ -21,7 +22,7 @@ class Questions:
         """`question` makes the message of its number. None where no answer comes in this time."""
         req, self._next_req = self._next_req, self._next_req + 1
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._open[req] = answer
+        self._open[req] = Collector(), answer
         try:
             async with asyncio.timeout(seconds):
                 while not answer.done():
@@ -34,5 +35,8 @@ class Questions:
             del self._open[req]
 
     def hear(self, message: Answer) -> None:
-        if (answer := self._open.get(message.req)) and not answer.done():
-            answer.set_result(message)
+        if question := self._open.get(message.req):
+            collector, answer = question
+            whole = collector.take(message)
+            if whole is not None and not answer.done():
+                answer.set_result(whole)

@@ -99,8 +99,13 @@ class Agency:
         self._verdicts: dict[bytes, str] = {}
         """Why the broker had a living worker killed, where that counts as its crash."""
 
+    @property
+    def workers(self) -> list[bytes]:
+        """The living ones' incarnations."""
+        return sorted(self._living)
+
     def hello(self) -> Send:
-        workers = sorted(self._living)
+        workers = self.workers
         restarts = [self._living[inc] for inc in workers]
         posts, rooms = list(self._posts.values()), (self._slots, self._memory_bytes)
         mine = (PROTOCOL, self.inc, self._pid, self._devices, workers, restarts, posts, *rooms)

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from tokenyard.broker import wire
+from tokenyard.broker.answers import Collector
 from tokenyard.broker.config import RunDir
 from tokenyard.broker.errors import SetupError
 from tokenyard.scripts.broker_peer import BrokerPeer
@@ -40,6 +41,7 @@ Question = Callable[[int], wire.ControlToBroker]
 def ask(broker: BrokerPeer, question: Question, req: int) -> dict[str, Any]:
     """The answer's body. Raises SetupError where the broker refuses, or where none answers in PATIENCE_S."""
     ends_at = time.monotonic() + PATIENCE_S
+    collector = Collector()
     while time.monotonic() < ends_at:
         broker.send(question(req))
         broker.socket.poll(REPEAT_MS)
@@ -49,7 +51,8 @@ def ask(broker: BrokerPeer, question: Question, req: int) -> dict[str, Any]:
             if isinstance(message, wire.Answer) and message.req == req:
                 if message.error:
                     raise SetupError(message.error)
-                return message.body
+                if answer := collector.take(message):
+                    return answer.body
     raise SetupError("no broker answers; is `tokenyard serve` running? (--run-dir says where)")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import zmq
 
 from tokenyard.broker import logs, wire
+from tokenyard.broker.answers import Collector
 from tokenyard.broker.config import BEAT_S, RunDir
 from tokenyard.broker.errors import SetupError
 from tokenyard.scripts import agency, watch
@@ -123,6 +124,7 @@ class Supervisor:
         self._standbys = Standbys(plan.places if plan.standby else [])
         self._num_oom_kills = count_oom_kills()
         """As of the last look."""
+        self._statuses = Collector()
         self._next_look_s = 0.0
         self._is_announced = listener is None
         """Whether the banner was shown; an agent has none."""
@@ -174,8 +176,8 @@ class Supervisor:
         for message in self._work.receive():
             self._answer(self._agency.heard(message), now)
         for message in self._control.receive():
-            if isinstance(message, wire.Answer) and not message.error:
-                self._take_status(message.body, now)
+            if isinstance(message, wire.Answer) and (status := self._statuses.take(message)):
+                self._take_status(status.body, now)
         if signals.fileno() in ready:
             self._take_signals(signals.recv(64), now)
 
@@ -186,7 +188,7 @@ class Supervisor:
         self._next_look_s = now + (BEAT_S if self._is_announced else STARTING_S)
         self._num_oom_kills = count_oom_kills()
         self._work.send(wire.Ping(self._agency.inc))
-        self._control.send(wire.Status(0))
+        self._control.send(wire.Status(0, self._agency.workers))
 
     # What watch.py wants
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("broker", "workers", "http", "scripts")
 CONTRACT = {
-    *("wire", "structures", "token_plane", "adapter_messages"),
+    *("wire", "structures", "token_plane", "adapter_messages", "answers"),
     *("codec", "params", "prefix", "errors", "config", "logs", "spec", "hub", "gguf_file", "gguf_tokenizer"),
 }
 """The broker's modules that workers and fronts may use."""
@@ -21,9 +21,9 @@ CONTRACT = {
 SANS_IO = {
     "broker": {
         *("wire", "structures", "token_plane", "adapter_messages", "retire_messages"),
-        *("codec", "params", "prefix", "spec"),
+        *("answers", "codec", "params", "prefix", "spec"),
         *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room", "progress", "retiring"),
-        "adapters",
+        *("adapters", "gate", "silence"),
     },
     "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "patience"},
     "http": {"inbox", "mcp/loop", "stops", "streams", "wants"},
