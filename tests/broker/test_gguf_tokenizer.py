@@ -58,7 +58,8 @@ def test_a_front_has_it_without_torch(source: Path, tmp_path: Path) -> None:
     """Made in a process of its own, which gives the very files that a worker would make."""
     write_gguf(tmp_path / "m.gguf", source)
     support = Path(__file__).resolve().parents[1] / "support"
-    environment = {**os.environ, "PYTHONPATH": str(support), "TOKENYARD_CACHE_DIR": str(tmp_path / "apart")}
+    paths = os.pathsep.join(filter(None, [str(support), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "TOKENYARD_CACHE_DIR": str(tmp_path / "apart")}
     line = [sys.executable, "-c", IN_A_FRONT, str(tmp_path), json.dumps(TEXTS)]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
