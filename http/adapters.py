@@ -10,6 +10,12 @@ def adapter_of(card: Card) -> Adapter | None:
     return next((one for one in card.adapters if one.name == card.names[0]), None)
 
 
+def model_of(card: Card) -> str:
+    """The id of the model that serves this card: for an adapter its base."""
+    adapter = adapter_of(card)
+    return adapter.base if adapter else card.names[0]
+
+
 class AdapterCards:
     """Of all models that one front knows."""
 

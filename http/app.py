@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -16,10 +15,8 @@ from starlette.types import ASGIApp
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
-from tokenyard.http import chat_api, completions, embeddings, loras, metrics, tokenizing
-from tokenyard.http.adapters import adapter_of
+from tokenyard.http import chat_api, completions, embeddings, loras, metrics, model_routes, tokenizing
 from tokenyard.http.anthropic import endpoints as anthropic
-from tokenyard.http.anthropic import models as anthropic_models
 from tokenyard.http.decisions import routes as decisions
 from tokenyard.http.drain import Drain, Gate
 from tokenyard.http.errors import HttpError, body_of, headers_of, shutting_down, status_of
@@ -50,6 +47,7 @@ ENDPOINTS: tuple[Callable[[FastAPI, Service], None], ...] = (
     responses.add_routes,
     mcp.add_routes,
     tgi.add_routes,
+    model_routes.add_routes,
     tokenizing.add_routes,
     decisions.add_routes,
     document.add_routes,
@@ -92,7 +90,7 @@ def create_app(pool: Pool, options: FrontOptions, drain: Drain | None = None) ->
         openapi_url=None,
         redirect_slashes=False,
     )
-    for add_routes in (_add_probes, _add_models, *ENDPOINTS):
+    for add_routes in (_add_probes, *ENDPOINTS):
         add_routes(api, service)
     app: ASGIApp = BodyLimit(api, options.max_body_bytes)
     app = ApiKeys(app, options.api_keys, options.max_requests_per_key)
@@ -108,7 +106,7 @@ def create_app(pool: Pool, options: FrontOptions, drain: Drain | None = None) ->
 
 
 def _add_probes(api: FastAPI, service: Service) -> None:
-    pool, library = service.pool, service.library
+    pool = service.pool
 
     @api.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
@@ -119,48 +117,13 @@ def _add_probes(api: FastAPI, service: Service) -> None:
         if service.drain.has_begun:
             error = shutting_down()
             return JSONResponse({"status": "draining", **body_of(error)}, status_of(error), headers_of(error))
-        if pool.ready and any(library.has(card) for card in pool.cards()):
+        if service.models.ready:
             return JSONResponse({"status": "ready", "workers": pool.num_workers, "models": len(pool.cards())})
-        return error_response(service.starting(), "/ready")
+        return error_response(service.models.starting(), "/ready")
 
     @api.get("/version")
     async def get_version() -> dict[str, str]:
         return {"version": VERSION}
-
-
-def _add_models(api: FastAPI, service: Service) -> None:
-    @api.get("/v1/models")
-    async def list_models(request: Request) -> dict[str, Any]:
-        if anthropic_models.is_anthropic(request.headers):
-            return anthropic_models.page(service.listed(), request.query_params)
-        return {"object": "list", "data": [_model(card) for card in service.listed()]}
-
-    @api.get("/v1/models/{name:path}")
-    async def get_model(request: Request, name: str) -> dict[str, Any]:
-        card = service.card(name)
-        return anthropic_models.model(card) if anthropic_models.is_anthropic(request.headers) else _model(card)
-
-
-def _model(card: Card) -> dict[str, Any]:
-    """OpenAI's model object, and what else is known; an adapter's has vLLM's `root` and `parent`."""
-    adapter = adapter_of(card)
-    return {
-        "id": card.names[0],
-        "object": "model",
-        "created": card.created,
-        "owned_by": "tokenyard",
-        "root": adapter.source if adapter else card.source,
-        "parent": adapter.base if adapter else None,
-        "names": card.names,
-        "source": card.source,
-        "commit": card.commit,
-        "revision": card.revision or None,
-        "context_length": card.context_length,
-        "max_model_len": card.context_length,
-        "lane": card.lane,
-        "dtype": card.dtype,
-        "device": card.device,
-    }
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:

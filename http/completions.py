@@ -24,10 +24,14 @@ def add_routes(api: FastAPI, service: Service) -> None:
     @api.post("/v1/completions")
     async def completions(http: Request) -> Response:
         request = await read_body(http, parse_completion)
-        prompter = await service.prompter(request.model)
-        plan = await plan_completion(request, prompter)
-        generation = Generation(service.pool, plan.plans)
-        return service.reply(generation, CompletionFormat(request, prompter, generation, plan.echoes), request.stream)
+
+        async def work(prompter: Prompter) -> Response:
+            plan = await plan_completion(request, prompter)
+            generation = Generation(service.pool, plan.plans)
+            form = CompletionFormat(request, prompter, generation, plan.echoes)
+            return service.reply(generation, form, request.stream)
+
+        return await service.answer(request.model, work, openai_failure if request.stream else None)
 
 
 class CompletionPlan(NamedTuple):

@@ -49,11 +49,14 @@ def add_routes(api: FastAPI, service: Service) -> None:
     @api.post("/v1/embeddings")
     async def embeddings(http: Request) -> Response:
         request = await read_body(http, parse)
-        prompter = await service.prompter(request["model"])
-        texts = await tokenize(request, prompter)
-        plans = make_plans(texts, prompter.card, prompter.loaded, request.get("priority", 0))
-        generation = Generation(service.pool, plans, WIDTH)
-        return WholeReply(generation, EmbeddingFormat(request, generation))
+
+        async def work(prompter: Prompter) -> Response:
+            texts = await tokenize(request, prompter)
+            plans = make_plans(texts, prompter.card, prompter.loaded, request.get("priority", 0))
+            generation = Generation(service.pool, plans, WIDTH)
+            return WholeReply(generation, EmbeddingFormat(request, generation))
+
+        return await service.answer(request["model"], work)
 
 
 def parse(body: dict[str, Any]) -> dict[str, Any]:

@@ -99,10 +99,10 @@ class TokenizerLibrary:
         """Begin to load; a failure is logged, and the next request tries again."""
         self._load(card)
 
-    def has(self, card: Card) -> bool:
-        """Whether `get` returns without waiting."""
+    def at_hand(self, card: Card) -> LoadedTokenizer | None:
+        """What `get` would return without waiting."""
         load = self._loads.get(_key(card))
-        return load is not None and load.done() and load.exception() is None
+        return load.result() if load is not None and load.done() and load.exception() is None else None
 
     async def get(self, card: Card) -> LoadedTokenizer:
         """Raises TokenyardError if the tokenizer cannot be loaded."""

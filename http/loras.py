@@ -83,7 +83,7 @@ def _base(service: Service, name: str | None, source: str) -> Card:
         return card
     cards = service.pool.cards()
     if not cards:
-        raise service.starting()
+        raise service.models.starting()
     if len(cards) == 1:
         return cards[0]
     named = _named_base(Path(source))

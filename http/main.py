@@ -120,7 +120,7 @@ def run(options: FrontOptions) -> None:
         log.warning("no API key is set, and %s is no loopback address: WHOEVER REACHES IT MAY USE THIS SERVER", host)
     drain = Drain(options.drain_s)
     config = uvicorn.Config(
-        create_app(Pool(RunDir(options.run_dir)), options, drain),
+        create_app(Pool(RunDir(options.run_dir), options.load_timeout_s), options, drain),
         loop="uvloop",
         http=GuardedProtocol,
         lifespan="on",

@@ -8,7 +8,7 @@ from tokenyard.http.catalog.policy import Policy
 from tokenyard.http.keys import KeyRing
 
 LOAD_TIMEOUT_S = 600.0
-"""15 GB of weights at 200 Mbit/s."""
+"""A 70B model from a slow disk loads in about five minutes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from tokenyard.broker.wire import (
     WorkerInfo,
     WorkerUp,
 )
-from tokenyard.http.adapters import AdapterCards, adapter_of
+from tokenyard.http.adapters import AdapterCards, adapter_of, model_of
 from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
 from tokenyard.http.links import Links, connect
@@ -160,7 +160,8 @@ class Pool:
         if answer is None:
             raise TokenyardError("pool_unavailable", f"the broker did not unload {model} in {self._load_timeout_s:g} s")
         if answer.error:
-            raise TokenyardError("invalid_value", answer.error, "model")
+            code = "invalid_value" if self.is_up(model) else "model_not_found"
+            raise TokenyardError(code, answer.error, "model")
 
     @property
     def connected(self) -> bool:
@@ -357,8 +358,10 @@ class Pool:
             else:
                 self._do(self._streams.give_up(missing.job, error))
 
-        want = self.loads.known(missing.model)
-        if self.is_up(missing.model):  # the broker was a moment behind
+        card = self._cards.get(missing.model) or self._adapters.find(missing.model)
+        model = model_of(card) if card is not None else missing.model
+        want = self.loads.known(model)
+        if self.is_up(model):  # the broker was a moment behind
             settled(None)
         elif want is None:
             settled(missing.error)

@@ -74,7 +74,7 @@ def openai_failure(error: TokenyardError) -> bytes:
     return event(body_of(error)) + DONE
 
 
-async def _gone(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
     """Returns once the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -102,7 +102,7 @@ class WholeReply(Response):
         self._done.set_exception(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(client_gone(receive))
         try:
             self._generation.start(self)
             await asyncio.wait((self._done, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +173,7 @@ class EventStream(Response):
     # To the client.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(client_gone(receive))
         beat: asyncio.Task[None] | None = None
         try:
             self._generation.start(self)
@@ -190,11 +190,11 @@ class EventStream(Response):
             while self._sending is not None and not gone.done() and not self._cut:
                 await asyncio.wait((self._sending, gone), return_when=asyncio.FIRST_COMPLETED)
             if not gone.done() and not self._cut:
-                await send(_body(b"", more=False))
+                await send(body_message(b"", more=False))
         except asyncio.CancelledError:  # only the server does it, when the time to drain is over
             if self._send is None:
                 raise shutting_down() from None
-            await send(_body(self._form.failure(shutting_down()), more=False))
+            await send(body_message(self._form.failure(shutting_down()), more=False))
         finally:
             gone.cancel()
             if beat is not None:
@@ -241,7 +241,7 @@ class EventStream(Response):
         return b"".join(kept)
 
     def _step_send(self, send: Send, data: bytes) -> None:
-        sending = cast(Coroutine[Any, Any, None], send(_body(data)))
+        sending = cast(Coroutine[Any, Any, None], send(body_message(data)))
         try:
             waited_for = sending.send(None)
         except StopIteration:
@@ -257,7 +257,7 @@ class EventStream(Response):
             while self._kept:
                 data = self._take_kept()
                 async with asyncio.timeout(self._options.stall_s):
-                    await self._send(_body(data))
+                    await self._send(body_message(data))
         except TimeoutError:
             self._cut_client()
         finally:
@@ -282,7 +282,7 @@ class EventStream(Response):
                 self._write(KEEP_ALIVE)
 
 
-def _body(data: bytes, more: bool = True) -> Message:
+def body_message(data: bytes, more: bool = True) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 

@@ -1,25 +1,25 @@
 """What all endpoints share: the pool, the tokenizers of its models, and how this front is set up."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from fastapi.responses import Response
 
-from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.wire import Card
 from tokenyard.http.drain import Drain
 from tokenyard.http.generation import Generation
 from tokenyard.http.library import TokenizerLibrary
 from tokenyard.http.mcp.config import read_servers
 from tokenyard.http.mcp.hub import Hub
+from tokenyard.http.models import Models, Wait
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import EventStream, Format, WholeReply
+from tokenyard.http.waiting import Failure, WaitingReply
 
 Hook = Callable[[], Awaitable[None]]
-
-STARTING_RETRY_MS = 1000
-"""A worker takes seconds to load; asking once a second costs nobody anything."""
+Work = Callable[[Prompter], Awaitable[Response]]
+"""What is left to do of a request once its model is there."""
 
 
 class Service:
@@ -30,6 +30,7 @@ class Service:
         self.options = options
         self.drain = drain
         self.library = TokenizerLibrary(options.tool_formats)
+        self.models = Models(pool, self.library, options.models)
         self.hub = Hub(read_servers(options.mcp) if options.mcp else [])
         """The MCP servers; it starts with the front."""
         self._at_start: list[Hook] = []
@@ -51,40 +52,20 @@ class Service:
         for hook in self._at_close:
             await hook()
 
-    def card(self, model: str) -> Card:
-        """Raises TokenyardError: the model is unknown, or none is known yet."""
-        if (card := self.pool.find(model)) is not None:
-            return card
-        if not self.pool.cards():
-            raise self.starting()
-        words = f"the model {model!r} is not served here; GET /v1/models lists"
-        raise TokenyardError("model_not_found", words, "model")
+    async def answer(
+        self, model: str, work: Work, failure: Failure | None = None, *, reads_only: bool = False
+    ) -> Response:
+        """Do a request's work once its model is up, which may have to be loaded for it.
 
-    def listed(self) -> list[Card]:
-        """Models, then their adapters."""
-        return [*self.pool.cards(), *self.pool.adapter_cards()]
-
-    def only_card(self) -> Card:
-        """For requests that may leave the model's name out. Raises TokenyardError where there is not one model."""
-        cards = self.pool.cards()
-        if not cards:
-            raise self.starting()
-        if len(cards) > 1:
-            names = ", ".join(card.names[0] for card in cards)
-            raise TokenyardError("invalid_value", f"model is required, as several are served: {names}", "model")
-        return cards[0]
-
-    async def prompter(self, model: str) -> Prompter:
-        """Raises TokenyardError as `card` does, and where the model's tokenizer cannot be loaded."""
-        card = self.card(model)
-        return Prompter(card, await self.library.get(card))
+        `failure`: how the answer, a stream, tells of one; None: it does not stream. `reads_only`: as in Models.
+        Raises TokenyardError, or answers so.
+        """
+        if (prompter := self.models.at_hand(model, reads_only)) is not None:
+            return await work(prompter)
+        wait = Wait(model)
+        awaited = partial(self.models.prompter, wait, reads_only)
+        return WaitingReply(awaited, work, wait, failure, self.options.header_wait_s)
 
     def reply(self, generation: Generation, form: Format, stream: bool) -> Response:
         """Runs a generation and answers with it."""
         return EventStream(generation, form, self.options, self.pool.cork) if stream else WholeReply(generation, form)
-
-    def starting(self) -> TokenyardError:
-        """Why there is no model at all."""
-        if not self.pool.connected:
-            return TokenyardError("pool_unavailable", "no connection to the broker yet", retry_ms=STARTING_RETRY_MS)
-        return TokenyardError("model_loading", "no model is up yet", retry_ms=STARTING_RETRY_MS)

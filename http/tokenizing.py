@@ -6,11 +6,13 @@
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 
 from tokenyard.http.bodies import read_body
 from tokenyard.http.checks import array, boolean, integer, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import CHAT, Field, read
+from tokenyard.http.prompt import Prompter
 from tokenyard.http.schemas import ChatRequest, parse_chat
 from tokenyard.http.service import Service
 
@@ -32,39 +34,52 @@ DETOKENIZE: dict[str, Field] = {
 
 def add_routes(api: FastAPI, service: Service) -> None:
     @api.post("/tokenize")
-    async def tokenize(http: Request) -> dict[str, Any]:
+    async def tokenize(http: Request) -> Response:
         body = await read_body(http, dict)
         return await (_chat if "messages" in body else _text)(service, body)
 
     @api.post("/detokenize")
-    async def detokenize(http: Request) -> dict[str, str]:
+    async def detokenize(http: Request) -> Response:
         values = await read_body(http, lambda body: read(body, DETOKENIZE))
         _require(values, "tokens")
-        loaded = (await service.prompter(_model(service, values))).loaded
-        return {"prompt": loaded.backend.decode(values["tokens"], skip_special_tokens=False)}
+
+        async def work(prompter: Prompter) -> Response:
+            text = prompter.loaded.backend.decode(values["tokens"], skip_special_tokens=False)
+            return JSONResponse({"prompt": text})
+
+        return await service.answer(_model(service, values), work, reads_only=True)
 
     @api.post("/apply-template")
-    async def apply_template(http: Request) -> dict[str, str]:
+    async def apply_template(http: Request) -> Response:
         request = await read_body(http, lambda body: _conversation(service, body))
-        return {"prompt": await (await service.prompter(request.model)).text_of_chat(request)}
+
+        async def work(prompter: Prompter) -> Response:
+            return JSONResponse({"prompt": await prompter.text_of_chat(request)})
+
+        return await service.answer(request.model, work, reads_only=True)
 
 
-async def _text(service: Service, body: dict[str, Any]) -> dict[str, Any]:
+async def _text(service: Service, body: dict[str, Any]) -> Response:
     values = read(body, TOKENIZE)
     _require(values, "prompt")
-    prompter = await service.prompter(_model(service, values))
-    ids: list[int] = []
-    if values["prompt"]:
-        ids = await prompter.of_input(values["prompt"], "prompt", values.get("add_special_tokens", True))
-    return _tokens(ids, prompter.card.context_length, values.get("return_token_strs", False) and prompter.loaded)
+
+    async def work(prompter: Prompter) -> Response:
+        ids: list[int] = []
+        if values["prompt"]:
+            ids = await prompter.of_input(values["prompt"], "prompt", values.get("add_special_tokens", True))
+        return _tokens(ids, prompter, values.get("return_token_strs", False))
+
+    return await service.answer(_model(service, values), work, reads_only=True)
 
 
-async def _chat(service: Service, body: dict[str, Any]) -> dict[str, Any]:
+async def _chat(service: Service, body: dict[str, Any]) -> Response:
     request = _conversation(service, body)
-    prompter = await service.prompter(request.model)
-    ids = (await prompter.of_chat(request)).ids
     shows = read(body, TOKENIZE).get("return_token_strs", False)
-    return _tokens(ids, prompter.card.context_length, shows and prompter.loaded)
+
+    async def work(prompter: Prompter) -> Response:
+        return _tokens((await prompter.of_chat(request)).ids, prompter, shows)
+
+    return await service.answer(request.model, work, reads_only=True)
 
 
 def _conversation(service: Service, body: dict[str, Any]) -> ChatRequest:
@@ -73,14 +88,16 @@ def _conversation(service: Service, body: dict[str, Any]) -> ChatRequest:
     return parse_chat({**body, "model": model})
 
 
-def _tokens(ids: list[int], context_length: int, loaded: Any) -> dict[str, Any]:
-    strings = [loaded.backend.id_to_token(token_id) or "" for token_id in ids] if loaded else None
-    return {"count": len(ids), "max_model_len": context_length, "tokens": ids, "token_strs": strings}
+def _tokens(ids: list[int], prompter: Prompter, shows: bool) -> Response:
+    backend = prompter.loaded.backend
+    strings = [backend.id_to_token(token_id) or "" for token_id in ids] if shows else None
+    longest = prompter.card.context_length
+    return JSONResponse({"count": len(ids), "max_model_len": longest, "tokens": ids, "token_strs": strings})
 
 
 def _model(service: Service, values: dict[str, Any]) -> str:
     name: str | None = values.get("model")
-    return service.only_card().names[0] if name is None else name
+    return service.models.only_card().names[0] if name is None else name
 
 
 def _require(values: dict[str, Any], name: str) -> None:

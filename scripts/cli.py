@@ -280,6 +280,7 @@ def front(
     ssl_certfile: CertFile = None,
     ssl_keyfile: KeyFile = None,
     max_requests_per_key: MaxRequestsPerKey = None,
+    load_timeout: LoadTimeout = None,
     drain_timeout: DrainTimeout = 30.0,
     log_level: LogLevel = Level.INFO,
     log_json: LogJson = False,
@@ -288,6 +289,7 @@ def front(
     from tokenyard.http.keys import KeyRing
     from tokenyard.http.main import FrontOptions, run
     from tokenyard.scripts import plan
+    from tokenyard.scripts.on_demand import OnDemand
 
     given = plan.Wishes(
         specs=named or [],
@@ -307,6 +309,7 @@ def front(
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
         max_requests_per_key=max_requests_per_key,
+        on_demand=OnDemand(load_timeout_s=load_timeout),
     )
     wishes = plan.make_plan(given, config)
     run(
@@ -326,6 +329,7 @@ def front(
             ssl_certfile=wishes.tls[0] if wishes.tls else None,
             ssl_keyfile=wishes.tls[-1] if wishes.tls else None,
             max_requests_per_key=wishes.max_requests_per_key,
+            load_timeout_s=wishes.loading.load_timeout_s,
             drain_s=drain_timeout,
             log_level=log_level.upper(),
         )

@@ -56,9 +56,13 @@ class Settled:
         given = {
             "--evict": self.evict if self.evict != "idle" else None,
             "--model-timeout": self.model_timeout_s if self.model_timeout_s != MODEL_TIMEOUT_S else None,
-            "--load-timeout": self.load_timeout_s if self.load_timeout_s != LOAD_TIMEOUT_S else None,
         }
-        return [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        known = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        return known + self.front_arguments()
+
+    def front_arguments(self) -> list[str]:
+        """The same for fronts."""
+        return ["--load-timeout", str(self.load_timeout_s)] if self.load_timeout_s != LOAD_TIMEOUT_S else []
 
 
 def _first(*values: int | None) -> int:

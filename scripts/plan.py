@@ -161,8 +161,9 @@ class Plan:
         names = ("--ssl-certfile", "--ssl-keyfile")
         tls = [part for name, path in zip(names, self.tls, strict=False) for part in (name, str(path))]
         limit = ["--max-requests-per-key", str(self.max_requests_per_key)] if self.max_requests_per_key else []
+        loading = self.loading.front_arguments()
         policies = [*_policy_arguments(self.policy), *policy_arguments(self.lora_policy)]
-        options = [*cors, *formats, *policies, *store, *mcp, *tls, *limit, *drain]
+        options = [*cors, *formats, *policies, *store, *mcp, *tls, *limit, *loading, *drain]
         return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:

@@ -30,6 +30,11 @@ from tokenyard.http.turns import (
 Event = dict[str, Any]
 
 
+def failure(error: TokenyardError) -> bytes:
+    """How a stream ends in a failure."""
+    return typed_event(error_body(error))
+
+
 class MessagesFormat:
     """Shapes one answer."""
 
@@ -59,7 +64,7 @@ class MessagesFormat:
         return typed_event(delta) + typed_event({"type": "message_stop"})
 
     def failure(self, error: TokenyardError) -> bytes:
-        return typed_event(error_body(error))
+        return failure(error)
 
     def whole(self, pieces: list[list[Piece]]) -> dict[str, Any]:
         (pieces_of_one,) = pieces

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tokenyard.broker.wire import Card
 from tokenyard.http.errors import invalid
+from tokenyard.http.models import Entry
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
 """Anthropic's."""
@@ -15,22 +15,22 @@ def is_anthropic(headers: Mapping[str, str]) -> bool:
     return "anthropic-version" in headers
 
 
-def model(card: Card) -> dict[str, Any]:
-    """Anthropic's model object."""
+def model(entry: Entry) -> dict[str, Any]:
+    """Anthropic's model object; of a model that was never up it is not known how much it takes."""
     return {
         "type": "model",
-        "id": card.names[0],
-        "display_name": card.names[0],
-        "created_at": datetime.fromtimestamp(card.created, UTC).isoformat().replace("+00:00", "Z"),
+        "id": entry["id"],
+        "display_name": entry["id"],
+        "created_at": datetime.fromtimestamp(entry["created"], UTC).isoformat().replace("+00:00", "Z"),
         "lifecycle": "active",
-        "max_input_tokens": card.context_length,
-        "max_tokens": card.context_length,
+        "max_input_tokens": entry.get("context_length"),
+        "max_tokens": entry.get("context_length"),
     }
 
 
-def page(cards: list[Card], query: Mapping[str, str]) -> dict[str, Any]:
+def page(entries: list[Entry], query: Mapping[str, str]) -> dict[str, Any]:
     """One page of the models, after or before the one that the query names."""
-    models = [model(card) for card in cards]
+    models = [model(entry) for entry in entries]
     ids = [one["id"] for one in models]
     limit = query.get("limit", str(DEFAULT_LIMIT))
     if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LIMIT:

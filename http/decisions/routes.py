@@ -14,6 +14,7 @@ from tokenyard.http.decisions.reader import Readers
 from tokenyard.http.decisions.verdicts import Verdicts
 from tokenyard.http.errors import invalid
 from tokenyard.http.fields import read
+from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import WholeReply
 from tokenyard.http.service import Service
 
@@ -25,13 +26,16 @@ def add_routes(api: FastAPI, service: Service) -> None:
     @api.post("/v1/decisions")
     async def decisions(http: Request) -> Response:
         request = await read_body(http, parse)
-        card = service.card(request["model"])
-        state = read_state(request["input"])
-        reader = await readers.get(card)
-        questions = [read_question(one, f"questions.{at}", reader) for at, one in enumerate(request["questions"])]
-        asked = await reader.read(state, questions, "input")
-        verdicts = Verdicts(service.pool, card, await service.library.get(card), asked)
-        return WholeReply(verdicts.generation, DecisionFormat(request, verdicts))
+
+        async def work(prompter: Prompter) -> Response:
+            state = read_state(request["input"])
+            reader = await readers.get(prompter.card)
+            questions = [read_question(one, f"questions.{at}", reader) for at, one in enumerate(request["questions"])]
+            asked = await reader.read(state, questions, "input")
+            verdicts = Verdicts(service.pool, prompter.card, prompter.loaded, asked)
+            return WholeReply(verdicts.generation, DecisionFormat(request, verdicts))
+
+        return await service.answer(request["model"], work)
 
 
 def parse(body: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tokenyard.http.decisions.questions import (
 from tokenyard.http.decisions.reader import Readers
 from tokenyard.http.decisions.verdicts import Verdicts
 from tokenyard.http.errors import SHAPES, Failure, HttpError
+from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import WholeReply
 from tokenyard.http.service import Service
 
@@ -58,17 +59,21 @@ def add_routes(api: FastAPI, service: Service, readers: Readers) -> None:
         except TokenyardError as error:
             raise Unprocessable([{"type": "json_invalid", "loc": ("body",), "msg": error.words}]) from error
         request = parse(body)
-        card = service.card(request.model)
-        if request.assets:
-            raise TokenyardError("invalid_value", "assets: images need a model whose processor handles them", "assets")
-        reader = await readers.get(card)
-        try:
-            questions = parse_questions(request.questions, reader.config)
-        except ValueError as error:
-            raise TokenyardError("invalid_value", str(error), "questions") from error
-        asked = await reader.read(request.state, questions, "state")
-        verdicts = Verdicts(service.pool, card, await service.library.get(card), asked)
-        return WholeReply(verdicts.generation, SystemOneFormat(request.model, verdicts))
+
+        async def work(prompter: Prompter) -> Response:
+            if request.assets:
+                words = "assets: images need a model whose processor handles them"
+                raise TokenyardError("invalid_value", words, "assets")
+            reader = await readers.get(prompter.card)
+            try:
+                questions = parse_questions(request.questions, reader.config)
+            except ValueError as error:
+                raise TokenyardError("invalid_value", str(error), "questions") from error
+            asked = await reader.read(request.state, questions, "state")
+            verdicts = Verdicts(service.pool, prompter.card, prompter.loaded, asked)
+            return WholeReply(verdicts.generation, SystemOneFormat(request.model, verdicts))
+
+        return await service.answer(request.model, work)
 
 
 def parse(body: dict[str, Any]) -> SystemOneRequest:

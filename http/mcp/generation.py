@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 Planner = Callable[[Any, Prompter], Awaitable[ChatPlan]]
 """Renders an API's request for a first turn."""
+Renew = Callable[[], Awaitable[Prompter]]
+"""Gives the prompter anew for a later turn: while tools ran, the model may have made room for another."""
 
 RESULT_SHARE = 0.5
 """Of the room that is left in the context, one result may take so much: the rest is for others and for the answer."""
@@ -84,11 +86,13 @@ class LoopGeneration(Generation):
         loop: Loop,
         first: ChatPlan | None,
         decided: tuple[Sequence[Call], Sequence[Call]],
+        renew: Renew,
     ) -> None:
         super().__init__(pool, first.plans if first else [])
         self.relay = Relay()
         self._hub = hub
         self._prompter = prompter
+        self._renew = renew
         self._request = request
         self._selected = selected
         self._loop = loop
@@ -117,6 +121,7 @@ class LoopGeneration(Generation):
         prompter: Prompter,
         request: ChatRequest,
         selected: Selected,
+        renew: Renew,
         *,
         returns_mixed: bool = False,
         max_calls: int | None = None,
@@ -140,7 +145,7 @@ class LoopGeneration(Generation):
             max_calls=MAX_CALLS if max_calls is None else min(max_calls, MAX_CALLS),
         )
         first = await plan(request, prompter)
-        return cls(pool, hub, prompter, request, selected, loop, first, (approved, denied))
+        return cls(pool, hub, prompter, request, selected, loop, first, (approved, denied), renew)
 
     # What formats and replies ask of a generation.
 
@@ -189,6 +194,7 @@ class LoopGeneration(Generation):
         """Begin a turn of the model's."""
         plan, self._first = self._first, None
         if plan is None or ask.messages or not ask.with_tools:
+            self._prompter = await self._renew()
             plan = await plan_chat(self._next_request(ask), self._prompter)
         if self._listener is None:
             return

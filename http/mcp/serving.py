@@ -11,6 +11,7 @@ from tokenyard.http.errors import invalid
 from tokenyard.http.generation import Generation
 from tokenyard.http.mcp.generation import LoopGeneration, Planner
 from tokenyard.http.mcp.selection import Selected, Wish, select
+from tokenyard.http.models import Wait
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.schemas import ChatRequest
 from tokenyard.http.service import Service
@@ -68,6 +69,7 @@ async def begin(
                 prompter,
                 request,
                 selected,
+                lambda: service.models.prompter(Wait(request.model)),
                 returns_mixed=manner.returns_mixed,
                 max_calls=max_calls,
                 approved=approved,

@@ -10,7 +10,9 @@ from tokenyard.http.decisions.fields import DECISIONS
 from tokenyard.http.decisions.systemone import SystemOneRequest
 from tokenyard.http.embeddings import EMBEDDINGS
 from tokenyard.http.fields import CHAT, COMPLETIONS
-from tokenyard.http.loras import LOAD, UNLOAD
+from tokenyard.http.loras import LOAD as LOAD_ADAPTER
+from tokenyard.http.loras import UNLOAD as UNLOAD_ADAPTER
+from tokenyard.http.model_routes import LOAD
 from tokenyard.http.openapi.schemas import of_table
 from tokenyard.http.responses.conversation_routes import BODY as CONVERSATION
 from tokenyard.http.responses.fields import RESPONSES
@@ -54,11 +56,12 @@ BODIES: dict[str, Schema] = {
     "Messages": of_table(MESSAGES, ("model", "messages", "max_tokens")),
     "CountTokens": of_table(COUNTED, ("model", "messages")),
     "Embeddings": of_table(EMBEDDINGS, ("model", "input")),
-    "LoadAdapter": of_table(LOAD, ("lora_name", "lora_path")),
-    "UnloadAdapter": of_table(UNLOAD, ("lora_name",)),
+    "LoadAdapter": of_table(LOAD_ADAPTER, ("lora_name", "lora_path")),
+    "UnloadAdapter": of_table(UNLOAD_ADAPTER, ("lora_name",)),
     "Decisions": of_table(DECISIONS, ("model", "input", "questions")),
     "SystemOne": SystemOneRequest.model_json_schema(),
     "Generate": _tgi(),
+    "LoadModel": of_table(LOAD, ("model",)),
     "Tokenize": {
         "anyOf": [
             of_table(TOKENIZE, ("prompt",)),
@@ -114,8 +117,11 @@ OPERATIONS = [
     Operation("POST", "/tokenize", "tokens", "What a model is given, as token ids", "Tokenize"),
     Operation("POST", "/detokenize", "tokens", "Token ids to text", "Detokenize"),
     Operation("POST", "/apply-template", "tokens", "A conversation as the model reads it", "ApplyTemplate"),
-    Operation("GET", "/v1/models", "models", "The models that are served", query=_ANTHROPIC_PAGE),
+    Operation("GET", "/v1/models", "models", "The models there are: up, loading, or to be had", query=_ANTHROPIC_PAGE),
     Operation("GET", "/v1/models/{name}", "models", "One model"),
+    Operation("POST", "/load_model", "models", "Load a model, as a stream of how far it is", "LoadModel", streams=True),
+    Operation("POST", "/v1/models/load", "models", "Load a model", "LoadModel"),
+    Operation("POST", "/v1/models/unload", "models", "Unload a model", "LoadModel"),
     Operation("POST", "/v1/load_lora_adapter", "models", "Load a LoRA adapter into all workers", "LoadAdapter"),
     Operation("POST", "/v1/unload_lora_adapter", "models", "Serve an adapter no more", "UnloadAdapter"),
     Operation("GET", "/v1/mcp/servers", "mcp", "The MCP servers and how they do"),

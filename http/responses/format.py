@@ -61,6 +61,14 @@ def new_response(request: ResponsesRequest, params: Params, stored: bool) -> dic
     }
 
 
+def early_failure(request: ResponsesRequest, error: TokenyardError) -> bytes:
+    """The events of a stream whose response could not be begun: it is shown with the sampling that was asked for."""
+    shown = {name: value for name, value in request.sampling.items() if name in Params._fields}
+    response = new_response(request, Params(max_tokens=1)._replace(**shown), stored=False)
+    events = Sequencer(response, {}).fail(_error_code(error), error.words)
+    return b"".join(map(typed_event, events))
+
+
 def _shown_format(form: dict[str, Any]) -> dict[str, Any]:
     if form["type"] != "json_schema":
         return form

@@ -1,5 +1,6 @@
 """/v1/responses: from a body to an answer, and what can be asked of an answer later."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +17,7 @@ from tokenyard.http.replies import STREAM_HEADERS
 from tokenyard.http.responses.background import Run, Runs, follow
 from tokenyard.http.responses.conversation_routes import add_conversation_routes
 from tokenyard.http.responses.database import Database, Row
-from tokenyard.http.responses.format import ResponsesFormat, new_response
+from tokenyard.http.responses.format import ResponsesFormat, early_failure, new_response
 from tokenyard.http.responses.items import Item
 from tokenyard.http.responses.listing import flag, page, whole_number
 from tokenyard.http.responses.request import ResponsesRequest, parse_response, plan_response
@@ -44,7 +45,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
         return await maker.answer(await read_body(http, parse_response), http.headers.get(HEADER))
 
     @api.post("/v1/responses/input_tokens")
-    async def count(http: Request) -> dict[str, Any]:
+    async def count(http: Request) -> Response:
         return await maker.count(await read_body(http, parse_response), http.headers.get(HEADER))
 
     @api.get("/v1/responses/{response_id}")
@@ -91,7 +92,14 @@ class _Maker:
         """Raises TokenyardError naming the field that does not fit."""
         stored = self._is_stored(request)
         await self._lay(request)
-        prompter = await self._service.prompter(request.model)
+
+        async def work(prompter: Prompter) -> Response:
+            return await self._make(request, prompter, header, stored)
+
+        failure = partial(early_failure, request) if request.stream else None
+        return await self._service.answer(request.model, work, failure)
+
+    async def _make(self, request: ResponsesRequest, prompter: Prompter, header: str | None, stored: bool) -> Response:
         generation, parsers = await self._begin(request, prompter, header)
         response = new_response(request, generation.plans[0].job.params, stored)
         if stored:
@@ -104,11 +112,16 @@ class _Maker:
         reply = self._service.reply(generation, form, request.stream)
         return reply if record is None else _Recorded(reply, form, record)
 
-    async def count(self, request: ResponsesRequest, header: str | None) -> dict[str, Any]:
+    async def count(self, request: ResponsesRequest, header: str | None) -> Response:
         """How many tokens the model would be given."""
         await self._lay(request)
-        generation, _ = await self._begin(request, await self._service.prompter(request.model), header)
-        return {"object": "response.input_tokens", "input_tokens": len(generation.plans[0].job.prompt_ids)}
+
+        async def work(prompter: Prompter) -> Response:
+            generation, _ = await self._begin(request, prompter, header)
+            num_tokens = len(generation.plans[0].job.prompt_ids)
+            return JSONResponse({"object": "response.input_tokens", "input_tokens": num_tokens})
+
+        return await self._service.answer(request.model, work, reads_only=True)
 
     async def _begin(self, request: ResponsesRequest, prompter: Prompter, header: str | None) -> Begun:
         """With the tools of the servers that the request chooses."""

@@ -23,6 +23,11 @@ def error_body(error: Failure) -> dict[str, Any]:
     return {"error": error.words, "error_type": ERROR_TYPES.get(status, "generation")}
 
 
+def failure(error: TokenyardError) -> bytes:
+    """How a stream ends in a failure."""
+    return event(error_body(error))
+
+
 class TgiFormat:
     """Shapes one answer."""
 
@@ -88,7 +93,7 @@ class TgiFormat:
         return b""
 
     def failure(self, error: TokenyardError) -> bytes:
-        return event(error_body(error))
+        return failure(error)
 
     def whole(self, pieces: list[list[Piece]]) -> Any:
         (choice,) = self._generation.choices

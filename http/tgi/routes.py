@@ -12,9 +12,10 @@ from tokenyard.http.bodies import read_body
 from tokenyard.http.completions import plan_completion
 from tokenyard.http.errors import SHAPES, invalid
 from tokenyard.http.generation import Generation
+from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import WholeReply
 from tokenyard.http.service import Service
-from tokenyard.http.tgi.answer import TgiFormat, error_body
+from tokenyard.http.tgi.answer import TgiFormat, error_body, failure
 from tokenyard.http.tgi.fields import TgiRequest, parse
 
 
@@ -23,11 +24,17 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
     async def answer(http: Request, stream: bool | None, in_list: bool) -> Response:
         body = await read_body(http, dict)
-        card = _card(service, body)
-        if card.lane == "encoder":
-            return await _embed(service, body, card)
-        request = parse(body, card.names[0], stream)
-        return await _generate(service, request, in_list)
+        streams = body.get("stream") is True if stream is None else stream
+
+        async def work(prompter: Prompter) -> Response:
+            card = prompter.card
+            if card.lane != "encoder":
+                return await _generate(service, parse(body, card.names[0], stream), prompter, in_list)
+            if streams:
+                invalid("stream", f"must be false: {card.names[0]} gives vectors")
+            return await _embed(service, body, prompter)
+
+        return await service.answer(_name(service, body), work, failure if streams else None)
 
     @api.post("/generate")
     async def generate(http: Request) -> Response:
@@ -43,24 +50,23 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
     @api.get("/info")
     async def info() -> Response:
-        return JSONResponse(_info(_card(service, {})))
+        return JSONResponse(_info(service.models.only_card()))
 
 
-async def _generate(service: Service, request: TgiRequest, in_list: bool) -> Response:
-    prompter = await service.prompter(request.model)
+async def _generate(service: Service, request: TgiRequest, prompter: Prompter, in_list: bool) -> Response:
     plan = await plan_completion(request, prompter)
     generation = Generation(service.pool, plan.plans)
     form = TgiFormat(request, generation, prompter.loaded, plan.echoes, in_list)
     return service.reply(generation, form, request.stream)
 
 
-async def _embed(service: Service, body: dict[str, Any], card: Card) -> Response:
+async def _embed(service: Service, body: dict[str, Any], prompter: Prompter) -> Response:
     """Feature extraction, as Hugging Face's clients ask for it: a vector a text, and nothing else."""
+    card = prompter.card
     wanted = {"model": card.names[0], "input": body.get("inputs")}
     if body.get("truncate"):
         wanted["truncate_prompt_tokens"] = -1
     request = embeddings.parse(wanted)
-    prompter = await service.prompter(card.names[0])
     texts = await embeddings.tokenize(request, prompter)
     plans = embeddings.make_plans(texts, card, prompter.loaded, 0)
     generation = Generation(service.pool, plans, embeddings.WIDTH)
@@ -77,14 +83,14 @@ class _Vectors:
         return [one["embedding"] for one in self._form.whole(pieces)["data"]]
 
 
-def _card(service: Service, body: dict[str, Any]) -> Card:
+def _name(service: Service, body: dict[str, Any]) -> str:
     """The model that is meant: the only one, or the one named. Raises TokenyardError."""
     name = body.get("model")
-    if name is not None:
-        if not isinstance(name, str):
-            invalid("model", "must be a string")
-        return service.card(name)
-    return service.only_card()
+    if name is None:
+        return service.models.only_card().names[0]
+    if not isinstance(name, str):
+        invalid("model", "must be a string")
+    return name
 
 
 def _info(card: Card) -> dict[str, Any]:

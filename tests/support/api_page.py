@@ -45,7 +45,8 @@ ERRORS = """
 | `/generate`, `/generate_stream`, `/` | `{"error", "error_type"}` |
 | `/v1/systemone` | `{"detail"}`, a text or FastAPI's list with a 422 |
 
-A stream's headers wait up to a second for its job to run, so that nearly every refusal is an HTTP status. What fails
+A stream's headers wait up to a second for its job to run, so that nearly every refusal is an HTTP status. After that
+second a stream whose model is being loaded tells how far that is, in comments (`: loading org/name 42 %`). What fails
 later ends the stream, in place of its end:
 
 | stream | the failure |

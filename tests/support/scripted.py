@@ -7,10 +7,12 @@ from typing import Any
 from models import CARD, demo_tokenizer
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.wire import Answer, Card, Finish, Message
+from tokenyard.broker.wire import Answer, Card, Finish, Message, Want
 from tokenyard.http.adapters import AdapterCards
 from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
+from tokenyard.http.loads import Loads
+from tokenyard.http.options import LOAD_TIMEOUT_S
 from tokenyard.http.pool import JobRequest, JobSink
 
 END = CARD.eos_token_ids[0]
@@ -44,6 +46,11 @@ class ScriptedPool:
     def __init__(self, *cards: Card) -> None:
         self._cards = list(cards)
         self.jobs: list[Job] = []
+        self.unloaded: list[str] = []
+        self.evicted: set[str] = set()
+        """Ids of models that were up."""
+        self.wanted: list[str] = []
+        """Those that were brought back."""
         self.play: Callable[[Job], None] | None = None
         """Called with each job right after its submission."""
         self.on_card: Callable[[Card], None] | None = None
@@ -84,6 +91,24 @@ class ScriptedPool:
         """The broker always does what it is asked."""
         self.asked.append(question(1))
         return Answer(1, "")
+
+    @property
+    def loads(self) -> Loads:
+        return Loads(LOAD_TIMEOUT_S, self.figures, lambda message: None)
+
+    async def want(self, want: Want) -> Card:
+        """An evicted model comes back; nothing else is loaded."""
+        if want.model not in self.evicted:
+            raise TokenyardError("pool_unavailable", f"nothing is loaded here, nor is {want.model}")
+        self.evicted.remove(want.model)
+        self.wanted.append(want.model)
+        return next(card for card in self._cards if card.names[0] == want.model)
+
+    async def unload(self, model: str) -> None:
+        self.unloaded.append(model)
+
+    def is_up(self, model: str) -> bool:
+        return model not in self.evicted and any(model == card.names[0] for card in self._cards)
 
     def cards(self) -> list[Card]:
         return self._cards

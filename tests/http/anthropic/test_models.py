@@ -12,18 +12,20 @@ from strict import validated
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.anthropic.models import page
 
-CARDS = [CARD._replace(names=[name], created=1_700_000_000) for name in "abcde"]
+CREATED = 1_700_000_000
+ENTRIES: list[dict[str, Any]] = [{"id": name, "created": CREATED} for name in "abcde"]
 VERSION = {"anthropic-version": "2023-06-01"}
 
 
 def test_anthropics_clients_get_anthropics_shape_and_others_openais() -> None:
-    listed = ask(ScriptedPool(CARDS[0]), "GET", "/v1/models", headers=VERSION).json()
+    pool = ScriptedPool(CARD._replace(names=["a"], created=CREATED))
+    listed = ask(pool, "GET", "/v1/models", headers=VERSION).json()
     (model,) = listed["data"]
     validated(ModelInfo, model)
     assert (model["id"], model["created_at"], model["max_input_tokens"]) == ("a", "2023-11-14T22:13:20Z", 2048)
     assert {**listed, "data": []} == {"data": [], "has_more": False, "first_id": "a", "last_id": "a"}
-    assert ask(ScriptedPool(CARDS[0]), "GET", "/v1/models/a", headers=VERSION).json() == model
-    assert ask(ScriptedPool(CARDS[0]), "GET", "/v1/models").json()["object"] == "list"
+    assert ask(pool, "GET", "/v1/models/a", headers=VERSION).json() == model
+    assert ask(pool, "GET", "/v1/models").json()["object"] == "list"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,9 @@ def test_anthropics_clients_get_anthropics_shape_and_others_openais() -> None:
     ],
 )
 def test_pages(query: dict[str, str], ids: str, more: bool) -> None:
-    answer: dict[str, Any] = page(CARDS, query)
+    answer: dict[str, Any] = page(ENTRIES, query)
+    for model in answer["data"]:
+        validated(ModelInfo, model)
     assert ("".join(model["id"] for model in answer["data"]), answer["has_more"]) == (ids, more)
     assert (answer["first_id"], answer["last_id"]) == ((ids[0], ids[-1]) if ids else (None, None))
 
@@ -49,5 +53,5 @@ def test_pages(query: dict[str, str], ids: str, more: bool) -> None:
 )
 def test_bad_queries_are_refused_by_name(query: dict[str, str], param: str) -> None:
     with pytest.raises(TokenyardError) as caught:
-        page(CARDS, query)
+        page(ENTRIES, query)
     assert caught.value.param == param
