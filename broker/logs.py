@@ -6,6 +6,7 @@ A record may carry `request_id`, and `fields`, the parts of its message by name.
 import json
 import logging
 import os
+import re
 import sys
 from typing import Any
 
@@ -15,6 +16,10 @@ JSON_VARIABLE = "TOKENYARD_LOG_JSON"
 
 CHATTY = ("httpx", "httpx2")
 """Clients that say a line at level info for each request: two dozen for a model of the Hub."""
+
+
+LINE = re.compile(r"\d\d:\d\d:\d\d .{9,}? (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) +(.*)", re.DOTALL)
+"""A line as `setup` has it written."""
 
 
 class _Lines(logging.Formatter):
@@ -62,7 +67,9 @@ def setup(process: str, level: str = "INFO") -> logging.Handler:
 
 
 def message_of(line: str) -> str:
-    """What a line of a log says, be it JSON or not."""
+    """What a line of a log says, be it JSON, one of ours, or any text."""
+    if ours := LINE.fullmatch(line):
+        return ours[1]
     try:
         told = json.loads(line)
     except ValueError:

@@ -12,6 +12,7 @@ import psutil
 
 from tokenyard.broker.logs import message_of
 from tokenyard.scripts.tie import PARENT_PID
+from tokenyard.scripts.watch import SETUP_STATUS
 
 READ_BYTES = 1 << 16
 """A pipe's capacity (pipe(7)): one read empties it."""
@@ -129,6 +130,8 @@ def cause_of_death(status: int, last_line: str, num_oom_kills: int) -> tuple[str
     """Why a process ended, as Exited tells it: (cause, words). `num_oom_kills`: the kernel's, around the death."""
     if status == 0:
         return "drained", "ended as asked"
+    if status == SETUP_STATUS and last_line:
+        return "crash", last_line  # one line of its own that says what to change
     if status > 0:
         return "crash", f"exit status {status}: {last_line}"
     name = signal.Signals(-status).name

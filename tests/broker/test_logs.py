@@ -53,7 +53,16 @@ def test_for_machines(
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("words", "words"), ('{"message": "words"}', "words"), ("1", "1"), ("", "")]
+    ("line", "message"),
+    [
+        ("words", "words"),
+        ('{"message": "words"}', "words"),
+        ("20:43:16 worker 2d61 ERROR   model x: words", "model x: words"),
+        ("20:43:16 broker    INFO    words", "words"),
+        ("20:43:16 says the ERROR", "20:43:16 says the ERROR"),
+        ("1", "1"),
+        ("", ""),
+    ],
 )
 def test_what_a_line_says(line: str, message: str) -> None:
     assert logs.message_of(line) == message
