@@ -392,7 +392,9 @@ def test_models_are_listed_with_how_they_are(tmp_path: Path) -> None:
         loads = [{"model": "other/model", "phase": "waiting", "fraction": 0.0, "words": "it waits", "waiting_s": 1.5}]
         while True:
             message = await broker.hear(Status)
-            await broker.say(Answer(message.req, "", {"posts": posts, "loads": loads, "workers": workers}))
+            await broker.say(
+                Answer(message.req, "", {"broker": {}, "posts": posts, "loads": loads, "workers": workers})
+            )
 
     async def scene(front: Front) -> None:
         telling = asyncio.create_task(tell_status(front.broker))
