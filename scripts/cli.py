@@ -375,6 +375,20 @@ app.add_typer(mcp_app, name="mcp")
 
 
 @app.command()
+def keys(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Where they are kept.", show_default="~/.config/tokenyard/keys")
+    ] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Another box of the pool; may be repeated.")] = None,
+) -> None:
+    """Make the keys of a pool of several boxes, on the box where the broker runs; what is there already stays."""
+    from tokenyard.scripts import pool_keys
+
+    for line in pool_keys.make_keys(folder or pool_keys.default_folder(), name or []):
+        typer.echo(line)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib import metadata

@@ -1,0 +1,103 @@
+"""How each kind of socket is set up, wherever it is used: limits, time-outs, CURVE. docs/protocol.md says why."""
+
+import errno
+from pathlib import Path
+
+import zmq
+
+from tokenyard.broker.config import (
+    HANDSHAKE_MS,
+    HEARTBEAT_MS,
+    HEARTBEAT_TIMEOUT_MS,
+    MAX_MESSAGE_BYTES,
+    RECONNECT_MAX_MS,
+    RECONNECT_MS,
+    ROUTER_HWM,
+    TCP_RECONNECT_MS,
+)
+from tokenyard.broker.curve import Keys
+from tokenyard.broker.endpoints import parse_tcp, refuse_plain
+from tokenyard.broker.errors import SetupError
+
+Context = zmq.Context["zmq.Socket[bytes]"]
+Socket = zmq.Socket[bytes]
+
+ZAP_DOMAIN = b"tokenyard"
+"""Must not be empty: only with a domain does libzmq refuse everybody where nobody answers for it."""
+TOKEN_PLANE = (zmq.XPUB, zmq.XSUB)
+
+
+def dial(context: Context, kind: int, endpoint: str, keys: Keys | None = None, server_key: str = "") -> Socket:
+    """A socket that connects; `server_key` (else none: plain) is the public key of who listens there.
+
+    Raises SetupError where that may not be.
+    """
+    if server_key and keys is None:
+        raise SetupError(f"{endpoint} asks for keys: give --keys DIR (`tokenyard keys` makes them)")
+    refuse_plain(endpoint, bool(server_key), "--broker")
+    socket = _make(context, kind, endpoint)
+    # Where nobody listens a local connect fails at once; one that fails in its handshake would be repeated at this pace.
+    socket.reconnect_ivl = RECONNECT_MS if endpoint.startswith("ipc://") else TCP_RECONNECT_MS
+    socket.reconnect_ivl_max = RECONNECT_MAX_MS
+    if kind == zmq.DEALER:
+        # Nothing may pile up for a dead broker and greet the next one.
+        socket.immediate = True
+    if server_key and keys:
+        socket.curve_publickey, socket.curve_secretkey = keys.public.encode(), keys.secret
+        socket.curve_serverkey = server_key.encode()
+    socket.connect(endpoint)
+    return socket
+
+
+def listen(context: Context, kind: int, endpoint: str, keys: Keys | None = None) -> Socket:
+    """A socket that is bound: on tcp over CURVE where there are keys, and a Doorman must answer for it before.
+
+    Raises SetupError.
+    """
+    socket = _make(context, kind, endpoint)
+    if kind == zmq.ROUTER:
+        socket.router_mandatory = True
+    if kind == zmq.XPUB:
+        # A front that reconnects repeats its topic, and only this makes the repetition visible.
+        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+    if endpoint.startswith("ipc://"):
+        socket.bind(endpoint)
+        Path(endpoint.removeprefix("ipc://")).chmod(0o600)
+        return socket
+    refuse_plain(endpoint, keys is not None, "--bind")
+    if keys is not None:
+        socket.curve_server = True
+        socket.curve_secretkey = keys.secret
+        socket.zap_domain = ZAP_DOMAIN
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    _bind_one(socket, endpoint)
+    return socket
+
+
+def _make(context: Context, kind: int, endpoint: str) -> Socket:
+    socket = context.socket(kind)
+    socket.linger = 0
+    # The token links' window bounds what is in flight; a high-water mark would drop silently in the middle.
+    socket.sndhwm = socket.rcvhwm = 0 if kind in TOKEN_PLANE else ROUTER_HWM
+    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    if endpoint.startswith("tcp://"):
+        # A connection that a cable or a firewall cut says nothing. On ipc, heartbeats would only create loss.
+        socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+        socket.handshake_ivl = HANDSHAKE_MS
+        socket.ipv6 = "[" in endpoint
+    return socket
+
+
+def _bind_one(socket: Socket, endpoint: str) -> None:
+    """To the first of the endpoint's ports that is free."""
+    for choice in parse_tcp(endpoint, "--bind", may_be_open=True).choices():
+        try:
+            socket.bind(choice)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRINUSE:
+                socket.close()
+                raise SetupError(f"cannot listen on {choice}: {error.strerror}; choose another --bind") from error
+        else:
+            return
+    socket.close()
+    raise SetupError(f"cannot listen on {endpoint}: it is taken; choose another --bind")
