@@ -41,7 +41,7 @@ ROUTER_HWM = 10_000
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 200
 TCP_RECONNECT_MS = 100
-"""Who is refused in the handshake comes again at this pace: 5 to 10 handshakes a second, each 0.1 ms of the broker's."""
+"""Who fails in the handshake comes again at this pace: 5 to 10 handshakes a second, each 0.1 ms of the broker's."""
 HANDSHAKE_MS = 3000
 """On tcp a handshake takes five round trips: at most half of this between continents."""
 HEARTBEAT_MS = 5000

@@ -89,6 +89,7 @@ class Control:
         return {
             "inc": worker.inc.hex(),
             "name": worker.name,
+            "endpoint": worker.endpoint,
             "pid": worker.pid,
             "state": "kept out" if worker.kept_out and not worker.stuck else worker.state,
             "words": worker.stuck or worker.kept_out,

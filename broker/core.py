@@ -231,6 +231,7 @@ class Core:
         self._gate.register(peer, worker)
         worker.capacity, worker.endpoint, worker.name = hello.capacity, hello.endpoint, hello.name
         worker.state = HUNG if worker.stuck else hello.state
+        worker.key = hello.key
         held = hello.card.adapters if hello.card is not None else []
         if hello.card is not None:
             self._adapters.learn(hello.card.names[0], held)

@@ -63,12 +63,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def refuse_plain(endpoint: str, has_keys: bool, option: str) -> None:
+def refuse_plain(endpoint: str, has_keys: bool) -> None:
     """Raise SetupError where this would go off the machine in the clear."""
-    if endpoint.startswith("ipc://") or has_keys or parse_tcp(endpoint, option, may_be_open=True).stays_here:
+    if endpoint.startswith("ipc://") or has_keys or parse_tcp(endpoint, "", may_be_open=True).stays_here:
         return
     words = "what leaves this machine must be encrypted: give --keys DIR (`tokenyard keys` makes them)"
-    raise SetupError(f"{option} {endpoint}: {words}")
+    raise SetupError(f"{endpoint}: {words}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,16 @@ class BrokerAddress:
         """On tcp, perhaps on another machine."""
         return self.front.startswith("tcp://")
 
+    @property
+    def server_key(self) -> str:
+        """What the broker must prove itself by; empty where it need not."""
+        return self.keys.broker if self.keys and self.is_remote else ""
+
+    def refuse_foreign_ipc(self, endpoint: str) -> None:
+        """Raise SetupError for an endpoint on another machine's disk."""
+        if self.is_remote and endpoint.startswith("ipc://"):
+            raise SetupError(f"{endpoint} is on its own box: start the worker there with --bind tcp://HOST:*")
+
     def __str__(self) -> str:
         return self.front if self.is_remote else self.front.removeprefix("ipc://").rpartition("/")[0]
 
@@ -99,5 +109,5 @@ class BrokerAddress:
         endpoint = parse_tcp(broker, "--broker")
         if endpoint.host in ANY:
             raise SetupError(f"--broker {broker}: {endpoint.host} is no address to call: name the broker's box")
-        refuse_plain(broker, known is not None, "--broker")
+        refuse_plain(broker, known is not None)
         return BrokerAddress(broker, broker, known)

@@ -66,6 +66,23 @@ def setup(process: str, level: str = "INFO") -> logging.Handler:
     return handler
 
 
+class Complaints:
+    """Log lines about bad peers, at most one in `seconds`; the rest are counted."""
+
+    def __init__(self, log: logging.Logger, seconds: float) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._num_silent = 0
+        self._next_s = 0.0
+
+    def say(self, words: str, now: float) -> None:
+        if now < self._next_s:
+            self._num_silent += 1
+            return
+        self._log.warning("%s%s", words, f" (after {self._num_silent} more)" if self._num_silent else "")
+        self._num_silent, self._next_s = 0, now + self._seconds
+
+
 def message_of(line: str) -> str:
     """What a line of a log says, be it JSON, one of ours, or any text."""
     if ours := LINE.fullmatch(line):

@@ -1,4 +1,4 @@
-"""The broker's process: two ROUTER sockets, a pidfd for each peer, and a loop that performs what the core decides.
+"""The broker's process: its ROUTERs, a pidfd for each local peer, and a loop that performs what the core decides.
 
 Decisions belong to core.py. The loop handles what has arrived before it hears of deaths, so that a Done outruns the
 exit that follows it.
@@ -22,19 +22,23 @@ import zmq
 
 from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
-from tokenyard.broker.config import MAX_MESSAGE_BYTES, ROUTER_HWM, RunDir, default_run_dir
+from tokenyard.broker.config import RunDir, default_run_dir
 from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT, Actions, Core
+from tokenyard.broker.curve import read_keys
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.room import DEFAULT_POLICY, Policy
-from tokenyard.broker.wire import INC_BYTES, Adapter, AgentHello, FrontHello, Message, WorkerHello
-
-Socket = zmq.Socket[bytes]
+from tokenyard.broker.sockets import Socket, listen
+from tokenyard.broker.tcp_peers import BANNED, TcpPeers
+from tokenyard.broker.wire import INC_BYTES, Adapter, AgentHello, FrontHello, Message, Refused, WorkerHello
 
 MAX_FRAMES = 256
 """Taken from one socket before the other and the clock get their turn: about 10 ms of work."""
 
 COMPLAIN_S = 1.0
 """Between two log lines about bad frames: a flood of them must not become a flood of lines."""
+
+TCP = b"t"
+"""The letter of the socket on tcp, by which all roles come: `--broker` and firewalls need know one port."""
 
 log = logging.getLogger("broker")
 
@@ -47,6 +51,10 @@ class BrokerOptions:
     policy: Policy = DEFAULT_POLICY
     adapters: tuple[Adapter, ...] = ()
     """LoRA adapters that are there from the start."""
+    bind: str | None = None
+    """Its endpoint on tcp, beside the run directory's sockets."""
+    keys: Path | None = None
+    """The folder of this box's keys; without, `bind` must be on loopback."""
     log_level: str = "INFO"
 
 
@@ -65,48 +73,42 @@ def run(options: BrokerOptions) -> None:
         broker.close()
 
 
-class Complaints:
-    """Log lines about bad peers, at most one every COMPLAIN_S; the rest are counted."""
-
-    def __init__(self) -> None:
-        self._num_silent = 0
-        self._next_s = 0.0
-
-    def say(self, words: str, now: float) -> None:
-        if now < self._next_s:
-            self._num_silent += 1
-            return
-        log.warning("%s%s", words, f" (after {self._num_silent} more)" if self._num_silent else "")
-        self._num_silent, self._next_s = 0, now + COMPLAIN_S
-
-
 class Broker:
     """Names a peer by its socket's letter and its routing id: two ROUTERs may give out the same id."""
 
     def __init__(self, run_dir: RunDir, options: BrokerOptions) -> None:
         self._ending = False
+        self._context = zmq.Context()
+        self._sockets = {
+            b"f": listen(self._context, zmq.ROUTER, run_dir.front_endpoint),
+            b"w": listen(self._context, zmq.ROUTER, run_dir.work_endpoint),
+        }
+        self._tcp: TcpPeers | None = None
+        awaited = living_workers(run_dir)
+        if options.bind is not None:
+            self._tcp = TcpPeers(self._context, options.bind, read_keys(options.keys) if options.keys else None)
+            self._sockets[TCP] = self._tcp.socket
+            log.info("listening on %s%s", self._tcp.endpoint, "" if options.keys else ", in the clear")
+            # Nothing shows which workers live elsewhere: one that never speaks makes the grace last to its end.
+            awaited.append(bytes(INC_BYTES))
         self._core = Core(
             secrets.token_bytes(INC_BYTES),
             time.monotonic(),
             os.getpid(),
-            living_workers(run_dir),
+            awaited,
             options.queue_limit,
             options.load_timeout_s,
             options.policy,
             options.adapters,
         )
-        self._context = zmq.Context()
-        self._sockets = {
-            b"f": self._bind(run_dir.front_endpoint),
-            b"w": self._bind(run_dir.work_endpoint),
-        }
         self._pidfds: dict[bytes, int] = {}
         self._peers: dict[int, bytes] = {}  # pidfd → peer
         self._deaths = select.epoll()  # of pidfds, so that one poll's cost does not grow with the peers
         self._poller = zmq.Poller()
-        for source in (*self._sockets.values(), self._deaths.fileno()):
+        sources = self._tcp.sources if self._tcp else []
+        for source in (*self._sockets.values(), *sources, self._deaths.fileno()):
             self._poller.register(source, zmq.POLLIN)
-        self._complaints = Complaints()
+        self._complaints = logs.Complaints(log, COMPLAIN_S)
 
     def serve(self) -> None:
         """The loop, until told to end: wait, take what came, hear of deaths, look at the clock."""
@@ -118,6 +120,8 @@ class Broker:
                     self._receive(letter, socket)
             if self._deaths.fileno() in ready:
                 self._reap()
+            if self._tcp is not None:
+                self._tend(self._tcp)
             self._perform(self._core.tick(time.monotonic()))
 
     def end(self) -> None:
@@ -130,16 +134,6 @@ class Broker:
         self._deaths.close()
         self._context.destroy(linger=0)
 
-    def _bind(self, endpoint: str) -> Socket:
-        socket = self._context.socket(zmq.ROUTER)
-        socket.linger = 0
-        socket.router_mandatory = True
-        socket.sndhwm = socket.rcvhwm = ROUTER_HWM
-        socket.maxmsgsize = MAX_MESSAGE_BYTES
-        socket.bind(endpoint)
-        Path(endpoint.removeprefix("ipc://")).chmod(0o600)
-        return socket
-
     def _receive(self, letter: bytes, socket: Socket) -> None:
         """Take what waits on one socket, up to MAX_FRAMES."""
         for _ in range(MAX_FRAMES):
@@ -147,31 +141,50 @@ class Broker:
                 peer = letter + socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            pid = 0
-            if peer in self._pidfds:
+            frame = None
+            if peer in self._pidfds or (self._tcp and peer in self._tcp):
                 body = socket.recv()
             else:
                 frame = socket.recv(copy=False)
                 body = frame.bytes
-                pid = self._credited_pid(frame)
             now = time.monotonic()
             try:
                 while socket.rcvmore:
                     socket.recv()
                     body = b""
                 message = decode(body)
-                if pid < 0:
-                    raise WireError("another user's process")
+                self._check(peer, frame, message)
             except WireError as error:
                 self._complaints.say(f"dropped a frame of {peer.hex()}: {error}", now)
                 continue
-            if pid and isinstance(message, FrontHello | WorkerHello | AgentHello):
-                self._watch(peer, pid)
             self._perform(self._core.handle(peer, message, now))
+            if self._tcp is not None:
+                self._tcp.note(peer, message)
+
+    def _check(self, peer: bytes, frame: zmq.Frame | None, message: Message) -> None:
+        """Raise WireError for what this peer may not say. `frame`: of one that is not watched yet."""
+        if peer[:1] == TCP:
+            assert self._tcp is not None
+            if frame is not None:
+                self._tcp.admit(peer, frame)
+            self._tcp.check(peer, message)
+            return
+        pid = self._credited_pid(frame) if frame is not None else 0
+        if pid and isinstance(message, FrontHello | WorkerHello | AgentHello):
+            self._watch(peer, pid)
+
+    def _tend(self, tcp: TcpPeers) -> None:
+        """Answer at the door, and part from those who have left or may no longer be here."""
+        tcp.tend()
+        banned = tcp.take_banned()
+        self._perform([(peer, Refused(BANNED)) for peer in banned])
+        for peer in [*tcp.take_left(), *banned]:
+            self._perform(self._core.gone(peer, time.monotonic()))
+        self._perform(tcp.news())
 
     @staticmethod
     def _credited_pid(frame: zmq.Frame) -> int:
-        """The sender's pid as the kernel gives it, 0 where it gives none; -1: not our user.
+        """The sender's pid as the kernel gives it, 0 where it gives none. Raises WireError where it is not our user's.
 
         A pid that the peer claims itself is not used: in another pid namespace it would name someone else.
         """
@@ -179,7 +192,9 @@ class Broker:
             _, uid, _, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
         except (zmq.ZMQError, ValueError):
             return 0
-        return int(pid) if int(uid) == os.getuid() else -1
+        if int(uid) != os.getuid():
+            raise WireError("another user's process")
+        return int(pid)
 
     def _watch(self, peer: bytes, pid: int) -> None:
         """Hear of the process's end at once. Where that is impossible, a failing send or silence tells."""
@@ -211,6 +226,8 @@ class Broker:
             peer, message = pending.popleft()
             if not self._send(peer, message):
                 self._unwatch(peer)
+                if self._tcp is not None:
+                    self._tcp.drop(peer)
                 pending.extend(self._core.gone(peer, time.monotonic()))
 
     def _send(self, peer: bytes, message: Message) -> bool:
@@ -251,6 +268,8 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=default_run_dir())
     parser.add_argument("--queue-limit", type=int, default=QUEUE_LIMIT)
     parser.add_argument("--load-timeout-s", type=float, default=LOAD_TIMEOUT_S)
+    parser.add_argument("--bind")
+    parser.add_argument("--keys", type=Path)
     try:
         run(BrokerOptions(**vars(parser.parse_args())))
     except SetupError as error:

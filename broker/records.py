@@ -132,6 +132,8 @@ class Worker:
     """loading, ready or draining, as the worker says; hung, as progress.py says."""
     card: Card | None
     heard_s: float
+    key: str = ""
+    """As in WorkerHello."""
     patience_s: float = 0.0
     """How long it may be silent where that is longer than SILENCE_S."""
     step: int = 0
@@ -182,7 +184,7 @@ class Worker:
     @property
     def info(self) -> WorkerInfo:
         assert self.card is not None
-        return WorkerInfo(self.inc, self.endpoint, self.card)
+        return WorkerInfo(self.inc, self.endpoint, self.card, self.key)
 
 
 @dataclass(slots=True, eq=False)

@@ -28,15 +28,14 @@ TOKEN_PLANE = (zmq.XPUB, zmq.XSUB)
 
 
 def dial(context: Context, kind: int, endpoint: str, keys: Keys | None = None, server_key: str = "") -> Socket:
-    """A socket that connects; `server_key` (else none: plain) is the public key of who listens there.
+    """A socket that connects; `server_key` is the public key of who listens there, empty where that is none.
 
     Raises SetupError where that may not be.
     """
     if server_key and keys is None:
         raise SetupError(f"{endpoint} asks for keys: give --keys DIR (`tokenyard keys` makes them)")
-    refuse_plain(endpoint, bool(server_key), "--broker")
+    refuse_plain(endpoint, bool(server_key))
     socket = _make(context, kind, endpoint)
-    # Where nobody listens a local connect fails at once; one that fails in its handshake would be repeated at this pace.
     socket.reconnect_ivl = RECONNECT_MS if endpoint.startswith("ipc://") else TCP_RECONNECT_MS
     socket.reconnect_ivl_max = RECONNECT_MAX_MS
     if kind == zmq.DEALER:
@@ -64,7 +63,7 @@ def listen(context: Context, kind: int, endpoint: str, keys: Keys | None = None)
         socket.bind(endpoint)
         Path(endpoint.removeprefix("ipc://")).chmod(0o600)
         return socket
-    refuse_plain(endpoint, keys is not None, "--bind")
+    refuse_plain(endpoint, keys is not None)
     if keys is not None:
         socket.curve_server = True
         socket.curve_secretkey = keys.secret

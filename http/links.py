@@ -10,10 +10,14 @@ from collections.abc import Callable, Collection
 import zmq
 
 from tokenyard.broker.codec import decode, encode
-from tokenyard.broker.config import MAX_MESSAGE_BYTES, RECONNECT_MAX_MS, RECONNECT_MS, ROUTER_HWM
-from tokenyard.broker.errors import WireError
+from tokenyard.broker.endpoints import BrokerAddress
+from tokenyard.broker.errors import SetupError, WireError
+from tokenyard.broker.sockets import dial
 from tokenyard.broker.wire import INC_BYTES, Delta, Idle, LinkUp, Message, Stop, Tokens, WorkerInfo
 from tokenyard.http.inbox import Inbox, Received
+
+REACH_LOOKS = 10
+"""At one a beat, a handshake and its repeat: who is up for so long without a link cannot be reached."""
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ class _Link:
         self.inbox = inbox
         self.again: asyncio.Handle | None = None
         """The next look at the socket, where one is due before it wakes its reader."""
+        self.num_looks = 0
+        """So far; not seconds, in which this process may have been stopped."""
 
 
 class Links:
@@ -40,28 +46,59 @@ class Links:
         self,
         inc: bytes,
         context: "zmq.Context[zmq.Socket[bytes]]",
+        address: BrokerAddress,
         take: Callable[[bytes, list[list[Delta]]], None],
         renewed: Callable[[bytes], None],
+        unreachable: Callable[[bytes, str], None],
     ) -> None:
         """`inc`: the front's. `take` is called with a worker's incarnation and those of its batches that came at once,
-        each in order and once; `renewed` with a worker whose tokens of before are lost.
+        each in order and once; `renewed` with a worker whose tokens of before are lost; `unreachable` with one that no
+        token can come from, and why.
         """
         self._inc = inc
         self._context = context
         self._take = take
         self._renewed = renewed
+        self._unreachable = unreachable
+        self._address = address
         self._loop = asyncio.get_running_loop()
         self._links: dict[bytes, _Link] = {}
+        self.beyond: dict[bytes, str] = {}
+        """Workers that cannot be reached, and why."""
 
     def open(self, worker: WorkerInfo) -> None:
         """Harmless where it is open."""
         if worker.inc in self._links:
-            return
-        socket = connect(self._context, zmq.XSUB, worker.endpoint)
+            return None
+        try:
+            self._address.refuse_foreign_ipc(worker.endpoint)
+            socket = dial(self._context, zmq.XSUB, worker.endpoint, self._address.keys, worker.key)
+        except SetupError as error:
+            return self._give_up(worker, str(error))
         socket.send(b"\x01" + self._inc)
         link = self._links[worker.inc] = _Link(worker, socket, Inbox(self._inc, worker.inc, self._loop.time()))
         self._loop.add_reader(socket.fileno(), self._read, link)
         self._read_soon(link)
+        return None
+
+    def look(self, living: Collection[bytes]) -> None:
+        """To be called each beat. A worker on tcp that stays without a link has a firewall before it, or has told us an
+        address that is not its own.
+        """
+        for inc in self.beyond.keys() - living:
+            del self.beyond[inc]
+        for link in self._links.values():
+            link.num_looks += 1
+            if link.inbox.up:
+                self.beyond.pop(link.worker.inc, None)
+            elif link.num_looks > REACH_LOOKS and link.worker.inc in living:
+                self._give_up(link.worker, f"nobody answers at {link.worker.endpoint}")
+
+    def _give_up(self, worker: WorkerInfo, words: str) -> None:
+        if self.beyond.get(worker.inc) != words:
+            log.error("worker %s cannot be reached: %s", worker.inc.hex(), words)
+        self.beyond[worker.inc] = words
+        self._unreachable(worker.inc, words)
 
     def close_all_but(self, living: Collection[bytes]) -> None:
         for inc in self._links.keys() - living:
@@ -133,18 +170,3 @@ class Links:
             return
         # A send may eat the edge that would have woken the reader.
         self._read_soon(link)
-
-
-def connect(context: "zmq.Context[zmq.Socket[bytes]]", kind: int, endpoint: str) -> "zmq.Socket[bytes]":
-    """One of the front's sockets, an XSUB to a worker or the DEALER to the broker."""
-    socket = context.socket(kind)
-    socket.linger = 0
-    # A link is bounded by its window; the broker's by what a ROUTER takes.
-    socket.sndhwm = socket.rcvhwm = 0 if kind == zmq.XSUB else ROUTER_HWM
-    socket.maxmsgsize = MAX_MESSAGE_BYTES
-    socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
-    if kind == zmq.DEALER:
-        # Nothing may pile up for a dead broker and greet the next one.
-        socket.immediate = True
-    socket.connect(endpoint)
-    return socket

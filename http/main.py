@@ -20,6 +20,7 @@ import uvicorn
 
 from tokenyard.broker import logs
 from tokenyard.broker.config import RunDir, default_run_dir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError
 from tokenyard.http.app import create_app
 from tokenyard.http.drain import NOTICE_S, Drain
@@ -112,6 +113,9 @@ def run(options: FrontOptions) -> None:
     bound_heap()
     os.environ.pop(KEYS_VARIABLE, None)  # not for the MCP servers that inherit the rest
     logs.setup(f"front {options.index}", options.log_level).addFilter(name_request)
+    address = BrokerAddress.of(options.run_dir, options.broker, options.keys)
+    if address.is_remote:
+        RunDir(options.run_dir).create()  # for what is kept here; where the broker is, that has made it
     listener = open_socket(options)
     host, port = listener.getsockname()[:2]
     scheme = "https" if options.ssl_certfile else "http"
@@ -120,7 +124,7 @@ def run(options: FrontOptions) -> None:
         log.warning("no API key is set, and %s is no loopback address: WHOEVER REACHES IT MAY USE THIS SERVER", host)
     drain = Drain(options.drain_s)
     config = uvicorn.Config(
-        create_app(Pool(RunDir(options.run_dir), options.load_timeout_s), options, drain),
+        create_app(Pool(address, options.load_timeout_s), options, drain),
         loop="uvloop",
         http=GuardedProtocol,
         lifespan="on",
@@ -140,6 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line of one front; the exit status."""
     parser = argparse.ArgumentParser(prog="tokenyard-front", description="Serve the HTTP API of a pool.")
     parser.add_argument("--run-dir", type=Path, default=default_run_dir())
+    parser.add_argument("--broker")
+    parser.add_argument("--keys", type=Path)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--fd", type=int)

@@ -16,7 +16,11 @@ class FrontOptions:
     """What `tokenyard front` can be told; main.py's arguments carry the same names."""
 
     run_dir: Path
-    """Where the broker's sockets are."""
+    """Where the broker's sockets are, and what fronts keep."""
+    broker: str | None = None
+    """Endpoint of a broker on tcp, perhaps on another box; None: the run directory's."""
+    keys: Path | None = None
+    """The folder of this box's keys, for a broker or workers on tcp."""
     host: str = "127.0.0.1"
     port: int = 8000
     """0 lets the system choose; the log names the port."""

@@ -18,8 +18,10 @@ import zmq
 
 from tokenyard.broker import prefix
 from tokenyard.broker.codec import decode, encode, pack_ids
-from tokenyard.broker.config import BEAT_S, SILENCE_S, RunDir
+from tokenyard.broker.config import BEAT_S, SILENCE_S
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError, WireError
+from tokenyard.broker.line import BrokerLine
 from tokenyard.broker.wire import (
     INC_BYTES,
     PROTOCOL,
@@ -50,7 +52,7 @@ from tokenyard.broker.wire import (
 from tokenyard.http.adapters import AdapterCards, adapter_of, model_of
 from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
-from tokenyard.http.links import Links, connect
+from tokenyard.http.links import Links
 from tokenyard.http.loads import Loads
 from tokenyard.http.options import LOAD_TIMEOUT_S
 from tokenyard.http.questions import Questions
@@ -81,9 +83,9 @@ class JobSink(Protocol):
 class Pool:
     """Knows the pool's models, runs jobs on it. One per front process; all calls on the event loop's thread."""
 
-    def __init__(self, run_dir: RunDir, load_timeout_s: float = LOAD_TIMEOUT_S) -> None:
+    def __init__(self, address: BrokerAddress, load_timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """`load_timeout_s`: how long one may wait for a model."""
-        self._run_dir = run_dir
+        self._address = address
         self._load_timeout_s = load_timeout_s
         self._inc = secrets.token_bytes(INC_BYTES)
         self.figures = Figures()
@@ -114,12 +116,13 @@ class Pool:
         """Connect; returns at once, `ready` tells when there is a model."""
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self._links = Links(self._inc, self._context, self._tokens, self._renewed)
-        self._broker = connect(self._context, zmq.DEALER, self._run_dir.front_endpoint)
-        self._monitor = self._broker.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        links = Links(self._inc, self._context, self._address, self._tokens, self._renewed, self._unreachable)
+        self._links = links
+        self._line = BrokerLine(self._context, self._address, self._address.front)
+        self._broker = self._line.socket
         self._loop.add_reader(self._broker.fileno(), self._read_broker)
-        self._loop.add_reader(self._monitor.fileno(), self._read_monitor)
-        self._read_monitor()
+        self._loop.add_reader(self._line.monitor.fileno(), self._tend_line)
+        self._tend_line()
         self._tick()
 
     async def close(self) -> None:
@@ -129,7 +132,7 @@ class Pool:
         self._tell_broker(Goodbye(self._inc))
         self._timer.cancel()
         self._links.close_all_but(())
-        for socket in (self._broker, self._monitor):
+        for socket in (self._broker, self._line.monitor):
             self._loop.remove_reader(socket.fileno())
         self._broker.disable_monitor()
         self._context.destroy(linger=100)
@@ -240,6 +243,8 @@ class Pool:
             self._streams.accepted(message.job, message.attempt)
         elif isinstance(message, Placed):
             self._streams.accepted(message.job, message.attempt, message.worker)
+            if words := self._links.beyond.get(message.worker):
+                self._unreachable(message.worker, words)
         elif isinstance(message, Reject):
             self._do(self._streams.rejected(message, now))
         elif isinstance(message, Lost):
@@ -279,10 +284,9 @@ class Pool:
     def _hello(self) -> None:
         self._tell_broker(FrontHello(PROTOCOL, self._inc, os.getpid(), self._streams.claims()))
 
-    def _read_monitor(self) -> None:
+    def _tend_line(self) -> None:
         """Each finished handshake is a broker that may never have heard of us."""
-        while self._monitor.poll(0):
-            self._monitor.recv_multipart(zmq.NOBLOCK)
+        if self._line.tend(self._loop.time()):
             self._hello()
 
     def _tell_broker(self, message: Message) -> None:
@@ -314,6 +318,9 @@ class Pool:
 
     def _renewed(self, worker: bytes) -> None:
         self._streams.forgotten(worker, self._loop.time())
+
+    def _unreachable(self, worker: bytes, words: str) -> None:
+        self._do(self._streams.unreachable(worker, words))
 
     def _worker_up(self, worker: WorkerInfo) -> None:
         known = self._cards.get(worker.card.names[0])
@@ -377,6 +384,8 @@ class Pool:
         if now >= self._ping_at:
             self._ping_at = now + BEAT_S
             self._tell_broker(Ping(self._inc))
+            self._tend_line()
+            self._links.look(self._up.keys())
         self._do(self._streams.tick(now))
         self.loads.tick()
         self._links.tick(now)

@@ -222,6 +222,12 @@ class Streams:
             if stream.worker == worker:
                 stream.again(now, now)
 
+    def unreachable(self, worker: bytes, words: str) -> list[Action]:
+        """What is placed on this worker would wait for ever."""
+        jobs = [job for job, stream in self._streams.items() if stream.worker == worker]
+        error = TokenyardError("pool_unavailable", f"the worker of this request cannot be reached: {words}", None, 1000)
+        return [action for job in jobs for action in self._fail(job, error)]
+
     def new_broker(self, now: float) -> None:
         """What no worker has answered yet may have died in the old broker's queue: a next attempt fences what lives.
 

@@ -1,26 +1,35 @@
-"""The supervisor's and the command line's end of a broker's socket: one DEALER, frames to messages and back."""
+"""The supervisor's and the command line's end of a broker's socket: frames to messages and back."""
 
+import logging
+import time
 from contextlib import suppress
 
 import zmq
 
 from tokenyard.broker import codec
-from tokenyard.broker.config import MAX_MESSAGE_BYTES, RECONNECT_MAX_MS, RECONNECT_MS
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import WireError
+from tokenyard.broker.line import BrokerLine
+from tokenyard.broker.sockets import Context
 from tokenyard.broker.wire import Message
+
+log = logging.getLogger(__name__)
 
 
 class BrokerPeer:
     """Sends and receives without waiting. Any message may be lost: its sender says it again."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.linger = 0
-        self.socket.maxmsgsize = MAX_MESSAGE_BYTES
-        self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
-        # Without it, what was meant for a dead broker would pile up and greet the next one.
-        self.socket.immediate = True
-        self.socket.connect(endpoint)
+    def __init__(self, context: Context, address: BrokerAddress, is_agent: bool = False) -> None:
+        """An agent's line is logged; the command line tells its user itself. Raises SetupError."""
+        endpoint = address.work if is_agent else address.front
+        say = log.error if is_agent else log.debug
+        self._line = BrokerLine(context, address, endpoint, say)
+        self.socket = self._line.socket
+
+    @property
+    def trouble(self) -> str:
+        """Why no broker is connected, as far as is known."""
+        return self._line.trouble
 
     def send(self, message: Message) -> None:
         """Send, or lose it where no broker is connected."""
@@ -28,7 +37,8 @@ class BrokerPeer:
             self.socket.send(codec.encode(message), zmq.NOBLOCK)
 
     def receive(self) -> list[Message]:
-        """All messages that wait; what is not of the protocol is dropped."""
+        """All messages that wait; what is not of the protocol is dropped. To be called now and then."""
+        self._line.tend(time.monotonic())
         messages: list[Message] = []
         while True:
             try:
@@ -37,3 +47,7 @@ class BrokerPeer:
                 return messages
             except WireError:
                 continue
+
+    def close(self) -> None:
+        """At once; what is not sent yet is lost."""
+        self._line.close()

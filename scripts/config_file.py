@@ -7,7 +7,8 @@ Every mistake is an error that names the file, the line, the table and the key. 
     [lora.NAME]     source (Hub name or directory) and base (a model's name) of a LoRA adapter
     [front]         host, port, count, api_keys, cors_origins, tool_formats, allow_models, models_dir, lora_dir,
                     allow_loras, store, mcp, ssl_certfile, ssl_keyfile, max_requests_per_key
-    [pool]          gpu_share, evict, model_timeout, load_timeout, standby
+    [pool]          gpu_share, evict, model_timeout, load_timeout, standby; for a pool of several boxes broker, bind,
+                    workers_bind, advertise, keys
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from tokenyard.scripts.option_checks import (
     whole,
 )
 from tokenyard.scripts.placement import Model, WorkerRow, model_of, parse_model, place, refuse_clashes
+from tokenyard.scripts.reach import REACH_CHECKS
 from tokenyard.scripts.toml_lines import Keys, line_of, read_toml
 
 
@@ -65,7 +67,7 @@ class ConfigFile:
     front: dict[str, Any] = field(default_factory=dict)
     """Keys of FRONT_CHECKS, as far as they are given."""
     pool: dict[str, Any] = field(default_factory=dict)
-    """Keys of POOL_CHECKS, as far as they are given."""
+    """Keys of POOL_CHECKS and REACH_CHECKS, as far as they are given."""
 
     @contextmanager
     def at(self, *keys: str | int) -> Iterator[None]:
@@ -108,7 +110,7 @@ def read_config(path: Path) -> ConfigFile:
         with config.at("lora", name):
             config.loras.append(check_lora(LoraSpec(name, table.get("source", ""), table.get("base", ""))))
     config.front = _check(config, ["front"], tables.get("front", {}), FRONT_CHECKS)
-    config.pool = _check(config, ["pool"], tables.get("pool", {}), POOL_CHECKS)
+    config.pool = _check(config, ["pool"], tables.get("pool", {}), {**POOL_CHECKS, **REACH_CHECKS})
     _refuse_clashes(config)
     return config
 

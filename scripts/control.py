@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,10 +13,9 @@ from rich.table import Table
 
 from tokenyard.broker import wire
 from tokenyard.broker.answers import Collector
-from tokenyard.broker.config import RunDir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError
 from tokenyard.scripts.broker_peer import BrokerPeer
-from tokenyard.scripts.pool_dir import find_pool
 
 REPEAT_MS = 100
 """An unanswered question is asked again so often: a connect takes a few ms, an answer less."""
@@ -53,48 +51,48 @@ def ask(broker: BrokerPeer, question: Question, req: int) -> dict[str, Any]:
                     raise SetupError(message.error)
                 if answer := collector.take(message):
                     return answer.body
-    raise SetupError("no broker answers; is `tokenyard serve` running? (--run-dir says where)")
+    hint = broker.trouble or "is `tokenyard serve` running? (--run-dir or --broker says where)"
+    raise SetupError(f"no broker answers; {hint}")
 
 
 @contextmanager
-def broker_of(run_dir: RunDir) -> Iterator[BrokerPeer]:
+def broker_of(address: BrokerAddress) -> Iterator[BrokerPeer]:
     with zmq.Context() as context:
-        broker = BrokerPeer(context, run_dir.front_endpoint)
+        broker = BrokerPeer(context, address)
         try:
             yield broker
         finally:
-            broker.socket.close()
+            broker.close()
 
 
-def show_status(given: Path | None, watch: bool) -> None:
+def show_status(address: BrokerAddress, watch: bool) -> None:
     """Print the pool's state, once or until Ctrl-C."""
-    run_dir = find_pool(given)
     console = Console()
     if not console.is_terminal:
         console = Console(width=FILE_COLUMNS)
-    with broker_of(run_dir) as broker:
+    with broker_of(address) as broker:
         req = 1
         body = ask(broker, wire.Status, req)
         if not watch:
-            console.print(status_table(body, run_dir))
+            console.print(status_table(body, str(address)))
             return
         with Live(console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
             while True:
-                live.update(status_table(body, run_dir), refresh=True)
+                live.update(status_table(body, str(address)), refresh=True)
                 time.sleep(WATCH_S)
                 req += 1
                 body = ask(broker, wire.Status, req)
 
 
-def pool_status(given: Path | None) -> dict[str, Any]:
+def pool_status(address: BrokerAddress) -> dict[str, Any]:
     """The broker's answer to Status."""
-    with broker_of(find_pool(given)) as broker:
+    with broker_of(address) as broker:
         return ask(broker, wire.Status, 1)
 
 
-def kill_worker(given: Path | None, prefix: str) -> None:
+def kill_worker(address: BrokerAddress, prefix: str) -> None:
     """End the worker that `prefix` names at once."""
-    with broker_of(find_pool(given)) as broker:
+    with broker_of(address) as broker:
         row = find_worker(ask(broker, wire.Status, 1)["workers"], prefix)
         ask(broker, lambda req: wire.KillWorker(req, bytes.fromhex(row["inc"])), 2)
     typer.echo(f"{row['name']} ({row['inc'][:SHORT]}, pid {row['pid']}) is killed")
@@ -126,12 +124,20 @@ def _guesses(load: dict[str, int]) -> tuple[str, str]:
     return f"{guessed:,}", f"{load['confirmed'] / guessed:.0%}" if guessed else ""
 
 
+def _place(row: dict[str, Any]) -> str:
+    """The worker's device; on another box, with the address that it is called by."""
+    endpoint = str(row["endpoint"])
+    return (
+        f"{row['device']} at {endpoint.removeprefix('tcp://')}" if endpoint.startswith("tcp://") else str(row["device"])
+    )
+
+
 def _mebibytes(num_bytes: int | None) -> str:
     return "" if num_bytes is None else f"{num_bytes / (1 << 20):,.0f} MiB"
 
 
-def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
-    """The pool as `tokenyard status` shows it."""
+def status_table(body: dict[str, Any], place: str) -> Group:
+    """The pool as `tokenyard status` shows it. `place`: where its broker is."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     pinned = {post["inc"] for post in body["posts"] if post["pinned"]}
     guessing = any("guessed" in row["load"] for row in body["workers"])
@@ -148,7 +154,7 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
             str(row["pid"]),
             _state(row, pinned),
             ", ".join(row["models"]) or row["name"],
-            row["device"],
+            _place(row),
             f"{row['running']}/{row['capacity']}",
             f"{row['tokens_per_s']:,.0f}",
             _mebibytes(row["load"].get("device_bytes")),
@@ -161,4 +167,4 @@ def status_table(body: dict[str, Any], run_dir: RunDir) -> Group:
     notes = [f"{row['inc'][:SHORT]} is {row['state']}: {row['words']}" for row in body["workers"] if row["words"]]
     notes += [line for agent in body["agents"] for line in agent["troubles"]]
     notes += [f"{one['model']}: {one['words']}, for {one['waiting_s']:.0f} s now" for one in body["loads"]]
-    return Group(f"{counts} in {run_dir.path}", table, *notes)
+    return Group(f"{counts} at {place}", table, *notes)

@@ -18,6 +18,7 @@ from tokenyard.http.mcp.names import tool_name
 from tokenyard.http.mcp.results import as_text
 from tokenyard.http.mcp.sdk import McpFailure
 from tokenyard.scripts.control import pool_status
+from tokenyard.scripts.pool_dir import find_broker
 
 LINE_CHARS = 70
 """Of a tool's description in a table."""
@@ -96,7 +97,7 @@ def _described(server: ServerConfig) -> str:
 
 def reload(run_dir: Path | None) -> int:
     """Have every front of a running pool read its mcp.json again."""
-    fronts = [front["pid"] for front in pool_status(run_dir)["fronts"]]
+    fronts = [front["pid"] for front in pool_status(find_broker(run_dir))["fronts"]]
     for pid in fronts:
         os.kill(pid, signal.SIGHUP)
     typer.echo(f"told {len(fronts)} front{'s' * (len(fronts) != 1)}; its log says what came of it")

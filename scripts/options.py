@@ -40,6 +40,32 @@ FreshDir = Annotated[
     Path | None,
     typer.Option(help="Directory of the pool's sockets.", envvar="TOKENYARD_RUN_DIR", show_default="a private one"),
 ]
+Broker = Annotated[
+    str | None,
+    typer.Option(metavar="tcp://HOST:PORT", help="The broker, on another box.", show_default="in the run directory"),
+]
+KeyFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys", metavar="DIR", help="This box's keys (`tokenyard keys`), for tcp.", envvar="TOKENYARD_KEYS",
+        show_default="none: tcp on loopback only",
+    ),
+]  # fmt: skip
+Bind = Annotated[
+    str | None,
+    typer.Option(metavar="tcp://HOST:PORT", help="Let other boxes in here.", show_default="this box alone"),
+]
+WorkersBind = Annotated[
+    str | None,
+    typer.Option(
+        metavar="tcp://HOST:PORTS",
+        help="Where workers listen for fronts on other boxes; PORTS: *, or FIRST-LAST.",
+        show_default="with --broker, this box's address",
+    ),
+]
+Advertise = Annotated[
+    str | None, typer.Option(metavar="HOST[:PORT]", help="How fronts reach workers here.", show_default="as bound")
+]
 LogLevel = Annotated[Level, typer.Option()]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.", show_default="8000")]

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from tokenyard.broker.endpoints import is_loopback
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import DEMO, check_option, format_spec, parse_spec
 from tokenyard.broker.wire import Adapter
@@ -36,6 +36,7 @@ from tokenyard.scripts.placement import (
     refuse_clashes,
     share_cores,
 )
+from tokenyard.scripts.reach import Reach
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -71,6 +72,7 @@ class Wishes:
     ssl_keyfile: Path | None = None
     max_requests_per_key: int | None = None
     on_demand: OnDemand = field(default_factory=OnDemand)
+    reach: Reach = field(default_factory=Reach)
     drain_timeout_s: float = 30.0
     log_level: str = "info"
 
@@ -109,6 +111,8 @@ class Plan:
     """Of models on demand."""
     memory_bytes: list[int]
     """Of each device; 0: unknown."""
+    reach: Reach
+    """Beyond this box."""
     drain_timeout_s: float
     """How long running streams may go on after SIGTERM."""
     log_level: str
@@ -149,8 +153,8 @@ class Plan:
         return share_cores([*workers, row])[-1]
 
     def broker_arguments(self, run_dir: Path) -> list[str]:
-        loras = broker_arguments(self.loras)
-        return ["broker", *self.loading.broker_arguments(), *loras, *self._common(run_dir)]
+        options = [*self.loading.broker_arguments(), *broker_arguments(self.loras), *self.reach.broker_arguments()]
+        return ["broker", *options, *self._common(run_dir)]
 
     def front_arguments(self, run_dir: Path, fd: int, index: int) -> list[str]:
         drain = ["--drain-timeout", str(self.drain_timeout_s)]
@@ -163,13 +167,15 @@ class Plan:
         limit = ["--max-requests-per-key", str(self.max_requests_per_key)] if self.max_requests_per_key else []
         loading = self.loading.front_arguments()
         policies = [*_policy_arguments(self.policy), *policy_arguments(self.lora_policy)]
-        options = [*cors, *formats, *policies, *store, *mcp, *tls, *limit, *loading, *drain]
+        web = [*cors, *formats, *store, *mcp, *tls, *limit, *loading, *drain]
+        options = [*self.reach.front_arguments(), *policies, *web]
         return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
         num_sharers = self.slots[self.places.index(row.place)] if row.place in self.places else 1
         share = ["--share", str(num_sharers)] if num_sharers > 1 and row.gpu is not None else []
-        return [*row.arguments(), "--inc", inc.hex(), *share, *self._common(run_dir)]
+        options = [*row.arguments(), "--inc", inc.hex(), *share, *self.reach.worker_arguments()]
+        return [*options, *self._common(run_dir)]
 
     def front_environment(self) -> dict[str, str]:
         """Keys go this way: arguments can be read by every user of the machine."""
@@ -227,6 +233,7 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         max_requests_per_key=max_requests,
         loading=wishes.on_demand.over(config.pool),
         memory_bytes=memory_of(devices),
+        reach=_reach(wishes, config),
         drain_timeout_s=wishes.drain_timeout_s,
         log_level=wishes.log_level,
     )
@@ -245,6 +252,12 @@ def _check_wishes(wishes: Wishes) -> None:
     for allow in (wishes.allow_models, wishes.allow_loras):
         if allow:
             read_allow(allow)
+
+
+def _reach(wishes: Wishes, config: ConfigFile) -> Reach:
+    """Mistakes name the file's table, unless the command line has made them alone."""
+    with config.at("pool") if config.pool else nullcontext():
+        return wishes.reach.over(config.pool)
 
 
 def _blamed(config: ConfigFile, key: str, wish: object) -> AbstractContextManager[None]:
@@ -312,14 +325,6 @@ def _check_mcp(path: Path, host: str, api_keys: Sequence[str], num_fronts: int) 
         raise SetupError(f"{words}: serve with one front, or give them a url")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address; a name that is none counts by what it is called."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _store(given: str) -> str:
     """Absolute: a front may run elsewhere."""
     return given if given in ("", "off") else str(Path(given).absolute())
@@ -342,12 +347,14 @@ def _plan_workers(
 def fleet_commands(path: Path, run_dir: Path) -> list[tuple[str, str]]:
     """(name, arguments quoted for a shell) of each process that scripts/fleet.sh starts.
 
-    The workers are the agent's: it alone spawns and reaps. Fronts that share no socket listen on ports in a row.
+    The workers are the agent's: it alone spawns and reaps. Fronts that share no socket listen on ports in a row; where
+    the broker is elsewhere, they run only if the file has a [front].
     """
     plan = make_plan(Wishes(), path)
     shared = ["--config", str(path), "--run-dir", str(run_dir)]
-    fronts = [
-        (f"front-{index}", ["front", "--port", str(plan.port + index), *shared]) for index in range(plan.num_fronts)
-    ]
-    commands = [("broker", plan.broker_arguments(run_dir)), *fronts, ("agent", ["agent", *shared])]
+    is_whole = plan.reach.broker is None
+    brokers = [("broker", plan.broker_arguments(run_dir))] if is_whole else []
+    num_fronts = plan.num_fronts if is_whole or read_config(path).front else 0
+    fronts = [(f"front-{index}", ["front", "--port", str(plan.port + index), *shared]) for index in range(num_fronts)]
+    commands = [*brokers, *fronts, ("agent", ["agent", *shared])]
     return [(name, shlex.join(arguments)) for name, arguments in commands]

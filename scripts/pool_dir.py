@@ -1,5 +1,6 @@
 """Where a pool's sockets are: a fresh private run directory for each `serve`, and the way back to it for `status`."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -8,10 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokenyard.broker.config import RunDir, default_run_dir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError
 
 _PREFIX = "tokenyard-run-"
 _LOCK = "supervisor"
+_BROKER = "broker.json"
+"""In the run directory of an agent whose broker is on tcp: its endpoint, and the folder of this box's keys."""
 
 
 @contextmanager
@@ -42,15 +46,41 @@ def pool_dir(given: Path | None) -> Iterator[RunDir]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def find_pool(given: Path | None) -> RunDir:
-    """The pool that a control command means: the given one, else the last served, else the user's own."""
+def find_broker(given: Path | None, broker: str | None = None, keys: Path | None = None) -> BrokerAddress:
+    """The broker that a control command means: the given one, else that of the given run directory.
+
+    Without one, of the pool that was last served here, else of the user's own directory.
+    """
+    path = _find_dir(given)
+    if broker is None:
+        with suppress(OSError, ValueError):
+            noted = json.loads((path / _BROKER).read_text())
+            broker = noted["broker"]
+            keys = keys or (Path(noted["keys"]) if noted["keys"] else None)
+    return BrokerAddress.of(path, broker, keys)
+
+
+def note_broker(run_dir: RunDir, address: BrokerAddress) -> None:
+    """Have control commands find the broker of this box's agent by its run directory. Raises SetupError."""
+    path = run_dir.path / _BROKER
+    try:
+        if address.is_remote:
+            keys = str(address.keys.folder) if address.keys else ""
+            path.write_text(json.dumps({"broker": address.front, "keys": keys}))
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _find_dir(given: Path | None) -> Path:
     if given is not None:
-        return RunDir(given.absolute())
+        return given.absolute()
     with suppress(OSError):
         path = Path(_pointer().read_text().strip())
         if path.is_dir():
-            return RunDir(path)
-    return RunDir(default_run_dir())
+            return path
+    return default_run_dir()
 
 
 def _pointer() -> Path:

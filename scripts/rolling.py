@@ -3,16 +3,15 @@
 import time
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import typer
 
 from tokenyard.broker import wire
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.control import SHORT, ask, broker_of, find_worker
-from tokenyard.scripts.pool_dir import find_pool
 
 LOOK_S = 0.25
 """Between two looks at what has become of it, with the request repeated: half of the beat that states come with."""
@@ -21,12 +20,12 @@ Row = dict[str, Any]
 """Of a worker, in the answer to Status."""
 
 
-def drain_workers(given: Path | None, names: Sequence[str], successor: str, timeout_s: float) -> int:
+def drain_workers(address: BrokerAddress, names: Sequence[str], successor: str, timeout_s: float) -> int:
     """Drain the workers that `names` name, all where there is none; the exit status. Raises SetupError.
 
     It ends with the first that cannot be replaced: what is wrong with that one may be wrong with all.
     """
-    with broker_of(find_pool(given)) as broker:
+    with broker_of(address) as broker:
         reqs = count(1)
         rows = choose(ask(broker, wire.Status, next(reqs))["workers"], names)
         for place, row in enumerate(rows):

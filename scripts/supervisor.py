@@ -28,7 +28,7 @@ from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.children import Child, cause_of_death, count_oom_kills, end_strays, start_child
 from tokenyard.scripts.placement import WorkerRow, post_of
 from tokenyard.scripts.plan import Plan
-from tokenyard.scripts.pool_dir import pool_dir
+from tokenyard.scripts.pool_dir import note_broker, pool_dir
 from tokenyard.scripts.screen import Screen, describe_worker, pool_facts
 from tokenyard.scripts.standby import Standbys
 from tokenyard.scripts.tie import adopt_orphans
@@ -51,6 +51,8 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def serve(plan: Plan, given: Path | None) -> int:
     """Run the whole pool until told to end; the exit status. Raises SetupError where it cannot start."""
+    if plan.reach.broker is not None:
+        raise SetupError("serve runs a broker of its own; for workers of another box's, there is `tokenyard agent`")
     with listen(plan.host, plan.port) as listener, pool_dir(given) as run_dir:
         return Supervisor(plan, run_dir, listener).run()
 
@@ -58,6 +60,7 @@ def serve(plan: Plan, given: Path | None) -> int:
 def agent(plan: Plan, given: Path) -> int:
     """Run the workers of a pool whose broker and fronts are others' children."""
     with pool_dir(given) as run_dir:
+        note_broker(run_dir, plan.reach.address(run_dir.path))
         return Supervisor(plan, run_dir, None).run()
 
 
@@ -106,6 +109,7 @@ class Supervisor:
         """`listener`: what the fronts share; None for an agent, which has no broker and no fronts."""
         self._plan = plan
         self._run_dir = run_dir
+        self._address = plan.reach.address(run_dir.path)
         self._listener = listener
         self._watch = Watch(plan.drain_timeout_s + DRAIN_MARGIN_S, plan.on_demand)
         self._children: dict[str, Child] = {}
@@ -134,8 +138,8 @@ class Supervisor:
         """Until drained, told to end, or nothing useful is left to keep alive; the exit status."""
         adopt_orphans()
         with caught_signals() as signals, zmq.Context() as context:
-            self._work = BrokerPeer(context, self._run_dir.work_endpoint)
-            self._control = BrokerPeer(context, self._run_dir.front_endpoint)
+            self._work = BrokerPeer(context, self._address, is_agent=True)
+            self._control = BrokerPeer(context, self._address)
             self._screen = Screen()
             logs.setup("supervisor", self._plan.log_level.upper())
             try:
@@ -353,11 +357,13 @@ class Supervisor:
 
     def _take_status(self, body: dict[str, Any], now: float) -> None:
         """The pool as the broker sees it: note who is ready, show how far the others are."""
-        states = {front["pid"]: "ready" for front in body["fronts"]}
-        states |= {worker["pid"]: describe_worker(worker) for worker in body["workers"]}
+        # By incarnation: a pid may be that of another box's worker, too.
+        workers = {worker["inc"]: describe_worker(worker) for worker in body["workers"]}
+        fronts = {front["pid"]: "ready" for front in body["fronts"]}
         waiting: dict[str, str] = {}
         for name, child in self._children.items():
-            state = "ready" if name == "broker" else states.get(child.pid, "starting")
+            state = workers.get(child.inc.hex()) or fronts.get(child.pid, "starting")
+            state = "ready" if name == "broker" else state
             if state == "ready":
                 self._do(self._watch.ready(name, now))
             else:

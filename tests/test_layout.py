@@ -15,6 +15,7 @@ ROOMS = ("broker", "workers", "http", "scripts")
 CONTRACT = {
     *("wire", "structures", "token_plane", "adapter_messages", "answers"),
     *("codec", "params", "prefix", "errors", "config", "logs", "spec", "hub", "gguf_file", "gguf_tokenizer"),
+    *("curve", "door", "endpoints", "line", "sockets"),
 }
 """The broker's modules that workers and fronts may use."""
 

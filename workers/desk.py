@@ -104,11 +104,15 @@ def _num_bytes(delta: Delta) -> int:
 class Desk:
     """One worker life: loading → ready → draining → Exit."""
 
-    def __init__(self, inc: bytes, pid: int, endpoint: str, name: str, capacity: int, now: float) -> None:
+    def __init__(
+        self, inc: bytes, pid: int, endpoint: str, name: str, capacity: int, now: float, key: str = ""
+    ) -> None:
+        """`key`: as in WorkerHello."""
         self._inc = inc
         self._pid = pid
         self._endpoint = endpoint
         self._name = name
+        self._key = key
         self._capacity = capacity
         self._state = "loading"
         self._card: Card | None = None
@@ -202,6 +206,12 @@ class Desk:
         if link := self._links.get(front):
             link.unsubscribe(now)
 
+    def cut_off(self, now: float) -> None:
+        """All connections of fronts have ended."""
+        for front in list(self._subscriptions):
+            self._subscriptions[front] = 1
+            self.unsubscribed(front, now)
+
     def from_front(self, message: TokensUp, now: float) -> list[Action]:
         if message.worker != self._inc:
             return []
@@ -287,7 +297,16 @@ class Desk:
     def _hello(self) -> WorkerHello:
         card = self._card and self._card._replace(adapters=self._adapters.loaded)
         return WorkerHello(
-            PROTOCOL, self._inc, self._pid, self._state, self._endpoint, self._capacity, card, self._jobs(), self._name
+            PROTOCOL,
+            self._inc,
+            self._pid,
+            self._state,
+            self._endpoint,
+            self._capacity,
+            card,
+            self._jobs(),
+            self._name,
+            self._key,
         )
 
     def check(self) -> None:

@@ -11,20 +11,21 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
 
 from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
-from tokenyard.broker.config import MAX_MESSAGE_BYTES, RECONNECT_MAX_MS, RECONNECT_MS, ROUTER_HWM, RunDir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError, WireError
+from tokenyard.broker.line import BrokerLine
 from tokenyard.broker.spec import OFF, parse_spec
 from tokenyard.broker.wire import (
     INC_BYTES,
     Abort,
     Ack,
+    Allowed,
     Card,
     Drain,
     LoadAdapter,
@@ -41,6 +42,7 @@ from tokenyard.workers.desk import Add as AddJob
 from tokenyard.workers.engine_thread import EngineThread, Loader
 from tokenyard.workers.options import WorkerOptions
 from tokenyard.workers.speculation import parse_speculate
+from tokenyard.workers.token_door import TokenDoor
 
 if TYPE_CHECKING:
     from tokenyard.workers.engine import Engine
@@ -87,16 +89,21 @@ class WorkerProcess:
     """The sockets, and the loop that feeds the desk and does what it says."""
 
     def __init__(self, options: WorkerOptions) -> None:
-        run_dir = RunDir(options.run_dir).create()
+        address = BrokerAddress.of(options.run_dir, options.broker, options.keys)
         self._inc = options.inc or secrets.token_bytes(INC_BYTES)
         self._context = zmq.Context()
-        self._tokens_path = Path(run_dir.tokens_endpoint(self._inc).removeprefix("ipc://"))
-        self._tokens = self._bind_tokens(run_dir.tokens_endpoint(self._inc))
-        self._work = self._connect_work(run_dir.work_endpoint)
-        self._monitor = self._work.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._tokens = TokenDoor(self._context, address, options, self._inc)
+        self._line = BrokerLine(self._context, address, address.work)
+        self._work = self._line.socket
         name = f"{options.spec} on {f'gpu {options.gpu}' if options.gpu is not None else options.device}"
         self._desk = Desk(
-            self._inc, os.getpid(), run_dir.tokens_endpoint(self._inc), name, options.max_num_seqs, time.monotonic()
+            self._inc,
+            os.getpid(),
+            self._tokens.endpoint,
+            name,
+            options.max_num_seqs,
+            time.monotonic(),
+            self._tokens.key,
         )
         self._engine = EngineThread(make_loader(options))
         self._num_stop_signals = 0
@@ -109,28 +116,33 @@ class WorkerProcess:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         self._engine.start()
-        poller = zmq.Poller()
-        for source in (self._work, self._tokens, self._monitor, self._engine.wake):
-            poller.register(source, zmq.POLLIN)
+        self._poller = zmq.Poller()
+        for source in (self._work, self._line.monitor, *self._tokens.sources, self._engine.wake):
+            self._poller.register(source, zmq.POLLIN)
         tick_at = 0.0
         while True:
-            ready = dict(poller.poll(POLL_MS))
+            ready = dict(self._poller.poll(POLL_MS))
             now = time.monotonic()
             if self._engine.wake in ready:
                 self._from_engine(now)
-            if self._tokens in ready:
-                self._drain(self._tokens, self._from_front, now)
+            if self._tokens.socket in ready:
+                self._drain(self._tokens.socket, self._from_front, now)
             if self._work in ready:
                 self._drain(self._work, self._from_broker, now)
-            if self._monitor in ready:
-                self._monitor.recv_multipart()
-                self._do(self._desk.connected())
+            if self._line.monitor in ready:
+                self._tend_line(now)
+            self._tokens.tend(ready, now)
             # Not once a step: all Python here is time that the engine's thread waits for the interpreter.
             if now >= tick_at:
                 tick_at = now + POLL_MS / 1000
                 self._tick(now)
 
+    def _tend_line(self, now: float) -> None:
+        if self._line.tend(now):
+            self._do(self._desk.connected())
+
     def _tick(self, now: float) -> None:
+        self._tend_line(now)
         if self._must_end:
             self._do(self._desk.leave())
         if self._num_stop_signals:
@@ -154,9 +166,22 @@ class WorkerProcess:
 
     def _from_broker(self, frame: bytes, now: float) -> None:
         message = decode(frame)
+        if isinstance(message, Allowed):
+            self._allow(message, now)
+            return
         if not isinstance(message, Start | Abort | Drain | LoadAdapter | UnloadAdapter | Who | Refused):
             raise WireError(f"{type(message).__name__} is not for a worker")
         self._do(self._desk.from_broker(message, now))
+
+    def _allow(self, message: Allowed, now: float) -> None:
+        """A key that is taken back must not go on listening: all connections end, and who may comes again."""
+        before = self._tokens.sources
+        if self._tokens.allow(message.keys):
+            for source in before:
+                self._poller.unregister(source)
+            for source in self._tokens.sources:
+                self._poller.register(source, zmq.POLLIN)
+            self._desk.cut_off(now)
 
     def _from_front(self, frame: bytes, now: float) -> None:
         kind, front = frame[:1], frame[1:]
@@ -186,7 +211,7 @@ class WorkerProcess:
         for action in actions:
             if isinstance(action, ToFront):
                 for frame in action.frames:
-                    self._tokens.send(action.front + frame, zmq.NOBLOCK)
+                    self._tokens.socket.send(action.front + frame, zmq.NOBLOCK)
             elif isinstance(action, ToBroker):
                 self._send_broker(encode(action.message))
             elif isinstance(action, AddJob | Drop | Adopt | Retire):
@@ -219,33 +244,9 @@ class WorkerProcess:
         (log.info if action.code == 0 else log.error)("%s", action.words)
         self._work.disable_monitor()
         self._context.destroy(linger=GOODBYE_MS)
-        self._tokens_path.unlink(missing_ok=True)
+        self._tokens.remove()
         sys.stderr.flush()
         os._exit(action.code)
-
-    def _bind_tokens(self, endpoint: str) -> "zmq.Socket[bytes]":
-        socket = self._context.socket(zmq.XPUB)
-        socket.linger = 0
-        # The link's window bounds what is in flight; a high-water mark would drop silently in the middle.
-        socket.sndhwm = 0
-        socket.rcvhwm = 0
-        socket.maxmsgsize = MAX_MESSAGE_BYTES
-        # A front that reconnects repeats its topic, and only this makes the repetition visible.
-        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
-        socket.bind(endpoint)
-        self._tokens_path.chmod(0o600)
-        return socket
-
-    def _connect_work(self, endpoint: str) -> "zmq.Socket[bytes]":
-        socket = self._context.socket(zmq.DEALER)
-        socket.linger = 0
-        socket.sndhwm = socket.rcvhwm = ROUTER_HWM
-        socket.maxmsgsize = MAX_MESSAGE_BYTES
-        socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
-        # Without it, beats for a dead broker would pile up and greet the next one.
-        socket.immediate = True
-        socket.connect(endpoint)
-        return socket
 
 
 def make_loader(options: WorkerOptions) -> Loader:

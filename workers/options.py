@@ -13,6 +13,15 @@ class WorkerOptions:
     spec: str
     """MODEL_SPEC: see tokenyard.broker.spec. Its engine keys are among the options here already."""
     run_dir: Path
+    broker: str | None = None
+    """Endpoint of a broker on tcp, perhaps on another box; None: the run directory's."""
+    keys: Path | None = None
+    """The folder of this box's keys; without, nothing may leave the machine."""
+    bind: str | None = None
+    """Where fronts get tokens on tcp: `tcp://HOST:PORT`, a range FIRST-LAST, or `*`. None: in the run directory, or,
+    with a broker on tcp, at any port of the address by which this box reaches it."""
+    advertise: str | None = None
+    """HOST or HOST:PORT by which fronts reach that, where it is another."""
     device: str = "auto"
     """auto, cpu or cuda."""
     gpu: int | None = None

@@ -17,7 +17,7 @@ from sse import Reply, stream
 from transformers import AutoModelForCausalLM
 from yard import Yard
 
-from tokenyard.broker.config import RunDir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Finish
@@ -113,7 +113,7 @@ class Answer:
 
 async def embed(run_dir: Path, prompt_ids: list[int]) -> bytes:
     """Through a front's own client of the pool."""
-    pool = Pool(RunDir(run_dir))
+    pool = Pool(BrokerAddress.of(run_dir))
     await pool.start()
     try:
         async with asyncio.timeout(60):

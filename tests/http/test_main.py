@@ -77,12 +77,12 @@ def test_the_process_is_small_and_never_imports_torch(tmp_path: Path, large: boo
         import asyncio, sys
         from pathlib import Path
         from tokenyard.http import main
-        from tokenyard.broker.config import RunDir
+        from tokenyard.broker.endpoints import BrokerAddress
         from tokenyard.broker.wire import Card
         card = Card(["demo"], {source!r}, "c", 2048, 4096, 16, "paged", "float32", "cpu", 2048, [2039])
 
         async def run():
-            pool = main.Pool(RunDir(Path({str(tmp_path)!r})))
+            pool = main.Pool(BrokerAddress.of(Path({str(tmp_path)!r})))
             main.create_app(pool, main.FrontOptions(run_dir=Path({str(tmp_path)!r})))
             from tokenyard.http.library import TokenizerLibrary
             loaded = await TokenizerLibrary().get(card)

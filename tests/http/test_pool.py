@@ -10,6 +10,7 @@ from models import CARD, demo_tokenizer
 from scripted_broker import ScriptedBroker, scripted_broker
 
 from tokenyard.broker.config import SUBMIT_REPEAT_S
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Answer, Cancel, Finish, LoadFailed, Loading, Reject, Submit, UnloadModel, Want
@@ -25,7 +26,7 @@ Scene = Callable[[Pool, ScriptedBroker], Awaitable[Any]]
 async def front(load_timeout_s: float = 600.0) -> AsyncIterator[tuple[Pool, ScriptedBroker]]:
     """A front's pool, and the broker that has welcomed it."""
     async with scripted_broker() as (broker, run_dir):
-        pool = Pool(run_dir, load_timeout_s)
+        pool = Pool(BrokerAddress.of(run_dir.path), load_timeout_s)
         await pool.start()
         try:
             await pool.wait_welcomed(10)

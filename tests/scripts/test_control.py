@@ -1,15 +1,13 @@
 """What `tokenyard status` shows."""
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tokenyard.broker.config import RunDir
 from tokenyard.scripts.control import status_table
 
 
-def shown(*loads: dict[str, int]) -> list[list[str]]:
+def shown(*loads: dict[str, int], endpoint: str = "ipc:///run/x/w-ab.sock") -> list[list[str]]:
     """The table's words, line by line, of workers that differ in their load only."""
     row: dict[str, Any] = {
         "inc": "ab" * 8,
@@ -24,12 +22,13 @@ def shown(*loads: dict[str, int]) -> list[list[str]]:
         "silent_s": 0.25,
         "tokens_per_s": 812.4,
         "restarts": 2,
+        "endpoint": endpoint,
         "words": "",
     }
     body = {"workers": [{**row, "load": load} for load in loads], "fronts": [], "agents": [], "loads": [], "posts": []}
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(status_table(body, RunDir(Path("/run/x"))))
+        console.print(status_table(body, "/run/x"))
     return [line.split() for line in capture.get().splitlines()]
 
 
@@ -50,6 +49,7 @@ def test_deaths_and_hung_workers_are_told_below_the_table() -> None:
         "device": "cpu",
         "capacity": 64,
         "running": 3,
+        "endpoint": "ipc:///run/x/w-ab.sock",
     }
     row |= {"step": 1, "silent_s": 0.2, "tokens_per_s": 0.0, "restarts": 2, "load": {}}
     hung = {**row, "state": "hung", "words": "step 2 lasts for 61 s"}
@@ -57,7 +57,7 @@ def test_deaths_and_hung_workers_are_told_below_the_table() -> None:
     loads = [{"model": "big", "words": "it waits for a device", "waiting_s": 3.2}]
     posts = [{"inc": "ab" * 8, "pinned": True}]
     body = {"workers": [hung], "fronts": [], "agents": agents, "loads": loads, "posts": posts}
-    group = status_table(body, RunDir(Path("/run/x")))
+    group = status_table(body, "/run/x")
     console = Console(width=200)
     with console.capture() as capture:
         console.print(group)
@@ -74,3 +74,8 @@ def test_how_much_was_guessed_and_how_much_of_it_was_right() -> None:
     assert first[-2:] == ["4,000", "25%"]
     assert second[-2:] == ["s", "0"]
     assert third[-1] == "s"
+
+
+def test_a_worker_on_tcp_is_shown_with_its_address() -> None:
+    _, _, line = shown({}, endpoint="tcp://10.0.0.2:40000")
+    assert line[4:8] == ["cpu", "at", "10.0.0.2:40000", "3/64"]

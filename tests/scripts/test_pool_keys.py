@@ -104,11 +104,11 @@ def test_a_folder_that_cannot_be_made_is_told() -> None:
 
 def test_what_others_may_read_is_refused_with_advice(folder: Path) -> None:
     (folder / "own.key_secret").chmod(0o640)
-    with pytest.raises(SetupError, match="chmod go= .*own.key_secret"):
+    with pytest.raises(SetupError, match=r"chmod go= .*own\.key_secret"):
         read_keys(folder)
     (folder / "own.key_secret").chmod(0o600)
     folder.chmod(0o750)
-    with pytest.raises(SetupError, match="chmod go= .*keys"):
+    with pytest.raises(SetupError, match=r"chmod go= .*keys"):
         read_keys(folder)
 
 

@@ -14,7 +14,7 @@ import psutil
 import zmq
 from yard import free_port, wait_until
 
-from tokenyard.broker.config import RunDir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.wire import Status
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.control import ask
@@ -102,11 +102,11 @@ class Served:
     def status(self) -> dict[str, Any]:
         """The broker's answer to Status."""
         with zmq.Context() as context:
-            broker = BrokerPeer(context, RunDir(self.run_dir).front_endpoint)
+            broker = BrokerPeer(context, BrokerAddress.of(self.run_dir))
             try:
                 return ask(broker, Status, 1)
             finally:
-                broker.socket.close()
+                broker.close()
 
     def ready_pids(self) -> set[int]:
         return {row["pid"] for row in self.status()["workers"] if row["state"] == "ready"}

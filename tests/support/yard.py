@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import zmq
 
-from tokenyard.broker.config import RunDir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.wire import Status
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.control import ask
@@ -70,13 +70,17 @@ class Yard:
         self._logs.append(path)
         with path.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tokenyard.scripts.cli", *arguments, "--run-dir", str(self.run_dir)],
+                [sys.executable, "-m", "tokenyard.scripts.cli", *arguments, "--run-dir", str(self.place(arguments[0]))],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "TOKENYARD_PARENT_PID": str(os.getpid())},
                 cwd=self.run_dir,
             )
+
+    def place(self, role: str) -> Path:
+        """The run directory of its processes."""
+        return self.run_dir
 
     def start_worker(self, *arguments: str) -> "subprocess.Popen[bytes]":
         return self.start("worker", self.model, "--device", "cpu", "--threads", "1", *self.worker_arguments, *arguments)
@@ -98,11 +102,11 @@ class Yard:
     def status(self) -> dict[str, Any]:
         """What the broker knows, as `tokenyard status` asks for it."""
         with zmq.Context() as context:
-            broker = BrokerPeer(context, RunDir(self.run_dir).front_endpoint)
+            broker = BrokerPeer(context, BrokerAddress.of(self.run_dir))
             try:
                 return ask(broker, Status, 1)
             finally:
-                broker.socket.close()
+                broker.close()
 
     def wait_workers(self, count: int) -> None:
         """Until the front knows so many workers that can take jobs."""
