@@ -12,6 +12,9 @@ from typing import NamedTuple
 CALM_STEPS = 3.0
 """A step with prompts should last no longer than so many that only decode. A running stream is to wait for at most 4
 of its median gaps (docs/performance.md); the fourth is for what others do on the machine meanwhile."""
+STALLED_STEP_S = 0.1
+"""While streams stand still until they are computed anew, because their worker died or their blocks were taken, the
+others may wait so long: a fifth of what a fault may cost a stream (docs/reliability.md)."""
 WINDOW = 9
 """Steps that an estimate is made of: 4 of them may be outliers; 9 chunks of a prompt differ little in their context."""
 ENOUGH = 3
@@ -46,8 +49,8 @@ class Pace:
             own_s = self._calm_s(work.num_decodes) or 0.0
             self._token_s.append(max(0.0, seconds - own_s) / work.num_prompt_tokens)
 
-    def budget(self, num_decodes: int) -> int:
-        """Prompt tokens for a step with so many decodes.
+    def budget(self, num_decodes: int, stalled: bool = False) -> int:
+        """Prompt tokens for a step with so many decodes; `stalled`: some of them are of a stream that stands still.
 
         All that fit where there are none, and as long as no step has only decoded: no stream has a rhythm then.
         """
@@ -55,6 +58,8 @@ class Pace:
         if calm_s is None or token_s is None:
             return self._max_tokens
         spare_s = (CALM_STEPS - 1) * calm_s
+        if stalled:
+            spare_s = max(spare_s, STALLED_STEP_S - calm_s)
         if spare_s >= token_s * self._max_tokens:
             return self._max_tokens
         return max(self._min_tokens, int(spare_s / token_s))

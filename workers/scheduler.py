@@ -20,6 +20,7 @@ Rules, in order:
 from array import array
 from bisect import insort
 from collections.abc import Callable, Collection, Iterator, Mapping
+from math import inf
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -200,11 +201,12 @@ class Scheduler:
         self,
         held: Collection[bytes] = (),
         drafts: Mapping[Sequence, list[int]] = NO_DRAFTS,
-        prompt_budget: Callable[[int], int] | None = None,
+        prompt_budget: Callable[[int, bool], int] | None = None,
     ) -> Plan:
         """Plan one step; sequences of the fronts in `held` keep their blocks but do not run.
 
-        `prompt_budget`: how many prompt tokens, at least one, may go with so many decodes; None: all that fit.
+        `prompt_budget`: how many prompt tokens, at least one, may go with so many decodes, and whether a stream stands
+        still until its tokens are computed anew; None: all that fit.
         """
         decodes: list[Sequence] = []
         place = 0
@@ -214,8 +216,9 @@ class Scheduler:
             if self._may_decode(sequence, held) and self._grow(sequence):
                 decodes.append(sequence)
         budget = self.max_batch_tokens - len(decodes)
-        allowed = budget if prompt_budget is None else min(budget, prompt_budget(len(decodes)))
         begun = [one for one in self.running if one.num_pending > 1 and one.job.front not in held]
+        stalled = any(one.num_emitted for one in (*begun, *self.waiting) if one.job.front not in held)
+        allowed = budget if prompt_budget is None else min(budget, prompt_budget(len(decodes), stalled))
         prefills: list[Chunk] = []
         for sequence in self._prompts(begun, held):
             count = sequence.num_pending if self.whole_prompts else min(sequence.num_pending, allowed)
@@ -272,26 +275,31 @@ class Scheduler:
             self.pool.publish(sequence.blocks[index], self._key(sequence, index))
 
     def _prompts(self, begun: list[Sequence], held: Collection[bytes]) -> Iterator[Sequence]:
-        """Sequences to prefill: those begun, then waiting ones, admitted as they are asked for."""
+        """Sequences to prefill: those begun, then waiting ones, admitted as they are asked for.
+
+        Streams that stand still, resumed or preempted, go before those that have not begun to flow, the shortest first:
+        the more of them flow again early.
+        """
         if not self.waiting:
             yield from begun
             return
-        coming: set[bytes] = set()
-        for sequence in begun:
-            coming.update(self._coming_keys(sequence))
-            yield sequence
-        for sequence in list(self.waiting):
-            if sequence.job.front in held:
-                continue
-            if len(self.running) == self.max_num_seqs or len(sequence.ids) < sequence.num_tokens:
-                return
-            num_reusable = sequence.num_reusable // self.block_size if self.reuse_prefixes else 0
-            hits = self.pool.match(self._key(sequence, index) for index in range(num_reusable))
-            if len(hits) < num_reusable and self._key(sequence, len(hits)) in coming:
-                continue
-            if not self._admit(sequence, hits):
-                return
-            coming.update(self._coming_keys(sequence))
+        coming = {key for one in begun for key in self._coming_keys(one)}
+        is_full = False
+        order = [*begun, *(one for one in self.waiting if one.job.front not in held)]
+        order.sort(key=lambda one: one.num_pending if one.num_emitted else inf)
+        for sequence in order:
+            if not sequence.blocks:
+                if is_full or len(self.running) == self.max_num_seqs or len(sequence.ids) < sequence.num_tokens:
+                    is_full = True
+                    continue
+                num_reusable = sequence.num_reusable // self.block_size if self.reuse_prefixes else 0
+                hits = self.pool.match(self._key(sequence, index) for index in range(num_reusable))
+                if len(hits) < num_reusable and self._key(sequence, len(hits)) in coming:
+                    continue
+                if not self._admit(sequence, hits):
+                    is_full = True
+                    continue
+                coming.update(self._coming_keys(sequence))
             yield sequence
 
     def _coming_keys(self, sequence: Sequence) -> Iterator[bytes]:

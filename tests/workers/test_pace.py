@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenyard.workers.pace import CALM_STEPS, ENOUGH, WINDOW, Pace, Work
+from tokenyard.workers.pace import CALM_STEPS, ENOUGH, STALLED_STEP_S, WINDOW, Pace, Work
 
 MAX, MIN = 512, 16
 
@@ -74,6 +74,20 @@ def test_a_long_prompt_keeps_steps_short(num_decodes: int) -> None:
     steps = machine.long_prompt(pace, num_decodes)
     assert all(one <= CALM_STEPS * 1.01 for one in steps)
     assert sum(steps) <= 1.6 * 1800 * machine.token_s / machine.calm(num_decodes), "2 of 3 calm steps go to the prompt"
+
+
+def test_streams_that_stand_still_may_hold_up_the_others_for_a_moment() -> None:
+    pace, machine = Pace(MAX, MIN), Machine(step_s=0.005, decode_s=0.0, token_s=0.00025)
+    machine.teach(pace, 4)
+    machine.teach(pace, 0, 200)
+    assert machine.took(Work(4, pace.budget(4))) <= CALM_STEPS * 0.005
+    lasts_s = machine.took(Work(4, pace.budget(4, stalled=True)))
+    assert 0.85 * STALLED_STEP_S < lasts_s <= STALLED_STEP_S
+    slow = Machine(step_s=0.2, decode_s=0.0, token_s=0.004)
+    pace = Pace(MAX, MIN)
+    slow.teach(pace, 4)
+    slow.teach(pace, 0, 200)
+    assert pace.budget(4, stalled=True) == pace.budget(4), "there a step lasts for longer anyway"
 
 
 def test_a_cost_of_mixing_is_found() -> None:

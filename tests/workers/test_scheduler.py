@@ -151,6 +151,50 @@ def test_a_step_is_planned_while_the_one_before_draws() -> None:
     assert one.num_settled == 8
 
 
+def resumed(number: int, length: int, num_emitted: int, max_tokens: int = 99, front: bytes = b"a") -> Sequence:
+    """One whose stream flowed elsewhere."""
+    return Sequence(WorkerJob(front, number, 2), [number] * length, [7] * num_emitted, Params(max_tokens))
+
+
+def test_streams_that_stand_still_go_first_the_shortest_before() -> None:
+    scheduler = make(num_blocks=40, max_num_seqs=6, max_batch_tokens=8)
+    begun, fresh = added(scheduler, 20, 3)
+    assert spans(run(scheduler)) == [(0, 0, 8)]
+    for one in (resumed(2, 9, 4), resumed(3, 3, 2)):
+        scheduler.add(one)
+    assert spans(run(scheduler)) == [(3, 0, 5), (2, 0, 3)]
+    assert spans(run(scheduler)) == [(2, 3, 10)]
+    assert spans(run(scheduler)) == [(2, 10, 13), (0, 8, 12)], "then those that had begun before"
+    assert fresh in scheduler.waiting
+    while fresh in scheduler.waiting:
+        assert run(scheduler).prefills
+    assert begun.num_pending == 1
+
+
+def test_one_that_has_no_room_holds_back_no_other_that_has_begun() -> None:
+    scheduler = make(num_blocks=8, max_num_seqs=4, max_batch_tokens=4)
+    added(scheduler, 20)
+    run(scheduler)
+    scheduler.add(resumed(1, 10, 4))
+    assert spans(run(scheduler)) == [(0, 4, 8)]
+
+
+def test_only_streams_that_stand_still_hurry() -> None:
+    scheduler = make(num_blocks=40)
+    told: list[bool] = []
+
+    def budget(num_decodes: int, stalled: bool) -> int:
+        told.append(stalled)
+        return 4
+
+    added(scheduler, 6)
+    scheduler.schedule(prompt_budget=budget)
+    scheduler.add(resumed(1, 4, 4, front=b"slow"))
+    scheduler.schedule([b"slow"], prompt_budget=budget)
+    scheduler.schedule(prompt_budget=budget)
+    assert told == [False, False, True]
+
+
 class Engine(RuleBasedStateMachine):
     """Any traffic over a pool that is too small for it, with steps that land at once and such that run ahead."""
 
@@ -167,13 +211,20 @@ class Engine(RuleBasedStateMachine):
         """Whose tokens are being drawn."""
         self.number = 0
 
-    @rule(length=st.integers(1, 30), front=st.sampled_from([b"a", b"b"]), first=st.integers(0, 1))
-    def add(self, length: int, front: bytes, first: int) -> None:
+    @rule(
+        length=st.integers(1, 25),
+        front=st.sampled_from([b"a", b"b"]),
+        first=st.integers(0, 1),
+        num_emitted=st.sampled_from([0, 0, 1, 5]),
+    )
+    def add(self, length: int, front: bytes, first: int, num_emitted: int) -> None:
         self.number += 1
-        one = sequence(self.number, length, front, first, min(9, self.NUM_BLOCKS * BLOCK - length))
+        max_tokens = num_emitted + min(9, self.NUM_BLOCKS * BLOCK - length - num_emitted)
+        ids, emitted = [first] * length, [7] * num_emitted
+        one = Sequence(WorkerJob(front, self.number, 1), ids, emitted, Params(max_tokens))
         self.scheduler.add(one)
         self.alive.append(one)
-        self.emitted[one] = 0
+        self.emitted[one] = num_emitted
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -198,7 +249,7 @@ class Engine(RuleBasedStateMachine):
         """As the engine does it, with `most` prompt tokens; returns how many tokens were planned or landed."""
         ready = [one for one in self.scheduler.running if one.num_pending == 1 and one.job.front not in held]
         known = [one for one in self.scheduler.running if len(one.ids) == one.num_tokens]
-        plan = self.scheduler.schedule(held, dict.fromkeys(known, drafts) if drafts else NO_DRAFTS, lambda _: most)
+        plan = self.scheduler.schedule(held, dict.fromkeys(known, drafts) if drafts else NO_DRAFTS, lambda *_: most)
         assert sum(end - start for _, start, end in plan.prefills) <= most
         decodes = plan.decodes + [one for one, _ in plan.guesses]
         planned = [*decodes, *(one for one, _, _ in plan.prefills)]
