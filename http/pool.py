@@ -56,7 +56,7 @@ from tokenyard.http.links import Links
 from tokenyard.http.loads import Loads
 from tokenyard.http.options import LOAD_TIMEOUT_S
 from tokenyard.http.questions import Questions
-from tokenyard.http.streams import Action, Deliver, Fail, JobRequest, Missing, Send, Streams
+from tokenyard.http.streams import DRAIN_S, Action, Deliver, Fail, JobRequest, Missing, Send, Streams
 
 __all__ = ["JobRequest", "JobSink", "Pool"]
 
@@ -64,6 +64,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.02
 """Finer than every timer of streams and inboxes (20 ms and 50 ms); an idle tick costs some 10 µs."""
+CLOCK_S = 0.001
+"""uvloop's clock ticks so: by then a time is surely over."""
 LINGER_S = 0.2
 """A dead worker's link is read for so long before it is closed: ten times what draining takes."""
 MAX_PREFIX_KEYS = 128
@@ -109,6 +111,7 @@ class Pool:
         """The broker that welcomed us."""
         self._welcomed = asyncio.Event()
         self._ping_at = 0.0
+        self._submits_soon = False
         self.on_card: Callable[[Card], None] | None = None
         """Called when a model is first seen, or has changed."""
 
@@ -249,6 +252,7 @@ class Pool:
             self._do(self._streams.rejected(message, now))
         elif isinstance(message, Lost):
             self._streams.lost(message, now)
+            self._submit_soon()
         elif isinstance(message, Welcome):
             self._welcome(message, now)
         elif isinstance(message, WorkerUp):
@@ -377,6 +381,16 @@ class Pool:
                 self._held[missing.job] = self.loads.begin(want, settled)
             except TokenyardError as error:
                 settled(error)
+
+    def _submit_soon(self) -> None:
+        """Not with the next tick: streams stand still."""
+        if not self._submits_soon:
+            self._submits_soon = True
+            self._loop.call_later(DRAIN_S + CLOCK_S, self._submit_lost)
+
+    def _submit_lost(self) -> None:
+        self._submits_soon = False
+        self._do(self._streams.tick(self._loop.time()))
 
     def _tick(self) -> None:
         now = self._loop.time()

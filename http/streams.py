@@ -14,8 +14,9 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Cancel, Delta, Finish, FrontJob, Lost, Reject, Submit
 
-DRAIN_S = 0.02
-"""After Lost, what the dead worker had already sent still comes out of the socket: one poll of the loop, and some."""
+DRAIN_S = 0.005
+"""After Lost, what the dead worker had already sent still comes out of the socket: it lay there while the kernel took
+the process's memory down, some 80 ms, so that one poll of the loop finds it."""
 
 ACCEPT_WITHIN_S = 10.0
 """With no broker for so long, a request is answered with a 503: a supervisor restarts a broker in under a second."""

@@ -259,13 +259,13 @@ class Supervisor:
         cause, words = cause_of_death(status, child.last_line, count_oom_kills() - self._num_oom_kills)
         if verdict := self._agency.verdict(child.inc):
             cause, words = "crash", verdict
-        self._screen.write(lines)
-        end_strays({child.pid for child in (*self._children.values(), *self._standbys)})
         told = f"at {time.strftime('%H:%M:%S')}: {words[:MAX_TROUBLE]}"
         actions = self._watch.died(name, status, now, cause == "killed", told)
         if name in self._rows:
             final = name not in self._watch.posts
             self._answer(self._agency.ended(number_of(name), cause, words, final), now)
+        self._screen.write(lines)
+        end_strays({child.pid for child in (*self._children.values(), *self._standbys)})
         if cause == "crash" or (cause == "killed" and not self._watch.is_draining):
             log.warning("%s (pid %d): %s", name, child.pid, words)
         self._do(actions)
