@@ -84,6 +84,7 @@ class Engine:
         self._patience = Patience(num_params, model.device.type, options.step_timeout_s)
         self.patience_s = options.step_timeout_s
         """How long the step at hand may last; read by another thread while it does."""
+        self._num_threads = torch.get_num_threads()
         self._work: Work | None = None
         """What the last step computed, if it can be held against its time."""
         self._sequences: dict[WorkerJob, Sequence] = {}
@@ -99,6 +100,10 @@ class Engine:
     @property
     def has_work(self) -> bool:
         return bool(self._sequences or self._ready or self._flight or self._embedder.num_waiting)
+
+    def enter_thread(self) -> None:
+        """The calling thread is the one that steps: torch keeps the number of its helpers by thread."""
+        torch.set_num_threads(self._num_threads)
 
     def load(self) -> dict[str, int]:
         """Figures for people and for the beat."""

@@ -71,6 +71,7 @@ class EngineThread(threading.Thread):
     def run(self) -> None:
         try:
             engine, self.card = self._load(self._set_progress)
+            engine.enter_thread()
             from tokenyard.workers.adoption import Adoption  # here, as it imports torch
 
             adoption = Adoption(engine, self._commands.put)

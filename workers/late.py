@@ -6,7 +6,6 @@ minute without. What is compiled is a twin that shares all weights.
 
 import copy
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from tokenyard.workers.gently import lower_priority
 from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.selftest import first_line
 
@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 
 HEAD_START_S = 2.0
 """Whoever asked for the model gets the first tokens before the compiler takes the interpreter's time."""
-NICE = 5
-"""A third of the time that others get where all want a core (sched(7)): engine, broker and fronts go first. With the
-lowest priority, on two cores of which others wanted four, half a minute's compile had not ended after eight."""
 
 
 class LateCompile(threading.Thread):
@@ -43,7 +40,7 @@ class LateCompile(threading.Thread):
 
     def run(self) -> None:
         time.sleep(HEAD_START_S)
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # on Linux of the thread alone
+        lower_priority()
         torch.set_num_threads(self._num_threads)  # a thread's own, and compiled code is for one number
         began = time.perf_counter()
         twin = make_twin(self._model)

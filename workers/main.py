@@ -40,6 +40,7 @@ from tokenyard.workers.adapter_desk import Adopt, Retire
 from tokenyard.workers.desk import Action, Desk, Drop, Exit, ToBroker, ToFront
 from tokenyard.workers.desk import Add as AddJob
 from tokenyard.workers.engine_thread import EngineThread, Loader
+from tokenyard.workers.gently import gently
 from tokenyard.workers.options import WorkerOptions
 from tokenyard.workers.speculation import parse_speculate
 from tokenyard.workers.token_door import TokenDoor
@@ -256,7 +257,9 @@ def make_loader(options: WorkerOptions) -> Loader:
         # A quarter of the time that importing torch and transformers takes is the collector's, which finds nothing.
         gc.disable()
         try:
-            return build(progress)
+            # On a CPU others serve meanwhile on the same cores, perhaps the streams of the worker that died before this
+            # one. On CUDA all stays in one thread, as little of it is the CPU's work.
+            return gently(lambda: build(progress)) if options.device == "cpu" else build(progress)
         finally:
             gc.freeze()
             gc.enable()

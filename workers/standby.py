@@ -7,6 +7,7 @@ import gc
 import json
 import sys
 
+from tokenyard.workers.gently import gently
 from tokenyard.workers.main import set_device, set_waiting
 
 
@@ -15,14 +16,23 @@ def wait_for_arguments(gpu: int | None) -> list[str] | None:
     set_device(gpu)
     set_waiting()
     gc.disable()  # a quarter of the imports' time is the collector's, which finds nothing
-    import torch
-
-    import tokenyard.workers.engine
-    import tokenyard.workers.model  # noqa: F401 - for the time that it takes
-
-    if gpu is not None and torch.cuda.is_available():
-        torch.zeros(1, device="cuda")
+    gently(_prepare)
+    if gpu is not None:
+        _make_context()
     gc.freeze()
     gc.enable()
     line = sys.stdin.readline()
     return json.loads(line) if line else None
+
+
+def _prepare() -> None:
+    """Import what takes the time; nobody waits for it, and workers serve on the same cores."""
+    import tokenyard.workers.engine
+    import tokenyard.workers.model  # noqa: F401
+
+
+def _make_context() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.zeros(1, device="cuda")

@@ -33,6 +33,9 @@ class Diary:
         self.num_steps += 1
         return []
 
+    def enter_thread(self) -> None:
+        self.thread = threading.get_ident()
+
     def took(self, seconds: float) -> None:
         self.told_s.append(seconds)
 
