@@ -110,8 +110,7 @@ class Pool:
         self._epoch: bytes | None = None
         """The broker that welcomed us."""
         self._welcomed = asyncio.Event()
-        self._ping_at = 0.0
-        self._submits_soon = False
+        self._ping_at = self._resumes_at = 0.0
         self.on_card: Callable[[Card], None] | None = None
         """Called when a model is first seen, or has changed."""
 
@@ -252,7 +251,9 @@ class Pool:
             self._do(self._streams.rejected(message, now))
         elif isinstance(message, Lost):
             self._streams.lost(message, now)
-            self._submit_soon()
+            if now >= self._resumes_at:  # not with the next tick: streams stand still, and many at once
+                self._resumes_at = now + DRAIN_S + CLOCK_S
+                self._loop.call_at(self._resumes_at, lambda: self._do(self._streams.tick(self._loop.time())))
         elif isinstance(message, Welcome):
             self._welcome(message, now)
         elif isinstance(message, WorkerUp):
@@ -381,16 +382,6 @@ class Pool:
                 self._held[missing.job] = self.loads.begin(want, settled)
             except TokenyardError as error:
                 settled(error)
-
-    def _submit_soon(self) -> None:
-        """Not with the next tick: streams stand still."""
-        if not self._submits_soon:
-            self._submits_soon = True
-            self._loop.call_later(DRAIN_S + CLOCK_S, self._submit_lost)
-
-    def _submit_lost(self) -> None:
-        self._submits_soon = False
-        self._do(self._streams.tick(self._loop.time()))
 
     def _tick(self) -> None:
         now = self._loop.time()
