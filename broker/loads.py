@@ -22,6 +22,8 @@ WANT_S = 2.0
 """A want that is not repeated for so long is forgotten: six repeats."""
 FAILURE_S = 2.0
 """A failed load is answered from memory for so long, that every waiter hears of it and none starts it anew at once."""
+STRANGER_S = 1.0
+"""After the grace, agents and workers of a model that jobs resume have had time to speak: reconnects take 0.2 s."""
 MAX_RECIPES = 4096
 """Models remembered with their MODEL_SPEC: more than anybody takes turns with."""
 
@@ -99,9 +101,13 @@ class Loads:
         """Queued jobs of a model without workers are a want of their own."""
         if model.workers or model.name in self._loads or not any(model.queues.values()):
             return
-        if recipe := self._state.recipes.get(model.name):
-            self._loads[model.name] = Load(recipe, self._state.now)
+        state = self._state
+        if recipe := state.recipes.get(model.name):
+            self._loads[model.name] = Load(recipe, state.now)
             self._look()
+        elif not model.served and state.now > state.grace_until_s + STRANGER_S and self._room.spots():
+            # An older broker knew how to load it; its front does, too.
+            self._jobs.reject_queued(model, "model_not_found", f"no worker has {model.name!r}")
 
     def __contains__(self, model: str) -> bool:
         """Whether it is on its way."""

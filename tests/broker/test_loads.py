@@ -4,7 +4,7 @@ from box import Box
 from switch import MODEL, Switch, inc, submit
 
 from tokenyard.broker.config import BEAT_S
-from tokenyard.broker.loads import FAILURE_S, WANT_S
+from tokenyard.broker.loads import FAILURE_S, STRANGER_S, WANT_S
 from tokenyard.broker.room import Policy
 from tokenyard.broker.wire import (
     Accepted,
@@ -342,6 +342,16 @@ def test_a_new_broker_finds_the_load_that_is_under_way() -> None:
     assert only(again.mail("box"), Spawn) == []
     box.up(0)
     assert only(again.mail("front"), WorkerUp)
+
+
+def test_a_new_broker_hands_jobs_back_whose_model_it_cannot_load() -> None:
+    """The front says Want then: it knows how."""
+    switch, box = yard()
+    assert only(switch.say("front", submit(1, attempt=2, model="evicted")), Accepted)
+    pass_time(switch, box, STRANGER_S + 0.5)
+    (reject,) = only(switch.mail("front"), Reject)
+    assert isinstance(reject, Reject)
+    assert reject.code == "model_not_found"
 
 
 def test_a_lost_agent_leaves_the_load_waiting_for_another() -> None:
