@@ -53,23 +53,23 @@ def listen(context: Context, kind: int, endpoint: str, keys: Keys | None = None)
 
     Raises SetupError.
     """
+    is_local = endpoint.startswith("ipc://")
+    choices = [endpoint] if is_local else parse_tcp(endpoint, "--bind", may_be_open=True).choices()
+    refuse_plain(endpoint, keys is not None)
     socket = _make(context, kind, endpoint)
     if kind == zmq.ROUTER:
         socket.router_mandatory = True
     if kind == zmq.XPUB:
         # A front that reconnects repeats its topic, and only this makes the repetition visible.
         socket.setsockopt(zmq.XPUB_VERBOSER, 1)
-    if endpoint.startswith("ipc://"):
-        socket.bind(endpoint)
-        Path(endpoint.removeprefix("ipc://")).chmod(0o600)
-        return socket
-    refuse_plain(endpoint, keys is not None)
-    if keys is not None:
+    if keys is not None and not is_local:
         socket.curve_server = True
         socket.curve_secretkey = keys.secret
         socket.zap_domain = ZAP_DOMAIN
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-    _bind_one(socket, endpoint)
+    _bind(socket, choices)
+    if is_local:
+        Path(endpoint.removeprefix("ipc://")).chmod(0o600)
     return socket
 
 
@@ -87,16 +87,15 @@ def _make(context: Context, kind: int, endpoint: str) -> Socket:
     return socket
 
 
-def _bind_one(socket: Socket, endpoint: str) -> None:
-    """To the first of the endpoint's ports that is free."""
-    for choice in parse_tcp(endpoint, "--bind", may_be_open=True).choices():
+def _bind(socket: Socket, choices: list[str]) -> None:
+    """To the first that is free."""
+    for choice in choices:
         try:
             socket.bind(choice)
+            return
         except zmq.ZMQError as error:
             if error.errno != errno.EADDRINUSE:
                 socket.close()
                 raise SetupError(f"cannot listen on {choice}: {error.strerror}; choose another --bind") from error
-        else:
-            return
     socket.close()
-    raise SetupError(f"cannot listen on {endpoint}: it is taken; choose another --bind")
+    raise SetupError(f"cannot listen on {choices[0]}: it is taken; choose another --bind")

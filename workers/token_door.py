@@ -42,6 +42,8 @@ class TokenDoor:
             self.socket: Socket = listen(context, zmq.XPUB, self.endpoint)
             self._path = Path(self.endpoint.removeprefix("ipc://"))
             return
+        if options.advertise is None and parse_tcp(bind, "--bind", may_be_open=True).host in ANY:
+            raise SetupError(f"--bind {bind}: say with --advertise by which address fronts reach this box")
         if self._keys is not None:
             self.key = self._keys.public
             self._allowed = {self._keys.broker}  # fronts on the broker's box; the others' keys it will tell
@@ -110,11 +112,9 @@ def _own_address(address: BrokerAddress) -> str:
 
 
 def _called(endpoint: str, advertise: str | None) -> str:
-    """The endpoint that fronts are told. Raises SetupError where it is none that can be called."""
-    bound = parse_tcp(endpoint, "--bind")
+    """The endpoint that fronts are told. Raises SetupError."""
     if advertise is None:
-        if bound.host in ANY:
-            raise SetupError(f"--bind {endpoint}: say with --advertise by which address fronts reach this box")
         return endpoint
+    ports = parse_tcp(endpoint, "--bind").ports
     has_port = advertise.rpartition(":")[2].isdigit() and not advertise.endswith("]")
-    return str(parse_tcp(f"tcp://{advertise}" if has_port else f"tcp://{advertise}:{bound.ports}", "--advertise"))
+    return str(parse_tcp(f"tcp://{advertise}" if has_port else f"tcp://{advertise}:{ports}", "--advertise"))

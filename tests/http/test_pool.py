@@ -13,7 +13,21 @@ from tokenyard.broker.config import SUBMIT_REPEAT_S
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
-from tokenyard.broker.wire import Answer, Cancel, Finish, LoadFailed, Loading, Reject, Submit, UnloadModel, Want
+from tokenyard.broker.wire import (
+    Answer,
+    Cancel,
+    Finish,
+    LoadFailed,
+    Loading,
+    Placed,
+    Reject,
+    Submit,
+    UnloadModel,
+    Want,
+    WorkerInfo,
+    WorkerUp,
+)
+from tokenyard.http import links
 from tokenyard.http.pool import JobRequest, Pool
 
 MODEL = CARD._replace(names=["org/m", "m@home"], commit="c0ffee", revision="v1")
@@ -252,5 +266,35 @@ def test_unloading_is_asked_for_until_it_is_answered() -> None:
         await broker.say(Answer(second.req, "no agent has it"))
         with pytest.raises(TokenyardError, match="no agent has it"):
             await refused
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "key", "words"),
+    [
+        ("tcp://127.0.0.1:9", "k" * 40, "asks for keys: give --keys DIR"),
+        ("tcp://192.0.2.1:9", "", "what leaves this machine must be encrypted"),
+        ("tcp://127.0.0.1:9", "", "nobody answers at tcp://127.0.0.1:9"),
+    ],
+)
+def test_a_job_on_a_worker_out_of_reach_fails_with_words(
+    endpoint: str, key: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for ever: the broker, which reaches the worker, cannot know."""
+    monkeypatch.setattr(links, "REACH_LOOKS", 1)
+
+    async def scene(pool: Pool, broker: ScriptedBroker) -> None:
+        await broker.say(WorkerUp(WorkerInfo(b"beyond__", endpoint, MODEL, key)))
+        await until(lambda: pool.cards())
+        sink = Sink()
+        job = pool.submit(JobRequest("org/m", [1], Params(max_tokens=1)), sink)
+        await broker.hear(Submit)
+        await broker.say(Placed(job, 1, b"beyond__"))
+        await sink.over.wait()
+        assert sink.error
+        assert sink.error.code == "pool_unavailable"
+        assert words in sink.error.words
+        assert await broker.hear(Cancel) == Cancel(job), "its worker need not go on"
 
     play(scene)

@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -161,3 +162,37 @@ def test_a_mistake_in_the_file_is_told(fleet: Fleet) -> None:
     told = f"{fleet.file} line 1: [[worker]] 1 gpu: either gpu = NUMBER or device = 'cpu' is needed"
     assert done.stderr.endswith(f"tokenyard: {told}\n")
     assert fleet.pids() == []
+
+
+@pytest.mark.slow
+def test_two_boxes(fleet: Fleet, tmp_path: Path) -> None:
+    """The worked example of docs/operations.md, on loopback: each box knows no more than its own file and keys."""
+    keys = tmp_path / "keys"
+    made = tokenyard("keys", str(keys), "--name", "box2")
+    assert made.returncode == 0, made.stderr
+    broker = f"tcp://127.0.0.1:{free_port()}"
+    fleet.file.write_text(f'[front]\nport = {fleet.port}\n[pool]\nbind = "{broker}"\nkeys = "{keys}"\n')
+    (tmp_path / "box2").mkdir()
+    box2 = Fleet(tmp_path / "box2")
+    worker = FLEET.partition("[front]")[0]
+    box2.file.write_text(f'{worker}[pool]\nbroker = "{broker}"\nkeys = "{keys / "for" / "box2"}"\n')
+    try:
+        assert box2.do("up", str(box2.file)).returncode == 0, "the order does not matter"
+        assert fleet.do("up", str(fleet.file)).returncode == 0
+        assert len(box2.pids()) == 1
+        wait_until(fleet.is_ready, "the fleet to be ready")
+        assert fleet.chat("tiny") == "tiny"
+        for box in (fleet, box2):
+            status = box.do("status")
+            assert status.returncode == 0, status.stderr
+            assert "1 workers, 1 fronts, 2 agents" in status.stdout
+            assert "cpu at 127.0.0.1:" in status.stdout
+        assert box2.do("down").returncode == 0
+        wait_until(lambda: not fleet.is_ready(), "the front to hear of it")
+    finally:
+        box2.do("down")
+
+
+def tokenyard(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    line = [sys.executable, "-m", "tokenyard.scripts.cli", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
