@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -67,6 +68,13 @@ class Settled:
 
 def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)
+
+
+def has_cached_models() -> bool:
+    """Whether the local Hub cache holds any."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return any(Path(HF_HUB_CACHE).glob("models--*"))
 
 
 def memory_of(devices: Sequence[int | None]) -> list[int]:

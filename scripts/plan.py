@@ -25,7 +25,7 @@ from tokenyard.scripts.loras import (
     read_lora_policy,
     with_room,
 )
-from tokenyard.scripts.on_demand import OnDemand, Settled, memory_of
+from tokenyard.scripts.on_demand import OnDemand, Settled, has_cached_models, memory_of
 from tokenyard.scripts.option_checks import check_api_keys, check_origins, read_tls
 from tokenyard.scripts.placement import (
     Model,
@@ -129,7 +129,9 @@ class Plan:
 
     @property
     def standby(self) -> bool:
-        return self.on_demand and self.loading.standby
+        """Whether processes stand by; not for an empty cache, which is what a newcomer's is."""
+        may_load = self.policy.models_dir or any(one != CACHED for one in self.policy.allow) or has_cached_models()
+        return self.on_demand and self.loading.standby and bool(may_load)
 
     @property
     def slots(self) -> list[int]:

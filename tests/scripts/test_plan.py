@@ -6,6 +6,7 @@ import pytest
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.http.catalog.policy import Policy
+from tokenyard.scripts.on_demand import OnDemand
 from tokenyard.scripts.placement import WorkerRow
 from tokenyard.scripts.plan import Plan, Wishes, make_plan
 
@@ -220,3 +221,14 @@ def test_the_policy_reaches_the_fronts(tmp_path: Path) -> None:
 def test_what_no_policy_can_be(tmp_path: Path, wishes: dict[str, object], words: str) -> None:
     with pytest.raises(SetupError, match=words):
         plan(None, tmp_path, **wishes)
+
+
+def test_processes_stand_by_where_there_is_something_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert not make_plan(Wishes(), None).standby
+    assert not make_plan(Wishes(specs=["demo"]), None).standby
+    assert make_plan(Wishes(specs=["demo"], allow_models=["Qwen/*"]), None).standby
+    assert make_plan(Wishes(specs=["demo"], models_dir=tmp_path), None).standby
+    (tmp_path / "models--org--name").mkdir()
+    assert make_plan(Wishes(), None).standby
+    assert not make_plan(Wishes(on_demand=OnDemand(standby=False)), None).standby
