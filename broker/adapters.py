@@ -62,6 +62,8 @@ class Adapters:
         self._dropped: OrderedDict[Stamped, None] = OrderedDict()
         self._due_s: dict[tuple[bytes, type, Stamped], float] = {}
         """By worker, order and adapter: when it may be told again."""
+        self._holding: dict[bytes, Worker] = {}
+        """Workers that have any."""
         self._answers: dict[Asker, tuple[float, Answer]] = {}
         for adapter in given:
             state.adapters[adapter.name] = Offered(adapter)
@@ -129,9 +131,15 @@ class Adapters:
     def heard(self, worker: Worker, held: list[Adapter]) -> None:
         """What it has now. To be called after `learn`."""
         worker.held = held
-        worker.adapters = {adapter.key for adapter in held}
+        adapters = {adapter.key for adapter in held}
+        if held:
+            self._holding[worker.inc] = worker
+        else:
+            self._holding.pop(worker.inc, None)
         if worker.model is None:
+            worker.adapters = adapters
             return
+        worker.model.hold(worker, adapters)
         for adapter in held:
             if (offered := self._state.adapters.get(adapter.name)) and offered.adapter.key == adapter.key:
                 offered.words = ""
@@ -149,7 +157,9 @@ class Adapters:
 
     def worker_gone(self, worker: Worker) -> None:
         """Nobody waits for it any more."""
-        self._due_s = {key: due_s for key, due_s in self._due_s.items() if key[0] != worker.inc}
+        self._holding.pop(worker.inc, None)
+        if self._due_s:
+            self._due_s = {key: due_s for key, due_s in self._due_s.items() if key[0] != worker.inc}
         self._settle_all()
 
     # ---- by time
@@ -157,12 +167,20 @@ class Adapters:
     def sweep(self) -> None:
         """Say again what was not heeded."""
         now = self._state.now
-        for worker in self._state.workers.values():
+        for worker in self._concerned():
             if worker.model is not None:
                 self.learn(worker.model.name, worker.held)
             self._tell(worker)
         self._settle_all()
         self._answers = {asker: known for asker, known in self._answers.items() if known[0] > now}
+
+    def _concerned(self) -> list[Worker]:
+        """Workers of models that have adapters, and those that hold any; of a pool without adapters nobody."""
+        bases = {one.adapter.base for one in self._state.adapters.values()}
+        bases |= {one.adapter.base for one in self._coming.values()}
+        models = [self._state.models[base] for base in bases if base in self._state.models]
+        concerned = {inc: worker for model in models for inc, worker in model.workers.items()}
+        return list((concerned | self._holding).values())
 
     def describe(self) -> list[dict[str, object]]:
         """For Status."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenyard.broker import wire
 from tokenyard.broker.adapters import Adapters
+from tokenyard.broker.claims import Claims
 from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S
 from tokenyard.broker.control import Control
 from tokenyard.broker.gate import WORKER_STATES, Gate
@@ -64,6 +65,7 @@ class Core:
     ) -> None:
         self._state = state = State(epoch, queue_limit, load_timeout_s, now, grace_until_s=now + GRACE_S)
         self._jobs = Jobs(state)
+        self._claims = Claims(state, self._jobs)
         self._loads = Loads(state, self._jobs, policy)
         self._membership = Membership(state, self._jobs, self._loads)
         self._adapters = Adapters(state, self._jobs, adapters)
@@ -203,9 +205,9 @@ class Core:
         self._gate.register(peer, front)
         self._welcome(front)
         for job, attempt in hello.jobs:
-            self._jobs.claim(front, job, attempt)
+            self._claims.claim(front, job, attempt)
         if state.settled:
-            self._jobs.settle(front)
+            self._claims.settle(front)
 
     def _welcome(self, front: Front) -> None:
         """Tell it of all workers, in as many messages as no frame's limit is near."""
@@ -238,7 +240,7 @@ class Core:
             if worker.card is None:
                 self._membership.offer(worker, hello.card)
         self._adapters.heard(worker, held)
-        self._jobs.reconcile(worker, hello.jobs)
+        self._claims.reconcile(worker, hello.jobs)
         self._awaited.discard(hello.inc)
         self._settle_if_complete()
 
@@ -272,7 +274,7 @@ class Core:
         worker.emitted.append((self._state.now, beat.load.get("emitted_tokens", 0)))
         worker.state = beat.state if beat.state in WORKER_STATES else worker.state
         self._progress.beat(worker, beat)
-        self._jobs.reconcile(worker, beat.jobs)
+        self._claims.reconcile(worker, beat.jobs)
 
     def _goodbye(self, peer: bytes, goodbye: wire.Goodbye) -> None:
         sender = self._state.peers.get(peer)
@@ -349,7 +351,7 @@ class Core:
             return
         state.settled = True
         for front in state.fronts.values():
-            self._jobs.settle(front)
+            self._claims.settle(front)
         for model in state.models.values():
             self._jobs.dispatch(model)
 
@@ -358,7 +360,7 @@ class Core:
         self._grace_over = True
         self._awaited.clear()
         for front in list(state.fronts.values()):
-            self._jobs.drop_unconfirmed(front)
+            self._claims.drop_unconfirmed(front)
             if not front.peer:
                 del state.fronts[front.inc]
         self._settle_if_complete()

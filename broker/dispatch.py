@@ -4,11 +4,11 @@ No cost here grows with the number of workers or of queued jobs. Knows nothing o
 """
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
-from math import ceil, inf
+from collections import Counter, OrderedDict, defaultdict
+from math import inf
 
 from tokenyard.broker.records import Job, Lane, Worker
-from tokenyard.broker.wire import PLAIN
+from tokenyard.broker.wire import PLAIN, AdapterKey
 
 NUM_BUCKETS = 256
 """Steps of load share that are told apart: exact up to a capacity of 256, the largest decode bucket planned."""
@@ -71,7 +71,8 @@ class LoadIndex:
     """Workers with free credit, by steps of load share; among equals, the one that waited longest."""
 
     def __init__(self) -> None:
-        self._buckets = [OrderedDict[bytes, Worker]() for _ in range(NUM_BUCKETS + 1)]
+        # Not plain dicts: the first key of one that loses its first keys again and again is ever further to find.
+        self._buckets = defaultdict[int, OrderedDict[bytes, Worker]](OrderedDict)
         self._filled = 0  # bit b: bucket b holds a worker
 
     def put(self, worker: Worker, bucket: int) -> None:
@@ -95,7 +96,7 @@ class LoadIndex:
         return next(iter(self._buckets[0].values()), None)
 
     def all(self) -> set[bytes]:
-        return {inc for bucket in self._buckets for inc in bucket}
+        return {inc for bucket in self._buckets.values() for inc in bucket}
 
 
 class PrefixMemory:
@@ -103,25 +104,39 @@ class PrefixMemory:
 
     def __init__(self, limit: int = MAX_PREFIX_KEYS) -> None:
         self._limit = limit
-        self._workers: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
+        self._workers: OrderedDict[bytes, tuple[Worker, ...]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def longest(self, keys: list[bytes]) -> tuple[int, tuple[bytes, ...]]:
-        """How many of the chained keys are known, and the incarnations that got the last known one.
+    def longest(self, keys: list[bytes]) -> tuple[int, tuple[Worker, ...]]:
+        """How many of the chained keys are known, and the workers that got the last known one; some may be gone.
 
         `remember` touches the shallow keys of a chain last, so a known key has all its predecessors: bisect.
         """
-        known = bisect_left(keys, True, key=lambda key: key not in self._workers)
-        return known, self._workers[keys[known - 1]] if known else ()
-
-    def remember(self, keys: list[bytes], inc: bytes) -> None:
         workers = self._workers
+        known, unknown = 0, len(keys) + 1
+        while unknown - known > 1:
+            middle = (known + unknown) // 2
+            if keys[middle - 1] in workers:
+                known = middle
+            else:
+                unknown = middle
+        return known, workers[keys[known - 1]] if known else ()
+
+    def remember(self, keys: list[bytes], worker: Worker) -> None:
+        workers = self._workers
+        alone: tuple[Worker, ...] = (worker,)
+        before, after = alone, alone
         for key in reversed(keys):
-            incs = workers.get(key, ())
-            if not incs or incs[0] != inc:
-                workers[key] = (inc, *[other for other in incs if other != inc][: MAX_PREFIX_WORKERS - 1])
+            known = workers.get(key)
+            if known is None:
+                workers[key] = alone
+                continue
+            if known is not before:  # keys that came together before share what is known of them
+                before = known
+                after = (worker, *[other for other in known if other is not worker][: MAX_PREFIX_WORKERS - 1])
+            workers[key] = after
             workers.move_to_end(key)
         while len(workers) > self._limit:
             workers.popitem(last=False)
@@ -144,9 +159,12 @@ class Model:
         """When a job of it was last placed or freed."""
         self.workers: dict[bytes, Worker] = {}
         self.queues = {lane: JobQueue() for lane in Lane}
+        self.num_queued = 0
         self.num_placed = 0
         self._by_load = {lane: LoadIndex() for lane in Lane}
         self._prefixes = PrefixMemory()
+        self._num_holders: Counter[AdapterKey] = Counter()
+        """Of each adapter, how many of the workers have it."""
         self._suspect_workers: set[bytes] = set()
         self._reserved: Worker | None = None
         """It takes nothing more until it is empty: suspects wait for it."""
@@ -155,6 +173,7 @@ class Model:
         worker.model = self
         self.workers[worker.inc] = worker
         self.num_placed += len(worker.placements)
+        self._num_holders.update(worker.adapters)
         self.served, self.known_until_s = True, inf
         self.update(worker)
 
@@ -164,10 +183,24 @@ class Model:
         del self.workers[worker.inc]
         self._suspect_workers.discard(worker.inc)
         self.num_placed -= len(worker.placements)
+        self._count_holders(worker, set())
         if self._reserved is worker:
             self._reserved = None
         if not self.workers:
             self.known_until_s = known_until_s
+
+    def hold(self, worker: Worker, adapters: set[AdapterKey]) -> None:
+        """It has these from now on."""
+        self._count_holders(worker, adapters)
+        worker.adapters = adapters
+
+    def enqueue(self, job: Job) -> None:
+        self.queues[job.lane].push(job)
+        self.num_queued += 1
+
+    def dequeue(self, job: Job) -> None:
+        self.queues[job.lane].remove(job)
+        self.num_queued -= 1
 
     def waiting(self) -> list[Job]:
         """Its queued jobs."""
@@ -176,47 +209,57 @@ class Model:
     @property
     def is_idle(self) -> bool:
         """Nothing runs, nothing waits."""
-        return not self.num_placed and not any(self.queues.values())
+        return not self.num_placed and not self.num_queued
 
     def update(self, worker: Worker) -> None:
         """Put the worker where its state and load now belong; call it after each change of either."""
         if not worker.placements:
             worker.lane = Lane.CLEAN
             self._suspect_workers.discard(worker.inc)
-        position = self._position(worker)
-        if position == worker.position:
+        lane, bucket = self._lane_open_to(worker), _bucket(worker)
+        if lane is worker.listed and bucket == worker.bucket:
             return
-        if worker.position is not None:
-            lane, bucket = worker.position
-            self._by_load[lane].remove(worker, bucket)
-        worker.position = position
-        if position is not None:
-            lane, bucket = position
+        if worker.listed is not None:
+            self._by_load[worker.listed].remove(worker, worker.bucket)
+        worker.listed, worker.bucket = lane, bucket
+        if lane is not None:
             self._by_load[lane].put(worker, bucket)
 
     def check(self) -> None:
         """Assert that all sums and indexes agree with the workers."""
         assert self.num_placed == sum(len(worker.placements) for worker in self.workers.values())
+        assert self.num_queued == sum(map(len, self.queues.values()))
+        assert self._num_holders == Counter(key for worker in self.workers.values() for key in worker.adapters)
         assert self._reserved is None or self._reserved.inc in self.workers
         suspect = {inc for inc, worker in self.workers.items() if worker.lane is not Lane.CLEAN}
         assert suspect == self._suspect_workers
         for worker in self.workers.values():
             assert worker.model is self
-            assert worker.position == self._position(worker)
+            assert worker.listed is self._lane_open_to(worker)
+            assert worker.listed is None or worker.bucket == _bucket(worker)
         for lane, index in self._by_load.items():
-            assert index.all() == {
-                inc for inc, worker in self.workers.items() if (worker.position or [None])[0] is lane
-            }
+            assert index.all() == {inc for inc, worker in self.workers.items() if worker.listed is lane}
 
-    def _position(self, worker: Worker) -> tuple[Lane, int] | None:
+    def _lane_open_to(self, worker: Worker) -> Lane | None:
+        """Whose jobs it takes now."""
         if worker.model is not self or worker.state != "ready" or not worker.credit:
             return None
         if worker.placements and (worker.lane is Lane.ALONE or worker is self._reserved):
             return None
-        return worker.lane, ceil(worker.share * NUM_BUCKETS)
+        return worker.lane
+
+    def _count_holders(self, worker: Worker, adapters: set[AdapterKey]) -> None:
+        """It had those that it has; now it has these."""
+        self._num_holders.update(adapters - worker.adapters)
+        for gone in worker.adapters - adapters:
+            self._num_holders[gone] -= 1
+            if not self._num_holders[gone]:
+                del self._num_holders[gone]
 
     def next_match(self) -> tuple[Job, Worker] | None:
         """The next job that can run and its worker; suspects first, or they would wait for an idle moment for ever."""
+        if not self.num_queued and self._reserved is None:
+            return None
         for lane in MOST_SUSPECT_FIRST:
             if lane is Lane.CLEAN:
                 self._reserve()
@@ -244,15 +287,15 @@ class Model:
 
     def _all_hold(self, job: Job) -> bool:
         """Whether every worker has what it is to be computed with, as is nearly always so."""
-        return job.adapter == PLAIN or all(job.adapter in worker.adapters for worker in self.workers.values())
+        return job.adapter == PLAIN or self._num_holders[job.adapter] == len(self.workers)
 
     def _pick_holder(self, job: Job) -> Worker | None:
         """Where some workers lack its adapter: the least loaded of the others."""
-        fitting = [worker for worker in self.workers.values() if job.adapter in worker.adapters and worker.position]
-        like = [worker for worker in fitting if worker.position and worker.position[0] is job.lane is not Lane.ALONE]
+        holders = [worker for worker in self.workers.values() if job.adapter in worker.adapters]
+        like = [worker for worker in holders if worker.listed is job.lane is not Lane.ALONE]
         if job.lane is not Lane.CLEAN:
-            like = like or [worker for worker in fitting if not worker.placements]
-        return min(like, key=lambda worker: worker.share, default=None)
+            like = like or [worker for worker in holders if worker.listed is not None and not worker.placements]
+        return min(like, key=lambda worker: worker.bucket, default=None)
 
     def _pick(self, job: Job) -> Worker | None:
         if not self._all_hold(job):
@@ -269,14 +312,14 @@ class Model:
         """The least loaded worker, or one whose known prefix outweighs its load."""
         assert job.submit is not None
         keys = job.submit.prefix_keys
-        num_known, incs = self._prefixes.longest(keys)
-        if not num_known or least.inc in incs:
+        num_known, knowing = self._prefixes.longest(keys)
+        if not num_known or least in knowing:
             return least
-        bonus = MAX_PREFIX_BONUS * num_known / len(keys)
-        knowing = [self.workers[inc] for inc in incs if inc in self.workers]
-        open_ones = [worker for worker in knowing if worker.position and worker.position[0] is Lane.CLEAN]
-        best = min(open_ones, key=lambda worker: worker.share, default=least)
-        return best if best.share - bonus <= least.share else least
+        best, at_most = least, least.bucket + NUM_BUCKETS * MAX_PREFIX_BONUS * num_known / len(keys)
+        for worker in knowing:
+            if worker.model is self and worker.listed is Lane.CLEAN and worker.bucket <= at_most:
+                best, at_most = worker, worker.bucket - 1
+        return best
 
     def note_placed(self, job: Job, worker: Worker) -> None:
         """Call it with the placement made."""
@@ -286,7 +329,7 @@ class Model:
             self._suspect_workers.add(worker.inc)
         if worker is self._reserved:
             self._reserved = None
-        self._prefixes.remember(job.submit.prefix_keys, worker.inc)
+        self._prefixes.remember(job.submit.prefix_keys, worker)
         self.num_placed += 1
         self.update(worker)
 
@@ -307,3 +350,8 @@ class Model:
         for worker in (released, self._reserved):
             if worker is not None:
                 self.update(worker)
+
+
+def _bucket(worker: Worker) -> int:
+    """The share of its capacity that is taken, in steps that LoadIndex tells apart, rounded up."""
+    return -(-NUM_BUCKETS * len(worker.placements) // worker.capacity)

@@ -1,14 +1,14 @@
 """The life of a job: submitted, queued, placed, ended; lost with its worker, fenced by a newer attempt.
 
 A job's record outlives its end by LINGER_S, so that a repeated Submit is answered and never run twice. Peers and
-time-outs are core.py's business, the choice of a worker dispatch.py's.
+time-outs are core.py's business, the choice of a worker dispatch.py's, what others claim to have claims.py's.
 """
 
 import heapq
 from itertools import count
 from math import inf
 
-from tokenyard.broker.config import BEAT_S, SILENCE_S
+from tokenyard.broker.config import SILENCE_S
 from tokenyard.broker.dispatch import Model
 from tokenyard.broker.records import (
     MAX_CRASHES,
@@ -25,7 +25,6 @@ from tokenyard.broker.records import (
 from tokenyard.broker.wire import (
     FRONT_GONE,
     PLAIN,
-    Abort,
     Accepted,
     Adapter,
     Done,
@@ -39,10 +38,6 @@ from tokenyard.broker.wire import (
 
 LINGER_S = 2 * SILENCE_S
 """An ended job is remembered so long: a front that was silent for half of it is dead, and its repeats with it."""
-
-MISSING_S = 2 * BEAT_S
-MISSING_BEATS = 2
-"""A placement is lost when so old and so often unlisted in a row: one beat may have crossed the Start."""
 
 RETRY_MS = 1000
 """What queue_full suggests: about the time in which a step-bound queue moves by a whole batch."""
@@ -69,7 +64,7 @@ class Jobs:
             return None
         crashes = max(submit.crashes, old.crashes if old else 0)
         if old is not None:
-            self._fence(old)
+            self.fence(old)
             del front.jobs[old.number]
         name = state.base_of(submit.model)
         model = self._model_for(name, submit.attempt > 1 or name in state.recipes or name != submit.model)
@@ -106,39 +101,16 @@ class Jobs:
         if job is None or job.phase is Phase.ENDED:
             return
         model = job.model
-        self._fence(job)
-        self._end(job, Reject(number, job.attempt, "cancelled", "the client has gone", 0))
+        self.fence(job)
+        self.end(job, Reject(number, job.attempt, "cancelled", "the client has gone", 0))
         if model is not None:
             self.dispatch(model)
-
-    def claim(self, front: Front, number: int, attempt: int) -> None:
-        """The front believes this attempt accepted: confirm it, or remember the claim until settle()."""
-        job = front.jobs.get(number)
-        if job is None or job.attempt < attempt:
-            front.claims[number] = attempt
-        elif job.attempt == attempt:
-            job.confirmed = True
-            self._state.send(front.peer, job.answer)
-
-    def settle(self, front: Front) -> None:
-        """All workers have spoken: what this front claims and nobody has is lost."""
-        for number, attempt in front.claims.items():
-            job = front.jobs.get(number)
-            if job is None or job.attempt < attempt:
-                self._state.send(front.peer, Lost(number, attempt, job.crashes if job else 0))
-        front.claims.clear()
-
-    def drop_unconfirmed(self, front: Front) -> None:
-        """The grace is over: what a worker claimed and the front has not spoken for runs for nobody."""
-        for job in [job for job in front.jobs.values() if not job.confirmed]:
-            self._fence(job)
-            del front.jobs[job.number]
 
     def drop_all(self, front: Front) -> None:
         """The front is gone: its jobs end everywhere."""
         models = {job.model for job in front.jobs.values() if job.model is not None}
         for job in front.jobs.values():
-            self._fence(job)
+            self.fence(job)
         front.jobs.clear()
         for model in models:
             self.dispatch(model)
@@ -147,38 +119,22 @@ class Jobs:
 
     def done(self, worker: Worker, done: Done) -> None:
         key = WorkerJob(done.front, done.job, done.attempt)
-        if key in worker.placements:
-            job = self._free(worker, key)
+        if placement := worker.placements.pop(key, None):
+            job = self.freed(worker, key, placement)
             if job is not None and done.reason == FRONT_GONE:  # from the worker: here it lives
-                self._end(job, Lost(job.number, job.attempt, job.crashes))
+                self.end(job, Lost(job.number, job.attempt, job.crashes))
                 self._state.send(job.front.peer, job.answer)
             elif job is not None:
-                self._end(job, job.answer)
-            self._dispatch_on(worker)
-
-    def reconcile(self, worker: Worker, claims: list[WorkerJob]) -> None:
-        """Compare what the worker says it runs with what is placed on it, and heal both sides."""
-        now = self._state.now
-        claimed = set(claims)
-        for key, placement in list(worker.placements.items()):
-            placement.num_missed = 0 if key in claimed else placement.num_missed + 1
-            missing = placement.num_missed >= MISSING_BEATS and now - placement.placed_s > MISSING_S
-            if missing and (job := self._free(worker, key)):
-                self._end(job, Lost(job.number, job.attempt, job.crashes))
-                self._state.send(job.front.peer, job.answer)
-        for key in claims:
-            if key not in worker.placements:
-                self._take_claim(worker, key)
-            elif worker.placements[key].aborted:
-                self._state.abort(worker, key)
-        self._dispatch_on(worker)
+                self.end(job, job.answer)
+            self.dispatch_on(worker)
 
     def lose(self, worker: Worker) -> list[WorkerJob]:
         """The worker is gone: end what ran on it, saying nothing yet; returns what it took along."""
         lost = []
-        for key in list(worker.placements):
-            if job := self._free(worker, key):
-                self._end(job, Lost(job.number, job.attempt, job.crashes))
+        for key, placement in list(worker.placements.items()):
+            del worker.placements[key]
+            if job := self.freed(worker, key, placement):
+                self.end(job, Lost(job.number, job.attempt, job.crashes))
                 lost.append(key)
         return lost
 
@@ -188,7 +144,7 @@ class Jobs:
         for key in lost:
             self._state.abort(worker, key)
             if job := self._state.job_of(key):
-                self._end(job, Lost(job.number, job.attempt, job.crashes))
+                self.end(job, Lost(job.number, job.attempt, job.crashes))
         if worker.model is not None:
             worker.model.update(worker)
         return lost
@@ -277,7 +233,7 @@ class Jobs:
             assert submit is not None
             assert worker.credit > 0
             key = job.key
-            worker.placements[key] = Placement(state.now)
+            worker.placements[key] = Placement(state.now, worker.num_claims)
             model.note_placed(job, worker)
             model.used_s = state.now
             self._dequeue(job)
@@ -301,7 +257,7 @@ class Jobs:
     def _enqueue(self, job: Job, submit: Submit, model: Model) -> None:
         state = self._state
         job.submit, job.model, job.lane = submit, model, Lane.of(job.crashes)
-        model.queues[job.lane].push(job)
+        model.enqueue(job)
         state.num_queued += 1
         if submit.deadline_ms > 0:
             job.deadline_s = state.now + submit.deadline_ms / 1000
@@ -312,7 +268,7 @@ class Jobs:
 
     def _dequeue(self, job: Job) -> None:
         assert job.model is not None
-        job.model.queues[job.lane].remove(job)
+        job.model.dequeue(job)
         self._state.num_queued -= 1
         job.submit, job.model, job.deadline_s = None, None, inf
 
@@ -328,7 +284,7 @@ class Jobs:
         job.deadline_s = deadline_s  # its entry in the heap still stands
         return self.dispatch(model)
 
-    def _fence(self, job: Job) -> None:
+    def fence(self, job: Job) -> None:
         """Stop this attempt wherever it is."""
         if job.phase is Phase.QUEUED:
             self._dequeue(job)
@@ -336,54 +292,25 @@ class Jobs:
             assert job.worker is not None
             self._state.abort(job.worker, job.key)
 
-    def _free(self, worker: Worker, key: WorkerJob) -> Job | None:
-        """Take the placement off the worker; returns its job if that was still running there."""
+    def freed(self, worker: Worker, key: WorkerJob, placement: Placement) -> Job | None:
+        """The placement has been taken off the worker; returns its job if that was still running there."""
         assert worker.model is not None
-        placement = worker.placements.pop(key)
         worker.model.note_freed(worker)
         worker.model.used_s = self._state.now
         return None if placement.aborted else self._state.job_of(key)
 
-    def _take_claim(self, worker: Worker, key: WorkerJob) -> None:
-        """The worker runs an attempt that is not placed on it: take it over if it is the newest, else drop it."""
-        state = self._state
-        if worker.model is None or worker.stuck:
-            if worker.kept_out or worker.stuck:
-                state.send(worker.peer, Abort(*key))
-            return
-        worker.placements[key] = Placement(state.now)
-        worker.model.num_placed += 1
-        job = state.job_of(key)
-        in_grace = state.now < state.grace_until_s
-        waiting_for_it = job is not None and job.attempt == key.attempt and job.phase is Phase.QUEUED
-        newer_than_known = in_grace and (job is None or job.attempt < key.attempt)
-        if not (waiting_for_it or newer_than_known):
-            state.abort(worker, key)
-            return
-        if job is not None:
-            self._fence(job)
-        front = state.fronts.setdefault(key.front, Front(key.front))
-        answer = Placed(key.job, key.attempt, worker.inc)
-        crashes = job.crashes if job else 0
-        confirmed = waiting_for_it or front.claims.pop(key.job, None) == key.attempt
-        front.jobs[key.job] = Job(
-            front, key.job, key.attempt, crashes, Phase.PLACED, answer, worker=worker, confirmed=confirmed
-        )
-        front.jobs[key.job].identity = worker.model.identity
-        state.send(front.peer, answer)
-
-    def _dispatch_on(self, worker: Worker) -> None:
+    def dispatch_on(self, worker: Worker) -> None:
         if worker.model is not None:
             worker.model.update(worker)
             self.dispatch(worker.model)
 
-    def _end(self, job: Job, answer: Placed | Reject | Lost | Accepted) -> None:
+    def end(self, job: Job, answer: Placed | Reject | Lost | Accepted) -> None:
         job.phase, job.answer, job.worker = Phase.ENDED, answer, None
         job.submit, job.model, job.deadline_s = None, None, inf
         self._state.ended.append((self._state.now + LINGER_S, job))
 
     def _reject(self, job: Job, code: str, words: str) -> None:
-        self._end(job, Reject(job.number, job.attempt, code, words, 0))
+        self.end(job, Reject(job.number, job.attempt, code, words, 0))
         self._state.send(job.front.peer, job.answer)
 
     def _refuse(self, front: Front, submit: Submit, code: str, words: str, retry_ms: int = 0) -> None:

@@ -99,7 +99,7 @@ class Loads:
 
     def bring_back(self, model: Model) -> None:
         """Queued jobs of a model without workers are a want of their own."""
-        if model.workers or model.name in self._loads or not any(model.queues.values()):
+        if model.workers or model.name in self._loads or not model.num_queued:
             return
         state = self._state
         if recipe := state.recipes.get(model.name):
@@ -235,7 +235,7 @@ class Loads:
         model, worker = state.models.get(name), state.workers.get(load.inc)
         if worker is not None and (percent := worker.load.get("loading_percent", 0)) > load.percent:
             load.percent, load.moved_s = percent, state.now
-        is_wanted = load.wanted or load.restores or (model is not None and any(model.queues.values()))
+        is_wanted = load.wanted or load.restores or (model is not None and model.num_queued)
         if not is_wanted and load.place is None:
             del self._loads[name]
         elif load.place is None and state.now - load.since_s > limit_s:

@@ -102,10 +102,10 @@ class Placement:
     """One attempt that holds a credit of one worker, until the worker says that it has left."""
 
     placed_s: float
+    listed_in: int
+    """Which of the worker's claims listed it last, or came last when it was placed."""
     aborted: bool = False
     """Told to go; nobody waits for it any more."""
-    num_missed: int = 0
-    """Beats in a row that did not list it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +147,8 @@ class Worker:
     emitted: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_BEATS))
     """(when, tokens drawn so far) of the last beats."""
     placements: dict[WorkerJob, Placement] = field(default_factory=dict)
+    num_claims: int = 0
+    """Beats and hellos so far, which list its jobs."""
     offer: Card | None = None
     """The card of a worker that is kept out (membership.py): it has loaded, and serves nobody yet."""
     kept_out: str = ""
@@ -161,17 +163,14 @@ class Worker:
     """The same, as jobs ask for them."""
     lane: Lane = Lane.CLEAN
     """Whose jobs run on it; free to change when nothing does."""
-    position: tuple[Lane, int] | None = None
-    """Where dispatch.LoadIndex holds it; None: it takes no job now."""
+    listed: Lane | None = None
+    """Whose jobs it is offered to (dispatch.LoadIndex); None: it takes none now."""
+    bucket: int = 0
+    """At which load, while it is listed."""
 
     @property
     def credit(self) -> int:
         return max(0, self.capacity - len(self.placements))
-
-    @property
-    def share(self) -> float:
-        """Of its capacity, taken."""
-        return len(self.placements) / self.capacity
 
     @property
     def tokens_per_s(self) -> float:

@@ -24,7 +24,7 @@ SANS_IO = {
         *("wire", "structures", "token_plane", "adapter_messages", "retire_messages"),
         *("answers", "codec", "params", "prefix", "spec"),
         *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room", "progress", "retiring"),
-        *("adapters", "gate", "silence"),
+        *("adapters", "claims", "gate", "silence"),
     },
     "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "patience"},
     "http": {"inbox", "mcp/loop", "stops", "streams", "wants"},

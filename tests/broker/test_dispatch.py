@@ -10,6 +10,7 @@ from switch import Switch, card, inc, submit
 
 from tokenyard.broker.core import Core
 from tokenyard.broker.dispatch import MAX_PREFIX_WORKERS, PrefixMemory
+from tokenyard.broker.records import Worker
 from tokenyard.broker.wire import PROTOCOL, Cancel, Done, FrontHello, Placed, WorkerHello
 
 
@@ -30,6 +31,10 @@ def make(**capacities: int) -> Switch:
 
 def chain(name: str, length: int) -> list[bytes]:
     return [f"{name}{depth}".encode() for depth in range(length)]
+
+
+def workers(number: int) -> list[Worker]:
+    return [Worker(b"%d" % index, b"", 1, "", "", 4, "ready", None, 0.0) for index in range(number)]
 
 
 def test_the_least_loaded_share_is_next() -> None:
@@ -81,22 +86,21 @@ def test_a_full_worker_attracts_nothing() -> None:
 
 
 def test_prefix_memory_forgets_the_deepest_and_oldest_first() -> None:
-    memory = PrefixMemory(limit=4)
-    memory.remember(chain("a", 3), b"1")
-    memory.remember(chain("b", 2), b"2")
+    memory, (one, two) = PrefixMemory(limit=4), workers(2)
+    memory.remember(chain("a", 3), one)
+    memory.remember(chain("b", 2), two)
     assert len(memory) == 4
-    assert memory.longest(chain("a", 3)) == (2, (b"1",))
-    assert memory.longest(chain("b", 9)) == (2, (b"2",))
+    assert memory.longest(chain("a", 3)) == (2, (one,))
+    assert memory.longest(chain("b", 9)) == (2, (two,))
     assert memory.longest(chain("c", 9)) == (0, ())
     assert memory.longest([]) == (0, ())
 
 
 def test_prefix_memory_knows_the_latest_few_workers() -> None:
-    memory = PrefixMemory()
-    names = [str(index).encode() for index in range(MAX_PREFIX_WORKERS + 2)]
-    for name in names:
-        memory.remember([b"k"], name)
-    assert memory.longest([b"k"]) == (1, tuple(reversed(names[-MAX_PREFIX_WORKERS:])))
+    memory, all_workers = PrefixMemory(), workers(MAX_PREFIX_WORKERS + 2)
+    for worker in all_workers:
+        memory.remember([b"k"], worker)
+    assert memory.longest([b"k"]) == (1, tuple(reversed(all_workers[-MAX_PREFIX_WORKERS:])))
 
 
 def test_many_random_jobs_stay_balanced_and_all_run() -> None:
@@ -111,7 +115,7 @@ def test_many_random_jobs_stay_balanced_and_all_run() -> None:
             if rng.random() < 0.2:
                 switch.say("front", Cancel(done))
             switch.say(worker, Done(inc("front"), done, 1, "stop"))
-        shares = {worker.name: worker.share for worker in workers.values()}
+        shares = {worker.name: len(worker.placements) / worker.capacity for worker in workers.values()}
         if min(shares.values()) < 1:
             name = place(switch, job, prefix_keys=chain(rng.choice("abc"), 3))
             running.append((job, name))
@@ -145,7 +149,7 @@ def num_lines_for_one_job(num_workers: int, num_queued: int) -> int:
 
 @pytest.mark.parametrize("num_queued", [0, 10])
 def test_the_work_for_one_job_does_not_grow_with_workers(num_queued: int) -> None:
-    assert num_lines_for_one_job(1000, num_queued) == num_lines_for_one_job(10, num_queued)
+    assert num_lines_for_one_job(1000, num_queued) <= num_lines_for_one_job(10, num_queued)
 
 
 def test_the_work_for_one_job_does_not_grow_with_the_queue() -> None:

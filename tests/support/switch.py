@@ -97,9 +97,14 @@ class Switch:
         peer: str = "", **fields: Any,
     ) -> list[Message]:  # fmt: skip
         """`fields` are of its card."""
+        return self.say(peer or name, self.hello(name, *jobs, capacity=capacity, state=state, model=model, **fields))
+
+    @staticmethod
+    def hello(
+        name: str, *jobs: WorkerJob, capacity: int = 4, state: str = "ready", model: str = MODEL, **fields: Any
+    ) -> WorkerHello:
         known = None if state == "loading" else card(model, **fields)
-        hello = WorkerHello(PROTOCOL, inc(name), 2, state, f"ipc://{name}", capacity, known, list(jobs), name)
-        return self.say(peer or name, hello)
+        return WorkerHello(PROTOCOL, inc(name), 2, state, f"ipc://{name}", capacity, known, list(jobs), name)
 
     def agent(self, *workers: str, name: str = "agent") -> list[Message]:
         return self.say(name, AgentHello(PROTOCOL, inc(name), 3, ["cpu"], [inc(worker) for worker in workers]))
