@@ -83,6 +83,9 @@ class InstantPool:
     def cards(self) -> list[Card]:
         return [CARD]
 
+    def is_up(self, model: str) -> bool:
+        return model == MODEL
+
     def find(self, name: str) -> Card | None:
         return CARD if name == MODEL else None
 

@@ -62,7 +62,7 @@ def create_app(pool: Pool, options: FrontOptions, drain: Drain | None = None) ->
     service = Service(pool, options, drain)
 
     def on_card(card: Card) -> None:
-        service.library.preload(card)
+        service.models.came(card)
         if names := unsupported_defaults(card):
             log.warning("%s: its generation_config sets what is not done here: %s", card.names[0], ", ".join(names))
 

@@ -5,7 +5,7 @@ Without torch: main.py sets USE_TORCH=0 first, and AutoTokenizer, which imports 
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from tokenyard.http.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
+MAX_OTHERS = 8
+"""Kept tokenizers of models that are not up: one of 151,000 tokens takes some 100 MB."""
 TEMPLATE_FAILURES = (
     TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError,
 )  # fmt: skip
@@ -94,6 +96,7 @@ class TokenizerLibrary:
         """Raises SetupError if one of FrontOptions.tool_formats is none."""
         self._tool_formats = read_choices(tool_formats)
         self._loads: dict[tuple[str, str, str], asyncio.Task[LoadedTokenizer]] = {}
+        """The last used at the end."""
 
     def preload(self, card: Card) -> None:
         """Begin to load; a failure is logged, and the next request tries again."""
@@ -101,8 +104,19 @@ class TokenizerLibrary:
 
     def at_hand(self, card: Card) -> LoadedTokenizer | None:
         """What `get` would return without waiting."""
-        load = self._loads.get(_key(card))
-        return load.result() if load is not None and load.done() and load.exception() is None else None
+        key = _key(card)
+        load = self._loads.get(key)
+        if load is None or not load.done() or load.exception() is not None:
+            return None
+        self._loads[key] = self._loads.pop(key)
+        return load.result()
+
+    def forget_all_but(self, cards: Iterable[Card]) -> None:
+        """Keep these and the last used of the others, whose models may come back."""
+        kept = {_key(card) for card in cards}
+        others = [key for key, load in self._loads.items() if key not in kept and load.done()]
+        for key in others[:-MAX_OTHERS]:
+            del self._loads[key]
 
     async def get(self, card: Card) -> LoadedTokenizer:
         """Raises TokenyardError if the tokenizer cannot be loaded."""

@@ -47,6 +47,11 @@ class Models:
         self._policy = policy
         self.catalog = Catalog(policy)
 
+    def came(self, card: Card) -> None:
+        """A worker of a new or changed card is up."""
+        self._library.preload(card)
+        self._library.forget_all_but(one for one in self._pool.cards() if self._pool.is_up(one.names[0]))
+
     async def close(self) -> None:
         self.catalog.close()
 

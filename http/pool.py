@@ -49,13 +49,14 @@ from tokenyard.broker.wire import (
     WorkerInfo,
     WorkerUp,
 )
-from tokenyard.http.adapters import AdapterCards, adapter_of, model_of
+from tokenyard.http.adapters import adapter_of
 from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
 from tokenyard.http.links import Links
 from tokenyard.http.loads import Loads
 from tokenyard.http.options import LOAD_TIMEOUT_S
 from tokenyard.http.questions import Questions
+from tokenyard.http.roster import Roster
 from tokenyard.http.streams import DRAIN_S, Action, Deliver, Fail, JobRequest, Missing, Send, Streams
 
 __all__ = ["JobRequest", "JobSink", "Pool"]
@@ -102,11 +103,7 @@ class Pool:
         self._held: dict[int, int] = {}
         """Jobs that wait for their model, and their number as waiters."""
         self._sinks: dict[int, JobSink] = {}
-        self._cards: dict[str, Card] = {}
-        """By id. Kept when a model's last worker dies: the broker queues its jobs until another is up."""
-        self._adapters = AdapterCards()
-        self._up: dict[bytes, str] = {}
-        """Workers that the broker has told us of and not taken back, and their models' ids."""
+        self._roster = Roster()
         self._epoch: bytes | None = None
         """The broker that welcomed us."""
         self._welcomed = asyncio.Event()
@@ -157,7 +154,9 @@ class Pool:
         """The model's card, once it is up. Raises TokenyardError where it cannot be had."""
         if not self.is_up(want.model):
             await self.loads.wait(want)
-        return self._cards[want.model]
+        card = self._roster.card_of(want.model)
+        assert card is not None
+        return card
 
     async def unload(self, model: str) -> None:
         """Have all workers of a model dismissed; returns once none is left. Raises TokenyardError with the reason."""
@@ -176,32 +175,28 @@ class Pool:
     @property
     def ready(self) -> bool:
         """At least one worker can take jobs."""
-        return self.connected and bool(self._up)
+        return self.connected and bool(self._roster.workers)
 
     @property
     def num_workers(self) -> int:
         """Workers that can take jobs."""
-        return len(self._up)
+        return len(self._roster.workers)
 
     def cards(self) -> list[Card]:
         """Models that are up, or were."""
-        return list(self._cards.values())
+        return self._roster.cards()
 
     def adapter_cards(self) -> list[Card]:
         """One for each adapter that may be asked for like a model."""
-        return self._adapters.all()
+        return self._roster.adapter_cards()
 
     def is_up(self, model: str) -> bool:
         """Whether a worker serves the model of this id."""
-        return model in self._up.values()
+        return self._roster.is_up(model)
 
     def find(self, name: str) -> Card | None:
-        """By id, name, or either with `@` and the commit, or the revision that the model was asked for by."""
-        for card in self._cards.values():
-            revisions = [one for one in (card.commit, card.revision) if one]
-            if name in card.names or name in (f"{one}@{revision}" for one in card.names for revision in revisions):
-                return card
-        return self._adapters.find(name)
+        """By whatever requests may call a model or an adapter."""
+        return self._roster.find(name)
 
     def submit(self, request: JobRequest, sink: JobSink) -> int:
         """Begin a job; its sink is called from now on, never before this returns. Returns the job's number."""
@@ -214,7 +209,7 @@ class Pool:
 
     def _prefix_keys(self, request: JobRequest, packed: bytes) -> list[bytes]:
         """None where it is not known what will compute it."""
-        card = self._cards.get(request.model) or self._adapters.find(request.model)
+        card = self._roster.card_of(request.model)
         adapter = adapter_of(card) if card else None
         if card is None or (adapter is not None and not adapter.version):
             return []
@@ -259,7 +254,7 @@ class Pool:
         elif isinstance(message, WorkerUp):
             self._worker_up(message.worker)
         elif isinstance(message, WorkerDown):
-            self._up.pop(message.inc, None)
+            self._roster.go(message.inc)
             self._close_dead_links_in(LINGER_S)
         elif isinstance(message, Who):
             self._hello()
@@ -275,7 +270,7 @@ class Pool:
     def _welcome(self, message: Welcome, now: float) -> None:
         if self._epoch not in (None, message.epoch):
             self._streams.new_broker(now)
-            self._up.clear()
+            self._roster.all_go()
             # Workers take a moment to find the new broker; those that died meanwhile never will.
             self._close_dead_links_in(SILENCE_S)
         self._epoch = message.epoch
@@ -328,18 +323,13 @@ class Pool:
         self._do(self._streams.unreachable(worker, words))
 
     def _worker_up(self, worker: WorkerInfo) -> None:
-        known = self._cards.get(worker.card.names[0])
-        self._cards[worker.card.names[0]] = worker.card
-        self._adapters.update(worker.card)
-        changed = known is None or known._replace(adapters=worker.card.adapters) != worker.card
-        if changed and self.on_card is not None:
+        if self._roster.come(worker) and self.on_card is not None:
             self.on_card(worker.card)
-        self._up[worker.inc] = worker.card.names[0]
         self._links.open(worker)
         self.loads.up(worker.card.names[0])
 
     def _close_dead_links_in(self, seconds: float) -> None:
-        self._loop.call_later(seconds, lambda: self._links.close_all_but(self._up.keys()))
+        self._loop.call_later(seconds, lambda: self._links.close_all_but(self._roster.workers))
 
     # Performing.
 
@@ -370,8 +360,7 @@ class Pool:
             else:
                 self._do(self._streams.give_up(missing.job, error))
 
-        card = self._cards.get(missing.model) or self._adapters.find(missing.model)
-        model = model_of(card) if card is not None else missing.model
+        model = self._roster.model_of(missing.model)
         want = self.loads.known(model)
         if self.is_up(model):  # the broker was a moment behind
             settled(None)
@@ -390,7 +379,7 @@ class Pool:
             self._ping_at = now + BEAT_S
             self._tell_broker(Ping(self._inc))
             self._tend_line()
-            self._links.look(self._up.keys())
+            self._links.look(self._roster.workers)
         self._do(self._streams.tick(now))
         self.loads.tick()
         self._links.tick(now)

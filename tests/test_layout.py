@@ -27,7 +27,7 @@ SANS_IO = {
         *("adapters", "claims", "gate", "silence"),
     },
     "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "patience"},
-    "http": {"inbox", "mcp/loop", "stops", "streams", "wants"},
+    "http": {"inbox", "mcp/loop", "stops", "streams", "wants", "roster"},
     "scripts": {"watch", "agency"},
 }
 """Decisions: an event and the time go in, actions come out."""

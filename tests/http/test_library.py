@@ -32,6 +32,21 @@ def load(card: Card) -> LoadedTokenizer:
     return asyncio.run(TokenizerLibrary().get(card))
 
 
+def test_tokenizers_of_models_that_are_down_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenyard.http.library.MAX_OTHERS", 2)
+    cards = [CARD._replace(commit=str(number)) for number in range(5)]
+
+    async def run() -> list[bool]:
+        library = TokenizerLibrary()
+        for one in cards:
+            await library.get(one)
+        library.at_hand(cards[1])
+        library.forget_all_but([cards[0]])
+        return [library.at_hand(one) is not None for one in cards]
+
+    assert asyncio.run(run()) == [True, True, False, False, True]
+
+
 def test_all_but_the_weights_is_fetched_and_meanwhile_the_front_goes_on(hub: Hub) -> None:
     hub.repos["org/tiny"].wait_s = 0.2
 

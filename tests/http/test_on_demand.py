@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_broker import ScriptedBroker, scripted_broker
 from starlette.types import ASGIApp
 
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.wire import Adapter, Answer, LoadFailed, Loading, Status, Submit, UnloadModel, Want
 from tokenyard.http.app import create_app
 from tokenyard.http.catalog.policy import Policy
@@ -93,7 +94,7 @@ async def running(folder: Path, policy: Policy | None = None, **options: Any) ->
             "models": policy or Policy(models_dir=models_dir),
         }
         front_options = FrontOptions(run_dir=run_dir.path, **{**given, **options})
-        pool = Pool(run_dir)
+        pool = Pool(BrokerAddress.of(run_dir.path))
         app = create_app(pool, front_options)
         to_app: asyncio.Queue[Any] = asyncio.Queue()
         from_app: asyncio.Queue[Any] = asyncio.Queue()
