@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from tokenyard.broker.params import Params
-from tokenyard.broker.wire import WorkerJob
+from tokenyard.broker.wire import PLAIN, AdapterKey, WorkerJob
 from tokenyard.workers.main import make_loader
 from tokenyard.workers.options import WorkerOptions
 
@@ -42,12 +42,12 @@ class Rig:
         self.engine, self.card = make_loader(options)(lambda _: None)
         self.num_jobs = 0
 
-    def add(self, seed: int, num_prompt: int, num_new: int) -> WorkerJob:
+    def add(self, seed: int, num_prompt: int, num_new: int, adapter: AdapterKey = PLAIN) -> WorkerJob:
         """A request with the prompt of this seed: the same seed finds its prompt cached."""
         self.num_jobs += 1
         key = WorkerJob(b"bench", self.num_jobs, 1)
         prompt = random_ids(seed, num_prompt, self.card.vocab_size)
-        self.engine.add(key, prompt, [], Params(max_tokens=num_new, temperature=0.0))
+        self.engine.add(key, prompt, [], Params(max_tokens=num_new, temperature=0.0), adapter)
         return key
 
     def step(self) -> tuple[float, list[WorkerJob]]:

@@ -167,4 +167,5 @@ def status_table(body: dict[str, Any], place: str) -> Group:
     notes = [f"{row['inc'][:SHORT]} is {row['state']}: {row['words']}" for row in body["workers"] if row["words"]]
     notes += [line for agent in body["agents"] for line in agent["troubles"]]
     notes += [f"{one['model']}: {one['words']}, for {one['waiting_s']:.0f} s now" for one in body["loads"]]
+    notes += [f"adapter {one['name']} of {one['base']}: {one['words'] or one['state']}" for one in body["adapters"]]
     return Group(f"{counts} at {place}", table, *notes)
