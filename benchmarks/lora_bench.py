@@ -157,7 +157,7 @@ def measure(plain: Rig, roomy: Rig, held: list[AdapterKey], shape: Shape) -> lis
     found: dict[tuple[str, int, str], list[float]] = {}
     for _ in range(shape.rounds):
         for batch in shape.batches:
-            for case in CASES:
+            for case in CASES if batch > 1 else CASES[:-1]:
                 one = {"one": held[0]}.get(case, PLAIN)
                 adapters = [kinds[row % len(kinds)] if case == "mixed" else one for row in range(batch)]
                 took = decode_ms(plain if case == "merged" else roomy, adapters, now_ms, shape.num_steps)

@@ -134,7 +134,11 @@ class Adapted(nn.Module):
 
 
 class Groups:
-    """The tokens of each adapter of one step that is not recorded; those of none cost nothing."""
+    """The tokens of each adapter of one step that is not recorded; those of none cost nothing.
+
+    Tokens of one adapter that lie side by side, as a prompt's do, are computed where they are. Those that do not, as
+    decodes, are brought together, all adapters' at once: what few rows take is mostly the number of operations.
+    """
 
     def __init__(self, runs: list[tuple[int, int]], device: torch.device) -> None:
         """`runs`: (shelf from 1, or 0 for none; number of packed tokens), in the order in which they are packed."""
@@ -144,29 +148,38 @@ class Groups:
             if shelf:
                 rows.setdefault(shelf - 1, []).extend(range(self._num_tokens, self._num_tokens + num_tokens))
             self._num_tokens += num_tokens
-        self._rows: list[tuple[int, slice | torch.Tensor]] = [
-            (
-                shelf,
-                slice(own[0], own[-1] + 1) if len(own) == own[-1] + 1 - own[0] else to_device(own, torch.int64, device),
-            )
-            for shelf, own in rows.items()
-        ]
+        self._side_by_side: list[tuple[int, slice]] = []
+        self._scattered: list[tuple[int, slice]] = []
+        """Places in `_order`."""
+        order: list[int] = []
+        for shelf, own in rows.items():
+            if own[-1] + 1 - own[0] == len(own):
+                self._side_by_side.append((shelf, slice(own[0], own[-1] + 1)))
+            else:
+                self._scattered.append((shelf, slice(len(order), len(order) + len(own))))
+                order += own
+        self._order = to_device(order, torch.int64, device) if order else None
 
     def add(self, layer: Adapted, x: torch.Tensor, y: torch.Tensor) -> None:
         assert len(x) == self._num_tokens
-        for shelf, rows in self._rows:
-            first = 0
-            inputs: torch.Tensor | None = None
-            for part, up, rank in zip(layer.parts, layer.ups, layer.ranks[shelf], strict=True):
-                if rank:
-                    inputs = x[rows] if inputs is None else inputs
-                    narrow = linear(inputs, layer.down[shelf, first : first + rank])
-                    out = y[:, part.first : part.first + part.width]
-                    if isinstance(rows, slice):
-                        out[rows].addmm_(narrow, up[shelf, :rank])
-                    else:
-                        out.index_add_(0, rows, narrow @ up[shelf, :rank])
-                first += len(up[shelf])
+        for shelf, rows in self._side_by_side:
+            _add_product(layer, shelf, x[rows], y[rows])
+        if self._order is not None:
+            inputs, sums = x[self._order], y.new_zeros(len(self._order), layer.out_features)
+            for shelf, rows in self._scattered:
+                _add_product(layer, shelf, inputs[rows], sums[rows])
+            y.index_add_(0, self._order, sums)
+
+
+def _add_product(layer: Adapted, shelf: int, x: torch.Tensor, y: torch.Tensor) -> None:
+    """All rows with what lies on one shelf, from 0. x: [N, in]; y: [N, out]."""
+    height, ranks = layer.down.shape[1] // len(layer.parts), layer.ranks[shelf]
+    together = linear(x, layer.down[shelf]) if min(ranks) == height else None
+    for index, (part, rank) in enumerate(zip(layer.parts, ranks, strict=True)):
+        if rank:
+            own = slice(index * height, index * height + rank)
+            narrow = linear(x, layer.down[shelf, own]) if together is None else together[:, own]
+            y[:, part.first : part.first + part.width].addmm_(narrow, layer.ups[index][shelf, :rank])
 
 
 class Masked:

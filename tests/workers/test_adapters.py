@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from engines import BLOCK, Bench, Stream, Streams, greedy, job_of, prompt_of, run, save_tiny, step
-from loras import Lora, directory_of, hold
+from loras import Lora, directory_of, hold, rack_of
 from reference import Reference
 from tape import record
 
@@ -53,7 +53,8 @@ def check_all(bench: Bench, loras: list[Lora], engine: Engine, num_jobs: int = 1
     sides: list[tuple[AdapterKey, Reference]] = [(PLAIN, bench.reference)]
     sides += [(lora.into(engine), lora.reference) for lora in loras]
     streams: Streams = {}
-    jobs = {number: (prompt_of(5 + 7 * number), mixed(number)) for number in range(num_jobs)}
+    # long ones before short ones, too: a step packs decodes by their length
+    jobs = {number: (prompt_of(5 + 7 * (5 * number % 12)), mixed(number)) for number in range(num_jobs)}
     for number, (prompt, params) in jobs.items():
         engine.add(job_of(number), prompt, [], params, sides[number % len(sides)][0])
         for _ in range(3):
@@ -97,6 +98,21 @@ def test_other_models(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("eager", [False, True])
+def test_a_layer_that_is_read_as_well_as_called_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What code does with a weight by itself would not be adapted."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    call = LlamaMLP.forward
+
+    def read_and_call(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return call(self, x.to(self.up_proj.weight.dtype))
+
+    monkeypatch.setattr(LlamaMLP, "forward", read_and_call)
+    rack = rack_of(Bench.load(save_tiny(tmp_path, "llama"), max_loras=1, eager=True).engine())
+    assert "model.layers.0.mlp.gate_proj" in rack.places
+    assert "model.layers.0.mlp.up_proj" not in rack.places
+
+
 def test_without_adapters_the_model_stays_as_it_is(eager: bool, tmp_path: Path) -> None:
     bench = Bench.load(save_tiny(tmp_path, "llama"), eager=eager)
     assert bench.loaded.rack is None
