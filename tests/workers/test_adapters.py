@@ -97,7 +97,6 @@ def test_other_models(family: str, tmp_path: Path) -> None:
     check_all(bench, [Lora.make("one", tmp_path / "base", tmp_path / "one", **config)], bench.engine(), num_jobs=4)
 
 
-@pytest.mark.parametrize("eager", [False, True])
 def test_a_layer_that_is_read_as_well_as_called_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What code does with a weight by itself would not be adapted."""
     from transformers.models.llama.modeling_llama import LlamaMLP
@@ -113,6 +112,7 @@ def test_a_layer_that_is_read_as_well_as_called_is_left_alone(tmp_path: Path, mo
     assert "model.layers.0.mlp.up_proj" not in rack.places
 
 
+@pytest.mark.parametrize("eager", [False, True])
 def test_without_adapters_the_model_stays_as_it_is(eager: bool, tmp_path: Path) -> None:
     bench = Bench.load(save_tiny(tmp_path, "llama"), eager=eager)
     assert bench.loaded.rack is None
