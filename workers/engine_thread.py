@@ -48,6 +48,8 @@ class EngineThread(threading.Thread):
         """One entry a step, taken off by the I/O thread."""
         self.adopted: deque[Adopted] = deque()
         """What came of each adapter, taken off as results are."""
+        self._adoption: Adoption | None = None
+        """Made for the first adapter."""
         self.card: Card | None = None
         self.failure: BaseException | None = None
         """What ended this thread: the process cannot go on without it."""
@@ -72,15 +74,12 @@ class EngineThread(threading.Thread):
         try:
             engine, self.card = self._load(self._set_progress)
             engine.enter_thread()
-            from tokenyard.workers.adoption import Adoption  # here, as it imports torch
-
-            adoption = Adoption(engine, self._commands.put)
             self._signal()
             late = engine.late
             if late is not None:
                 late.start()
             while True:
-                self._take_commands(engine, adoption, wait=not engine.has_work)
+                self._take_commands(engine, wait=not engine.has_work)
                 if late is not None and late.is_over:
                     late.install()
                     late = None
@@ -95,14 +94,12 @@ class EngineThread(threading.Thread):
                     self.results.append([(output.key, output.delta) for output in outputs])
                     self._signal()
                 elif engine.has_work and idle:
-                    self._take_commands(engine, adoption, wait=True, timeout_s=IDLE_WAIT_S)
+                    self._take_commands(engine, wait=True, timeout_s=IDLE_WAIT_S)
         except BaseException as error:  # noqa: BLE001 - the process's one place: whatever it is, the I/O thread must know
             self.failure = error
             self._signal()
 
-    def _take_commands(
-        self, engine: "Engine", adoption: "Adoption", wait: bool, timeout_s: float | None = None
-    ) -> None:
+    def _take_commands(self, engine: "Engine", wait: bool, timeout_s: float | None = None) -> None:
         """Carry out all that is queued; if told to, wait for the first."""
         try:
             command = self._commands.get(wait, timeout_s)
@@ -115,9 +112,9 @@ class EngineThread(threading.Thread):
                     case Retire(adapter_key):
                         engine.adapters.retire(adapter_key)
                     case Adopt(adapter):
-                        self._tell_adopted(adoption.begin(adapter))
+                        self._tell_adopted(self._adoption_of(engine).begin(adapter))
                     case arrived:
-                        self._tell_adopted(adoption.finish(arrived))
+                        self._tell_adopted(self._adoption_of(engine).finish(arrived))
                 command = self._commands.get_nowait()
         except Empty:
             return
@@ -138,6 +135,13 @@ class EngineThread(threading.Thread):
             finish = Finish("error", error.code, error.words, error.param)
             self.results.append([(job.key, Delta(job.key.job, job.key.attempt, len(emitted), [], {}, finish))])
             self._signal()
+
+    def _adoption_of(self, engine: "Engine") -> "Adoption":
+        if self._adoption is None:
+            from tokenyard.workers.adoption import Adoption  # here, as it imports torch
+
+            self._adoption = Adoption(engine, self._commands.put)
+        return self._adoption
 
     def _tell_adopted(self, adopted: "Adopted | None") -> None:
         if adopted is not None:

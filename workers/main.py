@@ -89,7 +89,8 @@ def set_waiting() -> None:
 class WorkerProcess:
     """The sockets, and the loop that feeds the desk and does what it says."""
 
-    def __init__(self, options: WorkerOptions) -> None:
+    def __init__(self, options: WorkerOptions, load: Loader | None = None) -> None:
+        """`load`: makes another engine than the options ask for; the relay benchmark's, which has no model."""
         address = BrokerAddress.of(options.run_dir, options.broker, options.keys)
         self._inc = options.inc or secrets.token_bytes(INC_BYTES)
         self._context = zmq.Context()
@@ -106,7 +107,7 @@ class WorkerProcess:
             time.monotonic(),
             self._tokens.key,
         )
-        self._engine = EngineThread(make_loader(options))
+        self._engine = EngineThread(load or make_loader(options))
         self._num_stop_signals = 0
         self._must_end = False
         self._announced = False
