@@ -15,6 +15,7 @@ from models import CARD
 
 from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import RunDir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
@@ -101,7 +102,7 @@ async def far_end() -> AsyncIterator[FarEnd]:
         broker.linger = tokens.linger = 0
         broker.bind(run_dir.front_endpoint)
         tokens.bind(run_dir.tokens_endpoint(WORKER))
-        pool = Pool(run_dir)
+        pool = Pool(BrokerAddress.of(Path(folder)))
         await pool.start()
         end = FarEnd(broker, tokens, pool)
         try:
