@@ -9,7 +9,7 @@ Cells = list[list[str]]
 
 LEVEL_HEAD = ["c", "server", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "tokens/s", "ours ÷ theirs"]
 STALL_HEAD = ["server", "streams running", "ITL p50 before", "worst ITL", "long prompt's TTFT", "theirs ÷ ours"]
-WORDS = {"model", "options", "request", "server", "target", "verdict"}
+WORDS = {"load", "model", "options", "request", "server", "streams whole", "target", "tokens come", "verdict", "way"}
 TARGET_HEAD = ["target", "wanted", "found", "verdict"]
 
 

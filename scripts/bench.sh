@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Measure Tokenyard beside `transformers serve`: set up what is missing, then `benchmarks/serve_bench.py ARGS`. The first word
 # may name another program: `engine` is `benchmarks/engine_bench.py`, without HTTP; `start` is `benchmarks/start_bench.py`;
-# `api` is `benchmarks/api_bench.py`, the API layer alone; `curve` is `benchmarks/curve_bench.py`, encryption between machines;
-# `plots` is `benchmarks/plots.py`; `cpu DIR` makes all tables and plots of docs/performance.md for a CPU: some 15 minutes on
-# two quiet cores.
-#   scripts/bench.sh --quick --servers ours    a minute's look;    scripts/bench.sh [engine|start|api|curve|plots] --help    all options
+# `api` is `benchmarks/api_bench.py`, the API layer alone; `relay` is `benchmarks/relay_bench.py`, 1,000 streams through a
+# front from workers without a model; `curve` is `benchmarks/curve_bench.py`, encryption between machines; `plots` is
+# `benchmarks/plots.py`; `cpu DIR` makes all tables and plots of docs/performance.md for a CPU: some 15 minutes on two quiet
+# cores.
+#   scripts/bench.sh --quick --servers ours    a minute's look;    scripts/bench.sh [engine|start|api|relay|curve|plots] --help
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/scripts/setup.sh"
@@ -15,7 +16,7 @@ if ! "$python" -c 'import accelerate, httpx, matplotlib, openai' 2>/dev/null; th
   "$python" -m pip install --quiet --editable '.[bench]'
 fi
 case ${1:-} in
-  engine | start | api | curve) exec "$python" "benchmarks/$1_bench.py" "${@:2}" ;;
+  engine | start | api | relay | curve) exec "$python" "benchmarks/$1_bench.py" "${@:2}" ;;
   plots) shift && exec "$python" benchmarks/plots.py "$@" ;;
   cpu) shift ;;
   *) [[ ${1:-} == serve ]] && shift

@@ -1,0 +1,131 @@
+"""The client of the relay benchmark: one process that reads many streams at little cost.
+
+    python benchmarks/relay_client.py ORDER
+
+Writes the line `open` once every stream has its headers, and a Tally at the end; both it and ORDER are JSON.
+"""
+
+import json
+import select
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from relay_answer import Answer
+from relay_stamps import said
+from relay_words import MODEL
+
+RECEIVE_BYTES = 1 << 18
+STUCK_S = 30.0
+"""Without a byte from anybody for so long, there is no hope."""
+
+
+class Order(NamedTuple):
+    """What to read, and how."""
+
+    port: int
+    path: str
+    num_streams: int
+    num_tokens: int
+    """Of each stream. Streams have the seeds from 0 on."""
+    at_once: int
+    """Requests that may wait for their headers at a time."""
+    stamps: str = ""
+    """Folder with the times of tokens; none: no latencies."""
+
+
+class Tally(NamedTuple):
+    """What came."""
+
+    num_right: int
+    """Streams that are whole: every token once, in order, with the end that belongs there."""
+    faults: list[str]
+    """Of some of the others."""
+    num_tokens: int
+    """Of those that are right."""
+    num_events: int
+    """With text."""
+    num_writes: int
+    """Chunks of HTTP with events, also those without text."""
+    wall_s: float
+    """From the first text to the last."""
+    cpu_s: float
+    """Of this process since all streams were open."""
+    longest_gap_s: float
+    """Of any stream between two reads."""
+    latencies_ms: list[float]
+    """From the making of a token to its text's arrival here: p50, p99, the longest."""
+
+
+def encode(order: Order, seed: int) -> bytes:
+    body: dict[str, Any] = {"model": MODEL, "seed": seed, "max_tokens": order.num_tokens, "stream": True}
+    body |= {"stream_options": {"include_usage": True}, "ignore_eos": True}
+    body |= {"messages": [{"role": "user", "content": "hi"}]} if "chat" in order.path else {"prompt": "hi"}
+    content = json.dumps(body).encode()
+    head = f"POST {order.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+def read(order: Order) -> tuple[list[Answer], float]:
+    """All answers, to their ends; and the CPU time since they were open."""
+    answers = [Answer(order.path, seed) for seed in range(order.num_streams)]
+    sockets = {}
+    poller = select.epoll()
+    num_sent = num_open = num_done = 0
+    began_cpu_s = time.process_time()
+    while num_done < order.num_streams:
+        while num_sent < order.num_streams and num_sent - num_open < order.at_once:
+            connection = socket.create_connection(("127.0.0.1", order.port))
+            connection.sendall(encode(order, num_sent))
+            connection.setblocking(False)
+            sockets[connection.fileno()] = (connection, answers[num_sent])
+            poller.register(connection, select.EPOLLIN)
+            num_sent += 1
+        ready = poller.poll(STUCK_S)
+        if not ready:
+            break
+        for descriptor, _ in ready:
+            connection, answer = sockets[descriptor]
+            data = connection.recv(RECEIVE_BYTES)
+            if not answer.open:
+                num_open += 1
+                if num_open == order.num_streams:
+                    print("open", flush=True)  # noqa: T201
+                    began_cpu_s = time.process_time()
+            answer.take(data, time.monotonic())
+            if answer.done or not data:
+                num_done += 1
+                poller.unregister(descriptor)
+                connection.close()
+                del sockets[descriptor]
+    return answers, time.process_time() - began_cpu_s
+
+
+def latencies_ms(answers: list[Answer], order: Order) -> list[float]:
+    made_s = said(Path(order.stamps), order.num_streams, order.num_tokens)
+    waits_s = [answer.arrivals_s(order.num_tokens) - made_s[answer.seed] for answer in answers]
+    return [float(1000 * wait_s) for wait_s in np.quantile(np.concatenate(waits_s), [0.5, 0.99, 1])]
+
+
+def count(answers: list[Answer], cpu_s: float, order: Order) -> Tally:
+    faults = [words for answer in answers if (words := answer.fault(order.num_tokens))]
+    moments_s = [moment_s for answer in answers for moment_s in answer.times_s] or [0.0]
+    return Tally(
+        num_right=len(answers) - len(faults),
+        faults=faults[:5],
+        num_tokens=(len(answers) - len(faults)) * order.num_tokens,
+        num_events=sum(answer.num_events for answer in answers),
+        num_writes=sum(answer.num_writes for answer in answers),
+        wall_s=max(moments_s) - min(moments_s),
+        cpu_s=cpu_s,
+        longest_gap_s=max(answer.longest_gap_s for answer in answers),
+        latencies_ms=latencies_ms(answers, order) if order.stamps and not faults else [],
+    )
+
+
+if __name__ == "__main__":
+    given = Order(**json.loads(sys.argv[1]))
+    print(json.dumps(count(*read(given), given)._asdict()))  # noqa: T201
