@@ -4,11 +4,11 @@ Knows no HTTP: routes and answers are others'.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.wire import Card, Loading, Want
+from tokenyard.broker.wire import Adapter, Card, Loading, Want
 from tokenyard.http.adapters import adapter_of, model_of
 from tokenyard.http.catalog.catalog import Catalog, Policy
 from tokenyard.http.library import TokenizerLibrary
@@ -40,11 +40,15 @@ class Wait:
 class Models:
     """One front's view of them; all calls on the event loop's thread."""
 
-    def __init__(self, pool: Pool, library: TokenizerLibrary, policy: Policy) -> None:
-        """Raises SetupError if a spec of the policy's is none."""
+    def __init__(self, pool: Pool, library: TokenizerLibrary, policy: Policy, given: Iterable[Adapter] = ()) -> None:
+        """`given`: adapters that there are, though none of their bases' workers may have told of them yet.
+
+        Raises SetupError if a spec of the policy's is none.
+        """
         self._pool = pool
         self._library = library
         self._policy = policy
+        self._given = {adapter.name: adapter for adapter in given}
         self.catalog = Catalog(policy)
 
     def came(self, card: Card) -> None:
@@ -78,8 +82,9 @@ class Models:
         if known is not None and (reads_only or self._pool.is_up(model_of(known))):
             return known
         name = wait.name
+        adapter = adapter_of(known) if known is not None else self._given.get(name)
         try:
-            want = await self._want(model_of(known) if known is not None else name, known)
+            want = await self._want(adapter.base if adapter else name, known)
             wait.name, wait.loads = want.model, True
             wait.progress = lambda: self._pool.loads.progress_of(want.model)
             card = await self._pool.want(want)
@@ -88,7 +93,7 @@ class Models:
             if known is None or error.code not in ("model_not_found", "pool_unavailable"):
                 raise
             return known
-        if known is None or adapter_of(known) is None:
+        if adapter is None:
             return card
         if (found := self._pool.find(name)) is None:
             raise TokenyardError("model_not_found", f"the adapter {name} was unloaded meanwhile", "model")
@@ -153,6 +158,10 @@ class Models:
             entries.setdefault(listed.id, _bare(listed.id, loading) | known)
         for model in loading:
             entries.setdefault(model, _bare(model, loading))
+        for name, one in self._given.items():
+            if not self._pool.is_up(one.base):
+                more = {"root": one.source, "parent": one.base, "status": _status(one.base, loading)}
+                entries.setdefault(name, _bare(name, loading) | more)
         return list(entries.values())
 
     async def entry(self, name: str) -> Entry:

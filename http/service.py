@@ -30,7 +30,7 @@ class Service:
         self.options = options
         self.drain = drain
         self.library = TokenizerLibrary(options.tool_formats)
-        self.models = Models(pool, self.library, options.models)
+        self.models = Models(pool, self.library, options.models, options.loras.given)
         self.hub = Hub(read_servers(options.mcp) if options.mcp else [])
         """The MCP servers; it starts with the front."""
         self._at_start: list[Hook] = []

@@ -168,7 +168,7 @@ class Plan:
         tls = [part for name, path in zip(names, self.tls, strict=False) for part in (name, str(path))]
         limit = ["--max-requests-per-key", str(self.max_requests_per_key)] if self.max_requests_per_key else []
         loading = self.loading.front_arguments()
-        policies = [*_policy_arguments(self.policy), *policy_arguments(self.lora_policy)]
+        policies = [*_policy_arguments(self.policy), *policy_arguments(self.lora_policy), *broker_arguments(self.loras)]
         web = [*cors, *formats, *store, *mcp, *tls, *limit, *loading, *drain]
         options = [*self.reach.front_arguments(), *policies, *web]
         return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
@@ -196,7 +196,8 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     devices = choose_devices(wishes.device, wishes.gpus)
     workers = _plan_workers(wishes, config, models, devices)
     refuse_clashes(workers)
-    others = bool(wishes.allow_models or front.get("allow_models")) and "max_loras" in wishes.engine
+    opened = (wishes.allow_models, wishes.models_dir, front.get("allow_models"), front.get("models_dir"))
+    others = any(opened) and "max_loras" in wishes.engine
     loras = find_bases(_lora_specs(wishes, config), [*workers, *models.values()], others)
     workers = with_room(workers, loras)
     models = {name: with_room([model], loras)[0] for name, model in models.items()}

@@ -166,6 +166,7 @@ def front(
     tool_format: ToolFormats = None,
     allow_models: AllowModels = None,
     models_dir: ModelsDir = None,
+    lora: Loras = None,
     lora_dir: LoraDir = None,
     allow_loras: AllowLoras = None,
     named: Annotated[list[str] | None, typer.Option(hidden=True, help="MODEL_SPEC named at start.")] = None,
@@ -187,6 +188,7 @@ def front(
     from tokenyard.http.keys import KeyRing
     from tokenyard.http.main import FrontOptions, run
     from tokenyard.scripts import plan, reach
+    from tokenyard.scripts.loras import offered
     from tokenyard.scripts.on_demand import OnDemand
 
     given = plan.Wishes(
@@ -224,7 +226,7 @@ def front(
             cors_origins=tuple(wishes.cors_origins),
             tool_formats=tuple(wishes.tool_formats),
             models=wishes.policy,
-            loras=wishes.lora_policy,
+            loras=wishes.lora_policy._replace(given=offered(lora or []) or tuple(wishes.loras)),
             store=wishes.store,
             mcp=wishes.mcp,
             ssl_certfile=wishes.tls[0] if wishes.tls else None,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.wire import Adapter
 from tokenyard.http.catalog.names import read_name
 from tokenyard.http.catalog.policy import shown
 
@@ -18,6 +19,8 @@ class AdapterPolicy(NamedTuple):
     directory: Path | None = None
     allow: tuple[str, ...] = ()
     """Patterns of Hub names, as a shell has them."""
+    given: tuple[Adapter, ...] = ()
+    """Those that are there from the start: a request for one brings up its base."""
 
     def resolve(self, path: str) -> str:
         """What a request's path stands for: an absolute directory or a Hub name. Raises TokenyardError.

@@ -12,6 +12,7 @@ import pytest
 from loras import save_lora
 from models import DEMO
 from reference import Reference
+from served import Served
 from yard import Yard, wait_until
 
 from tokenyard.broker.params import Params
@@ -23,6 +24,28 @@ LENGTH = 24
 PROMPT = list(range(100, 160))
 MANY = 400
 """Tokens of a stream that is still running when its worker dies."""
+
+
+def test_an_adapter_brings_up_its_base(tmp_path: Path) -> None:
+    """It is named at the start of a supervisor; the base comes on demand, and goes, and comes again."""
+    base = tmp_path / "models" / "org" / "base"
+    shutil.copytree(DEMO, base)
+    lora = save_lora(base, tmp_path / "lora", 5, lora_alpha=4)
+    given = ["--lora", f"sql,source={lora},base=org/base", "--max-loras", "1"]
+    served = Served("--models-dir", str(tmp_path / "models"), "--gpu-share", "2", "--no-compile", *given)
+    try:
+        served.wait_ready()
+        for _ in range(2):
+            listed = {one["id"]: one for one in httpx.get(f"{served.url}/v1/models").json()["data"]}
+            assert (listed["sql"]["parent"], listed["sql"]["status"]["value"]) == ("org/base", "unloaded")
+            response = httpx.post(f"{served.url}/v1/completions", json=body_of("sql", LENGTH), timeout=100)
+            assert response.status_code == 200, response.text
+            params = Params(max_tokens=LENGTH, temperature=0.0)
+            Reference(lora / "merged").check(PROMPT, response.json()["choices"][0]["token_ids"], params)
+            unloaded = httpx.post(f"{served.url}/v1/models/unload", json={"model": "org/base"}, timeout=100)
+            assert unloaded.status_code == 200
+    finally:
+        served.close()
 
 
 class Adapters:

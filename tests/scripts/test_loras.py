@@ -58,6 +58,7 @@ def test_broker_workers_and_fronts_are_told(lora: Path, tmp_path: Path) -> None:
     assert offered([given[at + 1] for at, one in enumerate(given) if one == "--lora"]) == tuple(made.loras)
     assert "--max-loras" in made.worker_arguments(tmp_path, made.workers[0], b"12345678")
     front = made.front_arguments(tmp_path, 3, 0)
+    assert offered([front[at + 1] for at, one in enumerate(front) if one == "--lora"]) == tuple(made.loras)
     assert front[front.index("--lora-dir") + 1] == str(lora.parent)
     assert any("max_loras=2" in spec for spec in made.policy.named), "an on-demand load of it has room, too"
 
