@@ -147,6 +147,10 @@ class Core:
         self._loads.tick()
         return self._take_actions()
 
+    def workers_on_tcp(self) -> list[bytes]:
+        """Incarnations whose tokens are to be had on tcp, perhaps on another machine."""
+        return sorted(one.inc for one in self._state.workers.values() if one.endpoint.startswith("tcp://"))
+
     @property
     def next_tick_s(self) -> float:
         """When `tick` has something to do again, at the latest."""

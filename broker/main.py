@@ -23,7 +23,7 @@ import zmq
 
 from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
-from tokenyard.broker.config import RunDir, default_run_dir
+from tokenyard.broker.config import GRACE_S, RunDir, default_run_dir
 from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT, Actions, Core
 from tokenyard.broker.curve import read_keys
 from tokenyard.broker.errors import SetupError, WireError
@@ -38,6 +38,10 @@ MAX_FRAMES = 256
 COMPLAIN_S = 1.0
 """Between two log lines about bad frames: a flood of them must not become a flood of lines."""
 
+ABSENT = "workers-on-tcp"
+"""A file of the run directory."""
+NOTE_S = 0.5
+"""Between two looks at whether it is still true."""
 TCP = b"t"
 """The letter of the socket on tcp, by which all roles come: `--broker` and firewalls need know one port."""
 
@@ -92,8 +96,7 @@ class Broker:
             self._tcp = TcpPeers(self._context, options.bind, read_keys(options.keys) if options.keys else None)
             self._sockets[TCP] = self._tcp.socket
             log.info("listening on %s%s", self._tcp.endpoint, "" if options.keys else ", in the clear")
-            # Nothing shows which workers live elsewhere: one that never speaks makes the grace last to its end.
-            awaited.append(bytes(INC_BYTES))
+            awaited += read_absent(run_dir)
         self._core = Core(
             secrets.token_bytes(INC_BYTES),
             time.monotonic(),
@@ -112,6 +115,10 @@ class Broker:
         for source in (*self._sockets.values(), *sources, self._deaths.fileno()):
             self._poller.register(source, zmq.POLLIN)
         self._complaints = logs.Complaints(log, COMPLAIN_S)
+        self._run_dir = run_dir
+        self._note_s = time.monotonic() + GRACE_S  # before, not all have had their say
+        self._noted: list[bytes] | None = None
+        """What the next broker would read."""
 
     def serve(self) -> None:
         """The loop, until told to end: wait, take what came, hear of deaths, look at the clock."""
@@ -184,6 +191,10 @@ class Broker:
         for peer in [*tcp.take_left(), *banned]:
             self._perform(self._core.gone(peer, time.monotonic()))
         self._perform(tcp.news())
+        now = time.monotonic()
+        if now >= self._note_s:
+            self._note_s = now + NOTE_S
+            self._noted = note_absent(self._run_dir, self._core.workers_on_tcp(), self._noted)
 
     @staticmethod
     def _credited_pid(frame: zmq.Frame) -> int:
@@ -246,6 +257,23 @@ class Broker:
                 raise
             return False
         return True
+
+
+def read_absent(run_dir: RunDir) -> list[bytes]:
+    """Workers on tcp, as the last broker noted them: nothing here shows whether they still live."""
+    with suppress(OSError, ValueError):
+        return [bytes.fromhex(line) for line in (run_dir.path / ABSENT).read_text().split()]
+    return []
+
+
+def note_absent(run_dir: RunDir, incs: list[bytes], noted: list[bytes] | None) -> list[bytes]:
+    """Have the next broker know them, if it does not yet; a disk that is full costs it a wait, and no stream."""
+    if incs != noted:
+        path = run_dir.path / ABSENT
+        with suppress(OSError):
+            path.with_suffix(".new").write_text("".join(f"{inc.hex()}\n" for inc in incs))
+            path.with_suffix(".new").rename(path)
+    return incs
 
 
 def living_workers(run_dir: RunDir) -> list[bytes]:

@@ -30,6 +30,7 @@ from tokenyard.broker.wire import (
     Welcome,
     WorkerDown,
     WorkerHello,
+    WorkerJob,
     WorkerUp,
 )
 from tokenyard.scripts.pool_keys import make_keys
@@ -112,9 +113,9 @@ def guarded() -> Iterator[Guarded]:
         guarded.close()
 
 
-def hello_of(worker: Box, key: str | None = None) -> WorkerHello:
+def hello_of(worker: Box, key: str | None = None, name: str = "worker", *jobs: WorkerJob) -> WorkerHello:
     shown = worker.keys.public if key is None else key
-    return WorkerHello(PROTOCOL, inc("worker"), 1, "ready", "tcp://127.0.0.1:9", 4, card(), [], "m", shown)
+    return WorkerHello(PROTOCOL, inc(name), 1, "ready", "tcp://127.0.0.1:9", 4, card(), list(jobs), "m", shown)
 
 
 def front_of(guarded: Guarded, box: str = "box3", name: str = "front") -> Box:
@@ -236,6 +237,25 @@ def test_a_new_broker_finds_its_peers_again(guarded: Guarded) -> None:
         wait_until(box.tend, "a handshake", WAIT_S)
         box.say(hello)
     front.hear(WorkerUp)
+
+
+def test_a_new_broker_waits_for_the_workers_that_the_last_one_knew(guarded: Guarded) -> None:
+    front, worker, eager = front_of(guarded), guarded.box("box2"), guarded.box("box2")
+    worker.say(hello_of(worker))
+    front.hear(WorkerUp)
+    noted = guarded.keys.parent / "run" / "workers-on-tcp"
+    wait_until(lambda: noted.exists() and noted.read_text() == f"{inc('worker').hex()}\n", "a note", WAIT_S)
+    guarded.process.kill()
+    guarded.process.wait()
+    guarded.start()
+    for box in (front, worker, eager):
+        wait_until(box.tend, "a handshake", WAIT_S)
+    front.say(FrontHello(PROTOCOL, inc("front"), 1, []))
+    eager.say(hello_of(eager, None, "eager"))
+    front.hear(WorkerUp)
+    front.say(submit(1))
+    worker.say(hello_of(worker, None, "worker", WorkerJob(inc("front"), 1, 1)))
+    assert front.hear(Placed) == Placed(1, 1, inc("worker"))
 
 
 def test_a_taken_port_is_told(guarded: Guarded, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ BOXES = {"worker": "box2", "front": "box3"}
 
 
 class Proxy:
-    """Passes on what comes to `port`, to another one, until it is cut."""
+    """Passes on what comes to `port`, to another one, until it is cut or stopped."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -33,6 +33,8 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self._ends: list[socket.socket] = []
         self._is_cut = False
+        self._is_open = threading.Event()
+        self._is_open.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -43,11 +45,17 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
         self._ends.clear()
 
+    def stop(self) -> None:
+        """Let nothing through, and tell nobody: a cable that is pulled."""
+        self._is_open.clear()
+
     def mend(self) -> None:
         self._is_cut = False
+        self._is_open.set()
 
     def close(self) -> None:
         self.cut()
+        self._is_open.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -68,10 +76,10 @@ class Proxy:
             for source, sink in ((caller, called), (called, caller)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with source, suppress(OSError):
             while part := source.recv(1 << 16):
+                self._is_open.wait()
                 sink.sendall(part)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
@@ -84,7 +92,11 @@ class TcpYard(Yard):
         self._folder = Path(tempfile.mkdtemp(prefix="tcp-yard-"))
         self.keys = self._folder / "keys"
         make_keys(self.keys, list(BOXES.values()))
-        self.broker_endpoint = f"tcp://127.0.0.1:{free_port()}"
+        port = free_port()
+        self.broker_bind = f"tcp://127.0.0.1:{port}"
+        self.to_broker = Proxy(port)
+        """Of workers and fronts."""
+        self.broker_endpoint = f"tcp://127.0.0.1:{self.to_broker.port}"
         self.proxies: list[Proxy] = []
         """Of the workers, in their order."""
         super().__init__(**given)
@@ -98,7 +110,7 @@ class TcpYard(Yard):
     def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         role = arguments[0]
         if role == "broker":
-            return super().start(*arguments, "--bind", self.broker_endpoint, "--keys", str(self.keys))
+            return super().start(*arguments, "--bind", self.broker_bind, "--keys", str(self.keys))
         keys = () if "--keys" in arguments else ("--keys", str(self.folder(role)))
         return super().start(*arguments, "--broker", self.broker_endpoint, *keys)
 
@@ -114,7 +126,7 @@ class TcpYard(Yard):
 
     def status(self) -> dict[str, Any]:
         with zmq.Context() as context:
-            broker = BrokerPeer(context, BrokerAddress.of(self.run_dir, self.broker_endpoint, self.keys))
+            broker = BrokerPeer(context, BrokerAddress.of(self.run_dir, self.broker_bind, self.keys))
             try:
                 return ask(broker, Status, 1)
             finally:
@@ -122,6 +134,6 @@ class TcpYard(Yard):
 
     def close(self) -> None:
         super().close()
-        for proxy in self.proxies:
+        for proxy in (self.to_broker, *self.proxies):
             proxy.close()
         shutil.rmtree(self._folder, ignore_errors=True)
