@@ -8,22 +8,22 @@ membership.py who serves a model together, control.py the operator's requests.
 
 import logging
 from collections.abc import Callable, Iterable
-from itertools import takewhile
 from math import inf
 from typing import Any
 
 from tokenyard.broker import wire
 from tokenyard.broker.adapters import Adapters
 from tokenyard.broker.claims import Claims
-from tokenyard.broker.config import BEAT_S, EXIT_WAIT_S, GRACE_S
+from tokenyard.broker.config import BEAT_S, GRACE_S
 from tokenyard.broker.control import Control
+from tokenyard.broker.deaths import Deaths
 from tokenyard.broker.gate import WORKER_STATES, Gate
 from tokenyard.broker.invariants import check_state
 from tokenyard.broker.jobs import Jobs
 from tokenyard.broker.loads import Loads
 from tokenyard.broker.membership import Membership
 from tokenyard.broker.progress import HUNG, Progress
-from tokenyard.broker.records import Agent, Death, Front, Peer, State, Worker
+from tokenyard.broker.records import Agent, Front, Peer, State, Worker
 from tokenyard.broker.retiring import Retiring
 from tokenyard.broker.room import DEFAULT_POLICY, Policy
 from tokenyard.broker.silence import Silence
@@ -31,9 +31,6 @@ from tokenyard.broker.wire import Message
 
 SWEEP_S = BEAT_S / 2
 """Between two looks at who is silent: adds an eighth at most to SILENCE_S."""
-
-DEATH_MEMORY_S = 10.0
-"""How late an agent's word on a death still counts: over twice SILENCE_S, after which the agent is dead itself."""
 
 QUEUE_LIMIT = 1024
 """Fresh jobs waiting in one broker: four times the largest decode batch of one worker."""
@@ -75,8 +72,7 @@ class Core:
         self._silence = Silence()
         self._gate = Gate(state, self._silence)
         self._awaited = set(awaited)
-        self._deaths: dict[bytes, Death] = {}
-        self._unannounced: dict[bytes, Death] = {}  # oldest first, and so by announce_s
+        self._deaths = Deaths(state, self._jobs)
         self._next_sweep_s = now + SWEEP_S
         self._grace_over = False
         self._handlers: dict[type[Any], Callable[[bytes, Any], None]] = {
@@ -106,6 +102,7 @@ class Core:
         self._from_agent: dict[type[Any], Callable[[Agent, Any], None]] = {
             wire.Ping: lambda agent, ping: None,
             wire.Spawned: self._spawned,
+            wire.Dying: self._dying,
             wire.Exited: self._exited,
             wire.Retired: self._retiring.retired,
         }
@@ -139,9 +136,7 @@ class Core:
         """Do what time alone makes due."""
         self._look_at(now)
         self._jobs.expire_deadlines()
-        due = takewhile(lambda item: item[1].announce_s <= now, self._unannounced.items())
-        for inc in [inc for inc, _ in due]:
-            self._announce(inc)
+        self._deaths.tick()
         if now >= self._next_sweep_s:
             self._sweep()
         self._loads.tick()
@@ -154,9 +149,14 @@ class Core:
     @property
     def next_tick_s(self) -> float:
         """When `tick` has something to do again, at the latest."""
-        announce_s = next((death.announce_s for death in self._unannounced.values()), inf)
         grace_s = inf if self._grace_over else self._state.grace_until_s
-        return min(self._next_sweep_s, announce_s, grace_s, self._jobs.next_deadline_s(), self._loads.next_look_s)
+        return min(
+            self._next_sweep_s,
+            self._deaths.next_tick_s,
+            grace_s,
+            self._jobs.next_deadline_s(),
+            self._loads.next_look_s,
+        )
 
     def check(self) -> None:
         """Assert all invariants; for tests, after every event."""
@@ -164,7 +164,7 @@ class Core:
         self._membership.check()
         self._adapters.check()
         self._loads.check()
-        assert self._unannounced.items() <= self._deaths.items()
+        self._deaths.check()
         assert len(self._silence) == len(self._state.peers), "somebody's silence is not looked for"
 
     def _handle_known(self, sender: Peer, message: Message) -> None:
@@ -229,8 +229,7 @@ class Core:
         if worker is None:
             worker = Worker(hello.inc, b"", hello.pid, hello.name, hello.endpoint, hello.capacity, hello.state, None, 0)
             state.workers[hello.inc] = worker
-            self._announce(hello.inc)  # it was declared dead and lives
-            self._deaths.pop(hello.inc, None)
+            self._deaths.revoke(hello.inc)
             self._progress.is_back(hello.inc)
             worker.stepped_s = state.now
             log.info("worker %s %s is here (pid %d, %s)", hello.inc.hex(), hello.name, hello.pid, hello.state)
@@ -283,8 +282,9 @@ class Core:
     def _goodbye(self, peer: bytes, goodbye: wire.Goodbye) -> None:
         sender = self._state.peers.get(peer)
         if sender is not None and sender.inc == goodbye.inc:
-            self._forget(sender, "it said goodbye", lost=False)
-            self._announce(goodbye.inc)
+            words = f"it fails: {goodbye.crash}" if goodbye.crash else "it said goodbye"
+            self._forget(sender, words, lost=bool(goodbye.crash))
+            self._deaths.explain(goodbye.inc, is_crash=bool(goodbye.crash))
 
     def _spawned(self, agent: Agent, spawned: wire.Spawned) -> None:
         self._control.spawned(agent, spawned)
@@ -297,14 +297,16 @@ class Core:
         self._loads.exited(agent, exited)
         self._state.disown(agent, exited.inc)
         self._progress.is_back(exited.inc)
-        if death := self._deaths.get(exited.inc):
-            if exited.cause == "crash":
-                self._jobs.count_crash(death)
-            self._announce(exited.inc)
-            del self._deaths[exited.inc]
+        self._deaths.explain(exited.inc, is_crash=exited.cause == "crash")
 
-    def _forget(self, sender: Peer, words: str, lost: bool = True) -> None:
-        """It is no longer here; `lost`: not on purpose."""
+    def _dying(self, agent: Agent, dying: wire.Dying) -> None:
+        """The agent sees it long before the kernel has taken the process down, and can tell why."""
+        worker = self._state.workers.get(dying.inc)
+        if worker is not None and worker.inc in agent.workers:
+            self._forget(worker, "its process is dying", lost=worker.state != "draining", is_early=True)
+
+    def _forget(self, sender: Peer, words: str, lost: bool = True, is_early: bool = False) -> None:
+        """It is no longer here; `lost`: not on purpose; `is_early`: nobody can know why yet."""
         state = self._state
         state.peers.pop(sender.peer, None)
         self._silence.forget(sender)
@@ -321,9 +323,9 @@ class Core:
             case Worker():
                 if lost:
                     state.num_lost[sender.card.names[0] if sender.card else sender.name] += 1
-                self._bury(sender)
+                self._bury(sender, is_early)
 
-    def _bury(self, worker: Worker) -> None:
+    def _bury(self, worker: Worker, is_early: bool) -> None:
         """Tell the fronts at once that it is down; `Lost` waits a moment for the agent's word on why."""
         state = self._state
         del state.workers[worker.inc]
@@ -333,19 +335,13 @@ class Core:
             lost = self._jobs.lose(worker)
             model.leave(worker, state.now + state.load_timeout_s)
             state.tell_fronts(wire.WorkerDown(worker.inc))
-        death = Death(lost, state.now + EXIT_WAIT_S, state.now + DEATH_MEMORY_S)
-        self._deaths[worker.inc] = self._unannounced[worker.inc] = death
-        if worker.inc not in state.owners:
-            self._announce(worker.inc)
+        name = model.name if model else ""
+        self._deaths.add(worker.inc, lost, name, is_early, is_owned=worker.inc in state.owners)
         self._membership.left(worker)
         self._adapters.worker_gone(worker)
         self._settle_if_complete()
         if model:
             self._jobs.dispatch(model)
-
-    def _announce(self, inc: bytes) -> None:
-        if death := self._unannounced.pop(inc, None):
-            self._jobs.announce(death)
 
     # ---- by time
 
@@ -381,7 +377,7 @@ class Core:
         for sender in self._silence.overdue(now):
             self._forget(sender, f"silent for {now - sender.heard_s:.1f} s")
             if isinstance(sender, Worker):
-                self._deaths[sender.inc].forget_s = self._progress.is_silent(sender) + DEATH_MEMORY_S
+                self._deaths.remember(sender.inc, self._progress.is_silent(sender))
         self._progress.sweep()
         for model in list(state.models.values()):
             if model.known_until_s <= now and model.name not in self._loads:
@@ -393,4 +389,4 @@ class Core:
         self._jobs.forget_ended()
         self._control.forget_answered()
         self._retiring.forget_answered()
-        self._deaths = {inc: death for inc, death in self._deaths.items() if death.forget_s > now}
+        self._deaths.sweep()

@@ -216,6 +216,9 @@ class Death:
     announce_s: float
     """When Lost goes out, word or no word."""
     forget_s: float
+    model: str = ""
+    is_puzzle: bool = False
+    """Its process was seen to die before it could be known why (deaths.py)."""
     counted: bool = False
     """Whether its crash has been counted against its jobs."""
 

@@ -14,6 +14,8 @@ from tokenyard.broker.adapter_messages import AddAdapter as AddAdapter
 from tokenyard.broker.adapter_messages import LoadAdapter as LoadAdapter
 from tokenyard.broker.adapter_messages import RemoveAdapter as RemoveAdapter
 from tokenyard.broker.adapter_messages import UnloadAdapter as UnloadAdapter
+from tokenyard.broker.death_messages import Dying as Dying
+from tokenyard.broker.death_messages import Exited as Exited
 from tokenyard.broker.params import Params
 from tokenyard.broker.retire_messages import SUCCESSORS as SUCCESSORS
 from tokenyard.broker.retire_messages import DrainWorker as DrainWorker
@@ -161,20 +163,11 @@ class Spawned(NamedTuple):
     inc: bytes
 
 
-class Exited(NamedTuple):
-    """A worker has ended. `cause`: crash (own signal, device error, out of memory), killed (from outside), drained."""
-
-    inc: bytes
-    cause: str
-    words: str
-    final: bool = False
-    """Its post is given up: no other life follows."""
-
-
 class Goodbye(NamedTuple):
-    """A peer leaves on purpose: forget it at once."""
+    """A peer leaves: forget it at once. `crash`: from a worker that fails by itself, why; empty: on purpose."""
 
     inc: bytes
+    crash: str = ""
 
 
 class Status(NamedTuple):
@@ -368,7 +361,7 @@ class Answer(NamedTuple):
 
 FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Want | UnloadModel | AddAdapter | RemoveAdapter | Goodbye
 WorkerToBroker = WorkerHello | Beat | Done | AdapterFailed | Goodbye
-AgentToBroker = AgentHello | Ping | Spawned | Exited | Retired | Goodbye
+AgentToBroker = AgentHello | Ping | Spawned | Dying | Exited | Retired | Goodbye
 ControlToBroker = Status | DrainWorker | SpawnWorker | KillWorker
 BrokerToFront = (
     Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Loading | LoadFailed | Answer | Who | Refused
@@ -386,7 +379,7 @@ Message = ToBroker | FromBroker | TokensDown | TokensUp
 TAGS: dict[int, type[Any]] = {
     1: FrontHello, 2: WorkerHello, 3: AgentHello, 4: Beat, 5: Ping, 6: Submit, 7: Cancel, 8: Done, 9: Spawned,
     10: Exited, 11: Goodbye, 12: Status, 13: DrainWorker, 14: SpawnWorker, 15: KillWorker,
-    16: Want, 17: UnloadModel, 18: AdapterFailed, 19: AddAdapter, 20: RemoveAdapter, 21: Retired,
+    16: Want, 17: UnloadModel, 18: AdapterFailed, 19: AddAdapter, 20: RemoveAdapter, 21: Retired, 22: Dying,
     32: Welcome, 33: WorkerUp, 34: WorkerDown, 35: Accepted, 36: Placed, 37: Reject, 38: Lost, 39: Who, 40: Refused,
     41: Loading, 42: LoadFailed,
     64: Start, 65: Abort, 66: Drain, 67: Allowed, 68: LoadAdapter, 69: UnloadAdapter,

@@ -11,6 +11,7 @@ from tokenyard.broker.wire import (
     PROTOCOL,
     AgentHello,
     Dismiss,
+    Dying,
     Exited,
     Kill,
     Message,
@@ -131,6 +132,10 @@ class Agency:
     def verdict(self, inc: bytes) -> str:
         """Why the broker has given this worker up; empty where it has not."""
         return self._verdicts.get(inc, "")
+
+    def dying(self, inc: bytes) -> list[Action]:
+        """A worker's process has begun to end."""
+        return [Send(Dying(inc))] if inc in self._living else []
 
     def ended(self, number: int, cause: str, words: str, final: bool) -> list[Action]:
         """The life of this post has ended; `final`: no other follows."""

@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
 from tokenyard.broker.logs import message_of
-from tokenyard.scripts.tie import PARENT_PID
+from tokenyard.scripts.tie import BELLS, PARENT_PID
 from tokenyard.scripts.watch import SETUP_STATUS
 
 READ_BYTES = 1 << 16
@@ -33,6 +33,8 @@ class Child:
     """Of its log so far: where it dies of an exception, this names it."""
     partial: bytes = b""
     """The unfinished last line."""
+    bells: list[int] = field(default_factory=list)
+    """Reading ends of pipes, one of which is closed as soon as the process begins to die (tie.hang_bells)."""
 
     @property
     def pid(self) -> int:
@@ -41,7 +43,19 @@ class Child:
     @property
     def descriptors(self) -> list[int]:
         """What to wait for."""
-        return [self.death] if self.log_ended else [self.death, self.log]
+        return [self.death, *([] if self.log_ended else [self.log]), *self.bells]
+
+    def rings(self, ready: Container[object]) -> bool:
+        """Whether it is seen to be dying, of which it lets us know but once; `ready`: descriptors to read from."""
+        is_dying = any(bell in ready for bell in self.bells)
+        if is_dying:
+            self._silence_bells()
+        return is_dying
+
+    def _silence_bells(self) -> None:
+        for bell in self.bells:
+            os.close(bell)
+        self.bells.clear()
 
     def read_lines(self) -> list[str]:
         """The whole log lines that have come since the last call; the rest too once the log has ended."""
@@ -79,6 +93,7 @@ class Child:
         status = self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
+        self._silence_bells()
         os.close(self.death)
         os.close(self.log)
         return status
@@ -90,24 +105,31 @@ def start_child(
     environment: Mapping[str, str] = {},
     pass_fds: tuple[int, ...] = (),
     is_fed: bool = False,
+    has_bells: bool = False,
 ) -> Child:
     """Run `tokenyard ARGUMENTS` tied to this process, in a group of its own: Ctrl-C reaches only the supervisor.
 
-    `is_fed`: its stdin is a pipe from us.
+    `is_fed`: its stdin is a pipe from us. `has_bells`: it lets us know when it begins to die.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(reading, False)
+    environment = {**os.environ, **environment, PARENT_PID: str(os.getpid())}
+    bells = [os.pipe2(os.O_CLOEXEC) for _ in range(2 if has_bells else 0)]
+    held = tuple(end for _, end in bells)
+    if held:
+        environment[BELLS] = ",".join(map(str, held))
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "tokenyard.scripts.cli", *arguments],
         stdin=subprocess.PIPE if is_fed else subprocess.DEVNULL,
         stdout=writing,
         stderr=writing,
-        env={**os.environ, **environment, PARENT_PID: str(os.getpid())},
-        pass_fds=pass_fds,
+        env=environment,
+        pass_fds=(*pass_fds, *held),
         process_group=0,
     )
-    os.close(writing)
-    return Child(inc, process, os.pidfd_open(process.pid), reading)
+    for end in (writing, *held):
+        os.close(end)
+    return Child(inc, process, os.pidfd_open(process.pid), reading, bells=[end for end, _ in bells])
 
 
 def end_strays(known_pids: set[int]) -> None:

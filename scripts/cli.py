@@ -60,7 +60,7 @@ from tokenyard.scripts.options import (
     TrustRemoteCode,
     WorkersBind,
 )
-from tokenyard.scripts.tie import tie_to_parent
+from tokenyard.scripts.tie import hang_bells, tie_to_parent
 
 app = typer.Typer(
     help="Serve transformers language models to OpenAI-compatible clients from a pool of worker processes.",
@@ -212,6 +212,7 @@ def version() -> None:
 def main() -> None:
     """The `tokenyard` console command."""
     tie_to_parent()
+    hang_bells()
     try:
         app()
     except SetupError as error:

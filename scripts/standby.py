@@ -37,7 +37,9 @@ class Standbys:
             if place not in self._children and self._num_deaths[place] < MAX_DEATHS:
                 gpu = place.partition(":")[2]
                 arguments = ["standby", *(["--gpu", gpu] if gpu else [])]
-                self._children[place] = start_child(arguments, secrets.token_bytes(INC_BYTES), is_fed=True)
+                self._children[place] = start_child(
+                    arguments, secrets.token_bytes(INC_BYTES), is_fed=True, has_bells=True
+                )
 
     def take(self, place: str, arguments: Sequence[str], inc: bytes) -> Child | None:
         """The one at this place, which is now the worker of these arguments and this incarnation; None if none is."""

@@ -170,11 +170,14 @@ class Supervisor:
         for name, child in list(self._children.items()):
             if child.log in ready:  # its death may come in the same turn
                 self._screen.write(child.read_lines())
+            if child.rings(ready):
+                self._answer(self._agency.dying(child.inc), now)
             if child.death in ready:
                 self._bury(name, now)
         for child in self._standbys:
             if child.log in ready:
                 self._screen.write(child.read_lines())
+            child.rings(ready)
             if child.death in ready:
                 self._standbys.bury(child)
         for message in self._work.receive():
@@ -240,7 +243,7 @@ class Supervisor:
             if name in self._on_demand:
                 arguments.append("--late")
             standby = self._standbys.take(self._rows[name].place, arguments, inc)
-            self._children[name] = standby or start_child(arguments, inc)
+            self._children[name] = standby or start_child(arguments, inc, has_bells=True)
             self._answer(self._agency.started(number_of(name), inc, self._num_starts[name]), time.monotonic())
             self._num_starts[name] += 1
         elif name == "broker":

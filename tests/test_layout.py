@@ -21,10 +21,22 @@ CONTRACT = {
 
 SANS_IO = {
     "broker": {
-        *("wire", "structures", "token_plane", "adapter_messages", "retire_messages"),
+        *("wire", "structures", "token_plane", "adapter_messages", "retire_messages", "death_messages"),
         *("answers", "codec", "params", "prefix", "spec"),
-        *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room", "progress", "retiring"),
-        *("adapters", "claims", "gate", "silence"),
+        *(
+            "dispatch",
+            "jobs",
+            "records",
+            "core",
+            "control",
+            "membership",
+            "loads",
+            "room",
+            "progress",
+            "retiring",
+            "deaths",
+        ),
+        *("adapters", "claims", "deaths", "gate", "progress", "retiring", "silence"),
     },
     "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "patience"},
     "http": {"inbox", "mcp/loop", "stops", "streams", "wants", "roster"},

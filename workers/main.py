@@ -28,6 +28,7 @@ from tokenyard.broker.wire import (
     Allowed,
     Card,
     Drain,
+    Goodbye,
     LoadAdapter,
     Refused,
     Resume,
@@ -56,6 +57,8 @@ SPIN_COUNT = "1000"
 """Rounds, some microseconds, that an idle thread of torch waits busily for its next share. OpenMP's own default, some
 milliseconds, takes the cores from whoever has the work: two threads on two cores with other processes took 360 to
 650 ms for products that take 72 to 98 ms with this, and 30 to 39 ms with one thread."""
+MAX_WORDS = 200
+"""Letters of why an engine failed that the broker is told: a line or two of its log."""
 GOODBYE_MS = 200
 """The last messages have so long to leave; a local socket takes them in under a millisecond."""
 UNSUBSCRIBE, SUBSCRIBE = b"\x00", b"\x01"
@@ -239,6 +242,7 @@ class WorkerProcess:
         if isinstance(failure, SetupError):
             self._exit(Exit(2, str(failure)))
         log.critical("the engine has failed", exc_info=failure)
+        self._send_broker(encode(Goodbye(self._inc, f"{type(failure).__name__}: {failure}"[:MAX_WORDS])))
         self._exit(Exit(1, "the engine has failed; another process must take over"))
 
     def _exit(self, action: Exit) -> None:

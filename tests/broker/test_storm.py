@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from switch import card, submit
 
 from tokenyard.broker.config import BEAT_S, SILENCE_S, SUBMIT_REPEAT_S
-from tokenyard.broker.core import DEATH_MEMORY_S, Core
+from tokenyard.broker.core import Core
+from tokenyard.broker.deaths import DEATH_MEMORY_S
 from tokenyard.broker.jobs import LINGER_S
 from tokenyard.broker.progress import SILENT_KILL_S
 from tokenyard.broker.wire import (
@@ -26,6 +27,7 @@ from tokenyard.broker.wire import (
     Cancel,
     Card,
     Done,
+    Dying,
     Exited,
     FrontHello,
     FrontJob,
@@ -296,10 +298,20 @@ class Storm(RuleBasedStateMachine):
             self.finish_one(*data.draw(st.sampled_from(jobs)))
 
     @precondition(lambda self: self.workers)
-    @rule(data=st.data(), crashed=st.booleans(), seen=st.booleans(), word_first=st.booleans())
-    def kill_worker(self, data: st.DataObject, crashed: bool, seen: bool, word_first: bool) -> None:
+    @rule(
+        data=st.data(),
+        crashed=st.booleans(),
+        seen=st.booleans(),
+        word_first=st.booleans(),
+        dying_s=st.sampled_from([0, 3]),
+    )
+    def kill_worker(self, data: st.DataObject, crashed: bool, seen: bool, word_first: bool, dying_s: float) -> None:
+        """`dying_s`: how long the kernel takes to bring it down, if its agent sees it begin."""
         worker = self.workers.pop(data.draw(st.sampled_from(list(self.workers))))
         self.num_crashes += crashed
+        if dying_s:
+            self.send(self.AGENT, Dying(worker.inc))
+            self.pass_time(dying_s)
         exited = Exited(worker.inc, "crash" if crashed else "killed", "")
         if word_first:
             self.post(self.core.handle(self.AGENT, exited, self.now))

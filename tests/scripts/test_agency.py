@@ -4,6 +4,7 @@ from tokenyard.broker.wire import (
     PROTOCOL,
     AgentHello,
     Dismiss,
+    Dying,
     Exited,
     Kill,
     Post,
@@ -103,6 +104,14 @@ def test_only_living_workers_of_ours_are_killed() -> None:
     agency.started(0, W1)
     assert agency.heard(Kill(W2)) == []
     assert agency.heard(Kill(W1)) == [KillWorker(W1)]
+
+
+def test_a_dying_worker_is_told_while_it_lives() -> None:
+    agency = make_agency(0)
+    agency.started(0, W1)
+    assert agency.dying(W1) == [Send(Dying(W1))]
+    agency.ended(0, "killed", "SIGKILL", False)
+    assert agency.dying(W1) == [], "it has been reaped"
 
 
 def test_who_is_killed_with_words_has_crashed() -> None:

@@ -17,7 +17,7 @@ from yard import wait_until
 
 from tokenyard.broker import codec
 from tokenyard.broker.config import RunDir
-from tokenyard.broker.wire import AgentHello, Exited, Kill, Message, Ping, Spawn, Spawned, Who
+from tokenyard.broker.wire import AgentHello, Dying, Exited, Kill, Message, Ping, Spawn, Spawned, Who
 
 M = TypeVar("M", bound=Message)
 PATIENCE_S = 20.0
@@ -120,6 +120,7 @@ def living(agent: Agent) -> bytes:
 def test_a_death_is_told_with_its_cause_and_healed(agent: Agent, signum: int, cause: str, words: str) -> None:
     inc = living(agent)
     agent.worker(inc).send_signal(signum)
+    assert agent.receive(Dying) == Dying(inc)
     exited = agent.receive(Exited)
     assert (exited.inc, exited.cause) == (inc, cause)
     assert exited.words.startswith(words)

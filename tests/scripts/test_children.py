@@ -5,12 +5,14 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 from yard import wait_until
 
 from tokenyard.scripts.children import Child, cause_of_death, start_child
+from tokenyard.scripts.tie import BELLS
 
 
 def wait_readable(descriptor: int) -> None:
@@ -126,3 +128,45 @@ def test_one_whose_parent_is_gone_already_ends_at_once() -> None:
     environment = {**os.environ, "TOKENYARD_PARENT_PID": "1"}
     line = [sys.executable, "-c", "from tokenyard.scripts.tie import tie_to_parent; tie_to_parent(); print('lives')"]
     assert subprocess.run(line, env=environment, capture_output=True).stdout == b""
+
+
+HEAVY = """
+import os, resource, time
+from tokenyard.scripts.tie import hang_bells
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+hang_bells()
+memory = bytearray(os.urandom(1 << 20)) * 1024
+print(flush=True)
+time.sleep(60)
+"""
+"""Touches a gigabyte, which takes the kernel some milliseconds to free."""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_bell_rings_before_the_kernel_has_taken_the_process_down(end: signal.Signals) -> None:
+    bells = [os.pipe(), os.pipe()]
+    held = tuple(writing for _, writing in bells)
+    line = [sys.executable, "-c", HEAVY]
+    environment = {**os.environ, BELLS: ",".join(map(str, held))}
+    with subprocess.Popen(line, env=environment, pass_fds=held, stdout=subprocess.PIPE) as process:
+        for writing in held:
+            os.close(writing)
+        assert process.stdout is not None
+        process.stdout.readline()
+        death = os.pidfd_open(process.pid)
+        process.send_signal(end)
+        assert select.select([reading for reading, _ in bells], [], [], 10)[0]
+        rung_s = time.monotonic()
+        assert select.select([death], [], [], 10)[0]
+        assert time.monotonic() - rung_s > 0.001, "descriptors that are shared close together with the process"
+    for descriptor in (death, *(reading for reading, _ in bells)):
+        os.close(descriptor)
+
+
+def test_a_child_with_bells_lets_its_end_be_heard_once() -> None:
+    child = start_child(["version"], b"", has_bells=True)
+    wait_until(lambda: select.select(child.bells, [], [], 0)[0], "a bell", 20)
+    assert child.rings(child.bells)
+    assert not child.rings(child.bells)
+    wait_readable(child.death)
+    assert child.reap() == 0
