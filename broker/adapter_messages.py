@@ -5,6 +5,7 @@ What they mean together stands in docs/protocol.md, "Adapters".
 
 from typing import NamedTuple
 
+from tokenyard.broker.ranges import Natural
 from tokenyard.broker.structures import Adapter
 
 # front → broker
@@ -13,7 +14,7 @@ from tokenyard.broker.structures import Adapter
 class AddAdapter(NamedTuple):
     """From a front: have all workers of a model load an adapter; answered once they have, or one could not."""
 
-    req: int
+    req: Natural
     adapter: Adapter
     replace: bool = False
     """Whether it may take the place of one of the same name."""
@@ -22,7 +23,7 @@ class AddAdapter(NamedTuple):
 class RemoveAdapter(NamedTuple):
     """From a front: answered once no worker gives it to new jobs."""
 
-    req: int
+    req: Natural
     name: str
 
 
@@ -39,7 +40,7 @@ class UnloadAdapter(NamedTuple):
     """Give it to no new job; repeated until the worker's card lacks it. Jobs that run with it go on."""
 
     name: str
-    stamp: int
+    stamp: Natural
 
 
 # worker → broker
@@ -49,6 +50,6 @@ class AdapterFailed(NamedTuple):
     """The worker cannot load this adapter; what it has loaded stands in its card, for a hello follows each change."""
 
     name: str
-    stamp: int
+    stamp: Natural
     code: str
     words: str

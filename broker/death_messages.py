@@ -2,19 +2,21 @@
 
 from typing import NamedTuple
 
+from tokenyard.broker.ranges import Inc
+
 # agent → broker
 
 
 class Dying(NamedTuple):
     """A worker computes nothing more: its process has begun to end. `Exited` follows once it has."""
 
-    inc: bytes
+    inc: Inc
 
 
 class Exited(NamedTuple):
     """A worker has ended. `cause`: crash (own signal, device error, out of memory), killed (from outside), drained."""
 
-    inc: bytes
+    inc: Inc
     cause: str
     words: str
     final: bool = False

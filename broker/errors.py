@@ -53,7 +53,14 @@ class TokenyardError(Exception):
 
 
 class WireError(Exception):
-    """A peer sent bytes that are not a message of this protocol; the message is dropped, the peer lives on."""
+    """A peer sent what it may not send; the message is dropped, the peer lives on.
+
+    `reason`: one word for those who count.
+    """
+
+    def __init__(self, words: str, reason: str = "malformed") -> None:
+        super().__init__(words)
+        self.reason = reason
 
 
 class SetupError(Exception):

@@ -6,11 +6,7 @@ this is part of the contract. Two chains with different roots never share a key.
 
 from hashlib import blake2b
 
-KEY_BYTES = 16
-"""128 bits: a collision would hand one user's KV block to another, so the odds must stay negligible (2^-64 at 2^32)."""
-
-ID_BYTES = 4
-"""Token ids travel as little-endian u32 (docs/protocol.md)."""
+from tokenyard.broker.ranges import ID_BYTES, KEY_BYTES
 
 
 def root_key(commit: str, dtype: str, adapter: str = "") -> bytes:

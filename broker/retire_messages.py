@@ -5,6 +5,8 @@ What they mean together stands in docs/protocol.md, "Retiring".
 
 from typing import NamedTuple
 
+from tokenyard.broker.ranges import Inc, MaybeInc, Natural
+
 SUCCESSORS = ("none", "auto", "before", "after")
 """Whether another worker takes its place, and when that starts: before this one takes no more jobs, after it has ended,
 or (auto) as the device allows."""
@@ -15,8 +17,8 @@ or (auto) as the device allows."""
 class DrainWorker(NamedTuple):
     """Let this worker finish its jobs and end; answered once it has, and its successor, if one is asked for, serves."""
 
-    req: int
-    inc: bytes
+    req: Natural
+    inc: Inc
     successor: str = "none"
     """One of SUCCESSORS."""
     timeout_ms: int = -1
@@ -29,7 +31,7 @@ class DrainWorker(NamedTuple):
 class Retire(NamedTuple):
     """The same for the worker's agent; repeated until Retired."""
 
-    inc: bytes
+    inc: Inc
     successor: str
     timeout_ms: int
 
@@ -40,7 +42,7 @@ class Retire(NamedTuple):
 class Retired(NamedTuple):
     """It has ended, and `successor` serves in its place; or, with words, that could not be."""
 
-    inc: bytes
-    successor: bytes
+    inc: Inc
+    successor: MaybeInc
     """Empty: none."""
     words: str

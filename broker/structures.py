@@ -1,6 +1,18 @@
 """What stands inside messages: arrays without a tag. Import them from wire.py, their one door."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from tokenyard.broker.ranges import (
+    Inc,
+    Keys,
+    Logit,
+    MaybeInc,
+    Natural,
+    Parts,
+    Positive,
+    Range,
+    TokenId,
+)
 
 
 class AdapterKey(NamedTuple):
@@ -26,7 +38,7 @@ class Adapter(NamedTuple):
     """The id of the model that it changes."""
     source: str
     """Directory or Hub name, that perhaps with `@` and a revision."""
-    stamp: int = 0
+    stamp: Natural = 0
     """When it was asked for, in Unix nanoseconds: it names the request, and of two of one name the later one counts.
     0: when the broker began."""
     version: str = ""
@@ -46,17 +58,17 @@ class Card(NamedTuple):
     """Directory or Hub name."""
     commit: str
     """Of the Hub, or a digest of a directory's files, or of its GGUF file."""
-    context_length: int
-    pool_tokens: int
+    context_length: Positive
+    pool_tokens: Natural
     """KV slots of one worker: a prompt that is longer can never run."""
-    block_size: int
+    block_size: Positive
     lane: str
     dtype: str
     device: str
-    vocab_size: int
-    eos_token_ids: list[int]
+    vocab_size: Annotated[int, Range(1, 2**32)]
+    eos_token_ids: list[TokenId]
     generation_config: dict[str, Any] = {}
-    created: int = 0
+    created: Natural = 0
     """Unix seconds."""
     revision: str = ""
     """Branch, tag or commit as it was asked for, if it was."""
@@ -76,14 +88,31 @@ class Finish(NamedTuple):
     param: str | None = None
 
 
+Logprobs = Annotated[list[Any], Parts((Logit, list[TokenId], list[Logit]))]
+PromptLogprobs = Annotated[list[Any], Parts((Natural, bytes, bytes, bytes, bytes))]
+Extra = Annotated[
+    dict[str, Any],
+    Keys(
+        (
+            ("cached_tokens", Natural),
+            ("adapter_version", str),
+            ("logprobs", list[Logprobs]),
+            ("prompt_logprobs", PromptLogprobs),
+            ("scores", list[Logit]),
+            ("embedding", bytes),
+        )
+    ),
+]
+
+
 class Delta(NamedTuple):
     """What one step added to one sequence. `first_index` counts emitted tokens over all attempts."""
 
-    job: int
-    attempt: int
-    first_index: int
-    token_ids: list[int]
-    extra: dict[str, Any] = {}
+    job: Natural
+    attempt: Natural
+    first_index: Natural
+    token_ids: list[TokenId]
+    extra: Extra = {}
     """What there is beside tokens; docs/protocol.md has the keys."""
     finish: Finish | None = None
 
@@ -91,22 +120,22 @@ class Delta(NamedTuple):
 class WorkerJob(NamedTuple):
     """A job as its worker claims it."""
 
-    front: bytes
-    job: int
-    attempt: int
+    front: Inc
+    job: Natural
+    attempt: Natural
 
 
 class FrontJob(NamedTuple):
     """A job as its front claims it."""
 
-    job: int
-    attempt: int
+    job: Natural
+    attempt: Natural
 
 
 class WorkerInfo(NamedTuple):
     """A worker as fronts see it."""
 
-    inc: bytes
+    inc: Inc
     endpoint: str
     card: Card
     key: str = ""
@@ -116,7 +145,7 @@ class WorkerInfo(NamedTuple):
 class Post(NamedTuple):
     """A place for one worker that an agent keeps alive, over all its lives."""
 
-    number: int
+    number: Natural
     """Unique within the agent's life."""
     model: str
     """The id that its worker's card will have."""
@@ -124,7 +153,7 @@ class Post(NamedTuple):
     """MODEL_SPEC."""
     device: str
     """As in AgentHello.devices."""
-    inc: bytes
+    inc: MaybeInc
     """Of its living worker; empty between two lives."""
     pinned: bool = False
     """It never makes room for another model."""
@@ -132,5 +161,5 @@ class Post(NamedTuple):
     """Part of the agent's own plan, not spawned on demand: it is not unloaded for idleness."""
     leaving: bool = False
     """Dismissed, or to be replaced: no life follows this one."""
-    predecessor: bytes = b""
+    predecessor: MaybeInc = b""
     """The worker whose place its worker takes, or took (Retire)."""

@@ -2,49 +2,50 @@
 
 from typing import NamedTuple
 
+from tokenyard.broker.ranges import Inc, Natural
 from tokenyard.broker.structures import Delta
 
 
 class LinkUp(NamedTuple):
     """The subscription was seen; the worker holds batches [oldest, next) for this front."""
 
-    worker: bytes
-    oldest: int
-    next: int
-    link: int = 0
+    worker: Inc
+    oldest: Natural
+    next: Natural
+    link: Natural = 0
     """Grows with each link that the worker makes: one that it made anew, having freed the front, counts from 0."""
 
 
 class Tokens(NamedTuple):
     """All that one step made for this front's sequences. `seq` numbers the batches of this link from 0."""
 
-    seq: int
+    seq: Natural
     deltas: list[Delta]
 
 
 class Idle(NamedTuple):
     """Nothing more to send for now; `next` is the number that the next batch will have."""
 
-    next: int
+    next: Natural
 
 
 class Resume(NamedTuple):
-    front: bytes
-    worker: bytes
-    from_seq: int
+    front: Inc
+    worker: Inc
+    from_seq: Natural
 
 
 class Ack(NamedTuple):
     """All batches below `upto` have arrived."""
 
-    front: bytes
-    worker: bytes
-    upto: int
+    front: Inc
+    worker: Inc
+    upto: Natural
 
 
 class Stop(NamedTuple):
     """This stream needs no more tokens (stop string, client gone)."""
 
-    front: bytes
-    worker: bytes
-    job: int
+    front: Inc
+    worker: Inc
+    job: Natural

@@ -3,11 +3,11 @@
 Each is a NamedTuple and travels as a msgpack array `[tag, *fields]` (codec.py). Fields are only ever added at the end,
 with a default: unknown trailing fields are ignored, missing ones take their defaults. No sockets here.
 
-structures.py has what stands inside messages, token_plane.py the messages between workers and fronts,
-adapter_messages.py and retire_messages.py those about adapters and retiring workers; import all from here.
+structures.py has what stands inside messages, token_plane.py the messages between workers and fronts, and *_messages.py
+those about adapters, models on demand, and retiring workers; import all from here.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from tokenyard.broker.adapter_messages import AdapterFailed as AdapterFailed
 from tokenyard.broker.adapter_messages import AddAdapter as AddAdapter
@@ -16,7 +16,23 @@ from tokenyard.broker.adapter_messages import RemoveAdapter as RemoveAdapter
 from tokenyard.broker.adapter_messages import UnloadAdapter as UnloadAdapter
 from tokenyard.broker.death_messages import Dying as Dying
 from tokenyard.broker.death_messages import Exited as Exited
+from tokenyard.broker.load_messages import Dismiss as Dismiss
+from tokenyard.broker.load_messages import LoadFailed as LoadFailed
+from tokenyard.broker.load_messages import Loading as Loading
+from tokenyard.broker.load_messages import UnloadModel as UnloadModel
+from tokenyard.broker.load_messages import Want as Want
 from tokenyard.broker.params import Params
+from tokenyard.broker.ranges import INC_BYTES as INC_BYTES
+from tokenyard.broker.ranges import (
+    MAX_PREFIX_KEYS,
+    Capacity,
+    Inc,
+    Length,
+    Milliseconds,
+    Natural,
+    PackedIds,
+    PrefixKey,
+)
 from tokenyard.broker.retire_messages import SUCCESSORS as SUCCESSORS
 from tokenyard.broker.retire_messages import DrainWorker as DrainWorker
 from tokenyard.broker.retire_messages import Retire as Retire
@@ -41,9 +57,6 @@ from tokenyard.broker.token_plane import Tokens as Tokens
 PROTOCOL = 1
 """Travels in Hello; a mismatch is refused with words."""
 
-INC_BYTES = 8
-"""An incarnation: random bytes that name one life of one process."""
-
 
 # → broker
 
@@ -51,21 +64,21 @@ INC_BYTES = 8
 class FrontHello(NamedTuple):
     """A front's whole state. `jobs` are those it believes accepted and unfinished."""
 
-    protocol: int
-    inc: bytes
-    pid: int
+    protocol: Natural
+    inc: Inc
+    pid: Natural
     jobs: list[FrontJob]
 
 
 class WorkerHello(NamedTuple):
     """A worker's whole state; sent again at each change of `state` (loading, ready, draining)."""
 
-    protocol: int
-    inc: bytes
-    pid: int
+    protocol: Natural
+    inc: Inc
+    pid: Natural
     state: str
     endpoint: str
-    capacity: int
+    capacity: Capacity
     """Sequences it takes at once."""
     card: Card | None
     """None while the model is loading."""
@@ -79,18 +92,18 @@ class WorkerHello(NamedTuple):
 class AgentHello(NamedTuple):
     """The supervisor of one box: the only process that spawns and reaps there."""
 
-    protocol: int
-    inc: bytes
-    pid: int
+    protocol: Natural
+    inc: Inc
+    pid: Natural
     devices: list[str]
-    workers: list[bytes]
-    restarts: list[int] = []
+    workers: list[Inc]
+    restarts: list[Natural] = []
     """Incarnations of its living workers; of each, how many lives its place had before."""
     posts: list[Post] = []
     """All places of workers, living or not."""
-    slots: list[int] = []
+    slots: list[Natural] = []
     """Of each device: how many posts it may have."""
-    memory_bytes: list[int] = []
+    memory_bytes: list[Natural] = []
     """Of each device: what all its workers together may take; 0: unknown."""
     troubles: list[str] = []
     """For people, a line each: which of its processes died, why, and when they start again."""
@@ -99,50 +112,50 @@ class AgentHello(NamedTuple):
 class Beat(NamedTuple):
     """A worker's sign of life; it carries the truth about its jobs, so that a lost Start, Done or Abort heals."""
 
-    inc: bytes
+    inc: Inc
     state: str
-    step: int
+    step: Natural
     """Engine steps so far: progress, where the I/O thread alone would only show life (progress.py)."""
-    patience_ms: int
+    patience_ms: Milliseconds
     """How long this worker may stay silent; 0: SILENCE_S."""
     jobs: list[WorkerJob]
     load: dict[str, int] = {}
     """For people and metrics; docs/protocol.md has the keys."""
-    step_ms: int = 0
+    step_ms: Natural = 0
     """How long the step at hand may last in all before the engine must be taken for hung; 0: it is in none."""
 
 
 class Ping(NamedTuple):
     """A front's or agent's sign of life."""
 
-    inc: bytes
+    inc: Inc
 
 
 class Submit(NamedTuple):
     """Repeated every SUBMIT_REPEAT_S until Accepted, Placed or Reject; attempt > 1 resumes after `emitted_ids`."""
 
-    job: int
-    attempt: int
+    job: Natural
+    attempt: Natural
     model: str
     """A card's id, or the name of an adapter."""
     kind: str
     """generate, score or embed; the last two have no emitted_ids."""
-    prompt_ids: bytes
-    emitted_ids: bytes
+    prompt_ids: PackedIds
+    emitted_ids: PackedIds
     params: Params
     priority: int = 0
     """Lower goes first, as in vLLM."""
-    deadline_ms: int = 0
+    deadline_ms: Natural = 0
     """Longest wait in the queue; 0: none."""
-    prefix_keys: list[bytes] = []
-    crashes: int = 0
+    prefix_keys: Annotated[list[PrefixKey], Length(0, MAX_PREFIX_KEYS)] = []
+    crashes: Natural = 0
     """Attempts of this job that ended with a crash of the worker's own."""
     version: str = ""
     """Of the adapter, where `emitted_ids` were drawn with one: only that may go on."""
 
 
 class Cancel(NamedTuple):
-    job: int
+    job: Natural
 
 
 FRONT_GONE = "front gone"
@@ -152,36 +165,36 @@ FRONT_GONE = "front gone"
 class Done(NamedTuple):
     """The job has left this worker: its credit is free."""
 
-    front: bytes
-    job: int
-    attempt: int
+    front: Inc
+    job: Natural
+    attempt: Natural
     reason: str
 
 
 class Spawned(NamedTuple):
-    req: int
-    inc: bytes
+    req: Natural
+    inc: Inc
 
 
 class Goodbye(NamedTuple):
     """A peer leaves: forget it at once. `crash`: from a worker that fails by itself, why; empty: on purpose."""
 
-    inc: bytes
+    inc: Inc
     crash: str = ""
 
 
 class Status(NamedTuple):
     """From the command line, or from a front that is asked for its metrics: what is there?"""
 
-    req: int
-    workers: list[bytes] | None = None
+    req: Natural
+    workers: list[Inc] | None = None
     """Only these; None: all."""
 
 
 class SpawnWorker(NamedTuple):
     """From the command line: start one more worker, on the agent with the fewest."""
 
-    req: int
+    req: Natural
     model: str
     device: str
 
@@ -189,33 +202,15 @@ class SpawnWorker(NamedTuple):
 class KillWorker(NamedTuple):
     """From the command line: end this worker now; its streams go on elsewhere."""
 
-    req: int
-    inc: bytes
-
-
-class Want(NamedTuple):
-    """From a front whose clients ask for a model that is not up; repeated while they wait, and forgotten without."""
-
-    model: str
-    """The id that the worker's card will have."""
-    spec: str
-    """MODEL_SPEC."""
-    weight_bytes: int
-    """Of all tensors; 0: unknown."""
-
-
-class UnloadModel(NamedTuple):
-    """From a front: dismiss all workers of a model; answered once none is left."""
-
-    req: int
-    model: str
+    req: Natural
+    inc: Inc
 
 
 # broker → front
 
 
 class Welcome(NamedTuple):
-    epoch: bytes
+    epoch: Inc
     """The broker's incarnation."""
     workers: list[WorkerInfo]
     more: bool = False
@@ -227,41 +222,41 @@ class WorkerUp(NamedTuple):
 
 
 class WorkerDown(NamedTuple):
-    inc: bytes
+    inc: Inc
 
 
 class Accepted(NamedTuple):
-    job: int
-    attempt: int
+    job: Natural
+    attempt: Natural
 
 
 class Placed(NamedTuple):
-    job: int
-    attempt: int
-    worker: bytes
+    job: Natural
+    attempt: Natural
+    worker: Inc
 
 
 class Reject(NamedTuple):
-    job: int
-    attempt: int
+    job: Natural
+    attempt: Natural
     code: str
     words: str
-    retry_ms: int
+    retry_ms: Natural
 
 
 class Lost(NamedTuple):
     """The attempt's worker is gone: drain what it sent, then submit attempt + 1."""
 
-    job: int
-    attempt: int
-    crashes: int
+    job: Natural
+    attempt: Natural
+    crashes: Natural
     """Counted attempts so far, for the next Submit."""
 
 
 class Who(NamedTuple):
     """I do not know you: hello again."""
 
-    epoch: bytes
+    epoch: Inc
 
 
 class Refused(NamedTuple):
@@ -270,36 +265,16 @@ class Refused(NamedTuple):
     words: str
 
 
-class Loading(NamedTuple):
-    """How far a wanted model is; it ends with a WorkerUp or a LoadFailed."""
-
-    model: str
-    phase: str
-    """waiting (for a device), starting (a process), loading."""
-    fraction: float
-    """Of the phase loading."""
-    words: str
-    """For people."""
-
-
-class LoadFailed(NamedTuple):
-    """A wanted model cannot be had."""
-
-    model: str
-    code: str
-    words: str
-
-
 # broker → worker
 
 
 class Start(NamedTuple):
-    front: bytes
-    job: int
-    attempt: int
+    front: Inc
+    job: Natural
+    attempt: Natural
     kind: str
-    prompt_ids: bytes
-    emitted_ids: bytes
+    prompt_ids: PackedIds
+    emitted_ids: PackedIds
     params: Params
     adapter: str = ""
     version: str = ""
@@ -307,9 +282,9 @@ class Start(NamedTuple):
 
 
 class Abort(NamedTuple):
-    front: bytes
-    job: int
-    attempt: int
+    front: Inc
+    job: Natural
+    attempt: Natural
     """Attempts up to this one."""
 
 
@@ -328,7 +303,7 @@ class Allowed(NamedTuple):
 
 
 class Spawn(NamedTuple):
-    req: int
+    req: Natural
     model: str
     """MODEL_SPEC, or a name that the agent's configuration knows."""
     device: str
@@ -339,20 +314,14 @@ class Spawn(NamedTuple):
 class Kill(NamedTuple):
     """End this worker now. `words`: why its death counts as a crash; empty where somebody asked for it."""
 
-    inc: bytes
+    inc: Inc
     words: str = ""
-
-
-class Dismiss(NamedTuple):
-    """Give up this post: its worker finishes its jobs and ends, and no other follows."""
-
-    post: int
 
 
 class Answer(NamedTuple):
     """To all that have a `req`; `error` is empty where it went well."""
 
-    req: int
+    req: Natural
     error: str
     body: dict[str, Any] = {}
     more: bool = False

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("broker", "workers", "http", "scripts")
 CONTRACT = {
-    *("wire", "structures", "token_plane", "adapter_messages", "answers"),
+    *("wire", "ranges", "structures", "token_plane", "adapter_messages", "answers"),
     *("codec", "params", "prefix", "errors", "config", "logs", "spec", "hub", "gguf_file", "gguf_tokenizer"),
     *("curve", "door", "endpoints", "line", "sockets"),
 }
@@ -21,7 +21,8 @@ CONTRACT = {
 
 SANS_IO = {
     "broker": {
-        *("wire", "structures", "token_plane", "adapter_messages", "retire_messages", "death_messages"),
+        *("wire", "ranges", "structures", "token_plane"),
+        *("adapter_messages", "load_messages", "retire_messages", "death_messages"),
         *("answers", "codec", "params", "prefix", "spec"),
         *(
             "dispatch",

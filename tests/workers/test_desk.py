@@ -188,7 +188,7 @@ def test_a_refused_worker_ends_with_the_brokers_words(desk: Desk) -> None:
 
 def test_what_is_too_large_for_one_message_goes_in_several(desk: Desk) -> None:
     desk.from_broker(start(), 0.0)
-    part = {"prompt_logprobs": [1, bytes(MAX_FINISH_BYTES // 2), bytes(MAX_FINISH_BYTES // 2)]}
+    part = {"prompt_logprobs": [1, bytes(MAX_FINISH_BYTES // 2), bytes(MAX_FINISH_BYTES // 2), b"", b""]}
     deltas = [Delta(1, 1, 0, [], part) for _ in range(9)] + [Delta(1, 1, 0, [5], {}), Delta(1, 1, 1, [6], {})]
     batches = frames(desk.stepped([(WorkerJob(FRONT, 1, 1), delta) for delta in deltas], 0.0))
     assert [batch.seq for batch in batches if isinstance(batch, Tokens)] == list(range(9))
