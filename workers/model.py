@@ -266,5 +266,6 @@ def _generation_defaults(generation: GenerationConfig | None) -> dict[str, Any]:
     """What the model's generation_config sets; the front applies it where a request is silent."""
     if generation is None:
         return {}
-    defaults = json.loads(generation.to_json_string())  # as plain data: watermarks and the like are objects
+    # As plain data: watermarks and the like are objects. A frame holds no numbers that JSON has none of.
+    defaults = json.loads(generation.to_json_string(), parse_constant=lambda name: None)
     return {key: value for key, value in defaults.items() if key not in ("transformers_version", "_from_model_config")}

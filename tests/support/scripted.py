@@ -6,8 +6,9 @@ from typing import Any
 
 from models import CARD, demo_tokenizer
 
+from tokenyard.broker.codec import decode, encode, pack_ids
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.wire import Answer, Card, Finish, Message, Want
+from tokenyard.broker.wire import Answer, Card, Finish, Message, Submit, Want
 from tokenyard.http.adapters import AdapterCards
 from tokenyard.http.cork import Cork
 from tokenyard.http.figures import Figures
@@ -120,6 +121,8 @@ class ScriptedPool:
         return next((card for card in self._cards if name in card.names), None) or self.adapters.find(name)
 
     def submit(self, request: JobRequest, sink: JobSink) -> int:
+        wire = Submit(0, 1, request.model, request.kind, pack_ids(request.prompt_ids), b"", request.params)
+        assert decode(encode(wire)) == wire, "the broker would refuse it"
         job = Job(request, sink)
         self.jobs.append(job)
         if self.play is not None:
