@@ -71,7 +71,8 @@ class Served:
         found = []
         for process in self.process_tree():
             try:
-                if role in process.cmdline()[:6]:
+                words = process.cmdline()[:6]
+                if role in words or (role == "worker" and "standby" in words and _serves(process)):
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
@@ -116,3 +117,8 @@ class Served:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _serves(standby: psutil.Process) -> bool:
+    """Whether it has become a worker: such a one listens for fronts."""
+    return any("/w-" in str(one.laddr) for one in standby.net_connections("unix"))
