@@ -14,6 +14,7 @@ SCENES = [relay_bench.ONE_PLAIN, relay_bench.FRONTS, relay_bench.FEW, relay_benc
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.faults  # a dozen seconds of relaying; test_relay.py plays the same scenes
 def test_quick_makes_tables_where_they_belong(tmp_path: Path) -> None:
     docs, out = tmp_path / "page.md", tmp_path / "figures.json"
     docs.write_text(f"before\n{relay_bench.BEGIN}\nold\n{relay_bench.END}\nafter\n")

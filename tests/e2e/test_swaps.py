@@ -54,6 +54,7 @@ def loaded(served: Served) -> set[str]:
     return {model for worker in served.status()["workers"] for model in worker["models"]}
 
 
+@pytest.mark.faults  # half a minute of loads; tests/broker/test_loads.py has the same turns without processes
 def test_two_models_take_turns_and_the_pinned_one_notices_nothing(served: Served) -> None:
     alone = {model: ask(served, model) for model in ("b", "c", "pinned")}
     assert len(set(alone.values())) == 3
@@ -76,8 +77,8 @@ def test_two_models_take_turns_and_the_pinned_one_notices_nothing(served: Served
         watcher.result()
     assert answers == [alone["bc"[number % 2]] for number in range(16)]
     assert len(stalls) > 3
-    num_swaps = served.log().count("makes room for")
-    assert 1 <= num_swaps <= 2 + (time.monotonic() - began) / 5, "they thrash"
+    num_swaps = served.log().count("makes room for")  # some come without: whoever is idle is unloaded
+    assert num_swaps <= 2 + (time.monotonic() - began) / 5, "they thrash"
     assert "pinned makes room" not in served.log()
 
 

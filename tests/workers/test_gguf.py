@@ -84,6 +84,7 @@ def test_ways_to_name_a_file(folder: Path, tmp_path: Path) -> None:
     assert load(tmp_path).card.file == "", "a config.json goes before a file that nobody named"
 
 
+@pytest.mark.faults  # three quarters of a minute where no Hub can be reached
 def test_a_file_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is fetched, and of the files beside it only small ones."""
     repository = tmp_path / "models" / "org" / "tiny-GGUF"
