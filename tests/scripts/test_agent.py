@@ -135,10 +135,10 @@ def test_kill_ends_this_worker_and_another_comes(agent: Agent) -> None:
 
 
 def test_a_repeated_spawn_gets_the_same_worker(agent: Agent) -> None:
-    agent.send(Spawn(2**63, "demo,name=second", "cpu"))
+    agent.send(Spawn(2**62, "demo,name=second", "cpu"))
     inc = agent.receive(Spawned).inc
     assert "demo,name=second" in agent.worker(inc).cmdline()
-    agent.send(Spawn(2**63, "demo,name=second", "cpu"))
+    agent.send(Spawn(2**62, "demo,name=second", "cpu"))
     assert agent.receive(Spawned).inc == inc
 
 
