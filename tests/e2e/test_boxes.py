@@ -14,7 +14,7 @@ from yard import free_port, wait_until
 from tokenyard.broker.config import UNSUBSCRIBED_S
 from tokenyard.broker.curve import read_keys
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]  # most of a minute; CI has the sockets' own tests
 
 ASKS = asks(16)
 NUM_REQUESTS = 40

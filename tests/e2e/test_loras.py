@@ -26,6 +26,7 @@ MANY = 400
 """Tokens of a stream that is still running when its worker dies."""
 
 
+@pytest.mark.faults  # a pool of its own; tests/http has the same without processes
 def test_an_adapter_brings_up_its_base(tmp_path: Path) -> None:
     """It is named at the start of a supervisor; the base comes on demand, and goes, and comes again."""
     base = tmp_path / "models" / "org" / "base"
