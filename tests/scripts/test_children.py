@@ -70,6 +70,11 @@ def test_causes(status: int, num_oom_kills: int, cause: str) -> None:
     assert cause_of_death(status, "last words", num_oom_kills)[0] == cause
 
 
+def test_one_that_cannot_start_is_told_by_its_own_words_alone() -> None:
+    assert cause_of_death(2, "there is no model", 0) == ("crash", "there is no model")
+    assert cause_of_death(1, "ValueError: x", 0) == ("crash", "exit status 1: ValueError: x")
+
+
 PARENT = """
 import os, signal, subprocess, sys
 from tokenyard.scripts.children import end_strays
