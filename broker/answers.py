@@ -8,7 +8,7 @@ from typing import Any
 from tokenyard.broker.wire import Answer
 
 ROWS = 64
-"""Of one part: with the largest rows (a card of MAX_CARD_BYTES, core.py) still below MAX_MESSAGE_BYTES."""
+"""Of one part: with rows of some hundred bytes far below MAX_MESSAGE_BYTES."""
 
 
 def parts(req: int, body: dict[str, Any]) -> list[Answer]:

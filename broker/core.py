@@ -39,7 +39,7 @@ LOAD_TIMEOUT_S = 600.0
 """How long the jobs of a model without a worker wait: a 70B model from a slow disk loads in about five minutes."""
 
 WELCOME_WORKERS = 64
-"""In one Welcome: with the largest cards that are taken (MAX_CARD_BYTES) still below MAX_MESSAGE_BYTES."""
+"""In one Welcome: with cards of some kilobytes far below MAX_MESSAGE_BYTES. Nothing bounds a card yet."""
 
 log = logging.getLogger("broker")
 
