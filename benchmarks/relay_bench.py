@@ -23,7 +23,7 @@ from targets import Target, at_least, at_most
 
 ONE, ONE_PLAIN, COMPLETIONS = "one", "one-plain", "completions"
 BEHIND, BEHIND_PLAIN, SEVERAL, FRONTS = "behind", "behind-plain", "several", "fronts"
-FEW, DISPATCH, KILL_FEW, KILL_MANY = "few", "dispatch", "kill-few", "kill-many"
+FEW, LAGGING, DISPATCH, KILL_FEW, KILL_MANY = "few", "lagging", "dispatch", "kill-few", "kill-many"
 
 PLAIN = Scene(front="plain")
 FLOOD = 250.0
@@ -37,6 +37,7 @@ SCENES = {
     SEVERAL: Scene(rate=160, per_delta=4, num_tokens=800),
     FRONTS: Scene(rate=FLOOD, num_tokens=1000, num_fronts=2),
     FEW: Scene(num_streams=8, num_workers=1),
+    LAGGING: Scene(num_lagging=100),
     DISPATCH: Scene(num_streams=500, num_workers=1, num_tokens=1, at_once=1, waits=False),
     KILL_FEW: Scene(num_streams=32, num_workers=2, num_tokens=160, kill_after_s=2),
     KILL_MANY: Scene(num_workers=2, num_tokens=160, kill_after_s=2),
@@ -63,12 +64,14 @@ def quick(scene: Scene) -> Scene:
         num_streams=min(QUICK_STREAMS, scene.num_streams),
         num_tokens=min(QUICK_TOKENS, scene.num_tokens),
         num_workers=min(2, scene.num_workers),
+        num_lagging=scene.num_lagging * min(QUICK_STREAMS, scene.num_streams) // scene.num_streams,
         kill_after_s=min(0.5, scene.kill_after_s),
     )
 
 
 def load(one: Played) -> str:
-    return f"{one.scene.num_streams:,} streams × {one.scene.rate:g} tokens/s"
+    lagging = f", {one.scene.num_lagging:,} of them not read" if one.scene.num_lagging else ""
+    return f"{one.scene.num_streams:,} streams × {one.scene.rate:g} tokens/s{lagging}"
 
 
 def rate_cells(played: dict[str, Played]) -> Cells:
@@ -99,7 +102,7 @@ def wait_cells(played: dict[str, Played]) -> Cells:
 
     for name in (FEW, ONE):
         add(name, "worker's step → front's inbox", lambda one: (load(one), one.hop_us, "µs"))
-    for name, words in ((FEW, ""), (ONE, ""), (ONE_PLAIN, ", plain front")):
+    for name, words in ((FEW, ""), (ONE, ""), (LAGGING, ""), (ONE_PLAIN, ", plain front")):
         add(name, f"worker's step → client{words}", lambda one: (load(one), one.tally.latencies_ms, "ms"))
     words = "submit in the front → worker's engine"
     add(DISPATCH, words, lambda one: ("one request after the other", one.dispatch_us, "µs"))

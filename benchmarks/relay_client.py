@@ -19,6 +19,8 @@ from relay_stamps import said
 from relay_words import MODEL
 
 RECEIVE_BYTES = 1 << 18
+LAGGING_BYTES = 1 << 12
+"""Receive buffer of a stream that is not read: small, so that it is the front that has to keep what comes."""
 STUCK_S = 30.0
 """Without a byte from anybody for so long, there is no hope."""
 
@@ -35,6 +37,13 @@ class Order(NamedTuple):
     """Requests that may wait for their headers at a time."""
     stamps: str = ""
     """Folder with the times of tokens; none: no latencies."""
+    num_lagging: int = 0
+    """So many of the last streams are open, but not read before all others have ended."""
+
+    @property
+    def num_prompt(self) -> int:
+        """Streams that are read as they come."""
+        return self.num_streams - self.num_lagging
 
 
 class Tally(NamedTuple):
@@ -57,7 +66,7 @@ class Tally(NamedTuple):
     longest_gap_s: float
     """Of any stream between two reads."""
     latencies_ms: list[float]
-    """From the making of a token to its text's arrival here: p50, p99, the longest."""
+    """From the making of a token to its text's arrival here: p50, p99, the longest; of streams that are read."""
 
 
 def encode(order: Order, seed: int) -> bytes:
@@ -69,18 +78,27 @@ def encode(order: Order, seed: int) -> bytes:
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
+def connect(order: Order, seed: int) -> socket.socket:
+    """Send the stream's request."""
+    connection = socket.socket()
+    if seed >= order.num_prompt:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LAGGING_BYTES)
+    connection.connect(("127.0.0.1", order.port))
+    connection.sendall(encode(order, seed))
+    connection.setblocking(False)
+    return connection
+
+
 def read(order: Order) -> tuple[list[Answer], float]:
     """All answers, to their ends; and the CPU time since they were open."""
     answers = [Answer(order.path, seed) for seed in range(order.num_streams)]
-    sockets = {}
+    sockets: dict[int, tuple[socket.socket, Answer]] = {}
     poller = select.epoll()
     num_sent = num_open = num_done = 0
     began_cpu_s = time.process_time()
     while num_done < order.num_streams:
         while num_sent < order.num_streams and num_sent - num_open < order.at_once:
-            connection = socket.create_connection(("127.0.0.1", order.port))
-            connection.sendall(encode(order, num_sent))
-            connection.setblocking(False)
+            connection = connect(order, num_sent)
             sockets[connection.fileno()] = (connection, answers[num_sent])
             poller.register(connection, select.EPOLLIN)
             num_sent += 1
@@ -101,12 +119,18 @@ def read(order: Order) -> tuple[list[Answer], float]:
                 poller.unregister(descriptor)
                 connection.close()
                 del sockets[descriptor]
+                if num_done == order.num_prompt:
+                    for late in sockets:
+                        poller.modify(late, select.EPOLLIN)
+            elif answer.seed >= order.num_prompt > num_done:
+                poller.modify(descriptor, 0)
     return answers, time.process_time() - began_cpu_s
 
 
 def latencies_ms(answers: list[Answer], order: Order) -> list[float]:
     made_s = said(Path(order.stamps), order.num_streams, order.num_tokens)
-    waits_s = [answer.arrivals_s(order.num_tokens) - made_s[answer.seed] for answer in answers]
+    prompt = answers[: order.num_prompt]
+    waits_s = [answer.arrivals_s(order.num_tokens) - made_s[answer.seed] for answer in prompt]
     return [float(1000 * wait_s) for wait_s in np.quantile(np.concatenate(waits_s), [0.5, 0.99, 1])]
 
 

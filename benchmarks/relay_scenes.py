@@ -33,6 +33,8 @@ class Scene(NamedTuple):
     """Requests that may wait for their headers at a time."""
     waits: bool = True
     """Whether workers say nothing before all streams have their headers."""
+    num_lagging: int = 0
+    """Of the streams, so many are read only after all others have ended."""
     kill_after_s: float = 0.0
     """A worker is killed so long after the first token; 0: none."""
 
@@ -85,7 +87,15 @@ def play(scene: Scene) -> Played:
     """Start everything, read everything, end everything."""
     with running(scene.front, scene.paces(), scene.num_fronts) as pool:
         idle_bytes = pool.front_bytes()
-        order = Order(pool.port, scene.path, scene.num_streams, scene.num_tokens, scene.at_once, str(pool.folder))
+        order = Order(
+            pool.port,
+            scene.path,
+            scene.num_streams,
+            scene.num_tokens,
+            scene.at_once,
+            str(pool.folder),
+            scene.num_lagging,
+        )
         with reading(order, pool) as told:
             is_open = told.readline()
             stream_bytes = (pool.front_bytes() - idle_bytes) / scene.num_streams

@@ -9,7 +9,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -22,6 +22,7 @@ from tokenyard.broker.wire import INC_BYTES, AdapterKey, Card, Delta, Finish, Wo
 from tokenyard.scripts.tie import tie_to_parent
 from tokenyard.workers.main import WorkerProcess
 from tokenyard.workers.options import WorkerOptions
+from tokenyard.workers.scheduler import Held, is_held
 
 if TYPE_CHECKING:
     from tokenyard.workers.engine import Engine
@@ -112,7 +113,7 @@ class SyntheticEngine:
     def took(self, seconds: float) -> None:
         """How long a step lasted is no news here."""
 
-    def step(self, held: Collection[bytes] = ()) -> list[Output]:
+    def step(self, held: Held = ()) -> list[Output]:
         """All streams' next tokens, once they are due; new streams begin at once."""
         if new := [stream for stream in self._streams.values() if not stream.opened]:
             return self._told([self._open(stream) for stream in new])
@@ -120,7 +121,7 @@ class SyntheticEngine:
             self._waits = False
         if self._waits or not self._is_due():
             return []
-        return self._told([self._say(one) for one in list(self._streams.values()) if one.key.front not in held])
+        return self._told([self._say(one) for one in list(self._streams.values()) if not is_held(one.key, held)])
 
     def _is_due(self) -> bool:
         left_s = self._due_s - time.monotonic()

@@ -32,6 +32,8 @@ ACK_BATCHES = 64
 ACK_S = 0.05
 RESUME_S = 0.05
 """An ack goes out every 64 batches or 50 ms; a Resume at most every 50 ms (prototype's figures)."""
+PAUSE_S = 2.0
+"""A paused sequence runs again after so long without another word: four repeats, one a beat, may go missing."""
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_FINISH_BYTES = 1 << 20

@@ -49,3 +49,12 @@ class Stop(NamedTuple):
     front: Inc
     worker: Inc
     job: Natural
+
+
+class Pause(NamedTuple):
+    """This stream's client does not keep up: compute nothing for it during `ms`; 0: go on."""
+
+    front: Inc
+    worker: Inc
+    job: Natural
+    ms: Natural

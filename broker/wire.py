@@ -50,6 +50,7 @@ from tokenyard.broker.structures import WorkerJob as WorkerJob
 from tokenyard.broker.token_plane import Ack as Ack
 from tokenyard.broker.token_plane import Idle as Idle
 from tokenyard.broker.token_plane import LinkUp as LinkUp
+from tokenyard.broker.token_plane import Pause as Pause
 from tokenyard.broker.token_plane import Resume as Resume
 from tokenyard.broker.token_plane import Stop as Stop
 from tokenyard.broker.token_plane import Tokens as Tokens
@@ -339,7 +340,7 @@ BrokerToWorker = Start | Abort | Drain | Allowed | LoadAdapter | UnloadAdapter |
 BrokerToAgent = Spawn | Kill | Dismiss | Retire | Who | Refused
 BrokerToControl = Answer | Refused
 TokensDown = LinkUp | Tokens | Idle
-TokensUp = Resume | Ack | Stop
+TokensUp = Resume | Ack | Stop | Pause
 ToBroker = FrontToBroker | WorkerToBroker | AgentToBroker | ControlToBroker
 FromBroker = BrokerToFront | BrokerToWorker | BrokerToAgent | BrokerToControl
 Message = ToBroker | FromBroker | TokensDown | TokensUp
@@ -354,5 +355,6 @@ TAGS: dict[int, type[Any]] = {
     64: Start, 65: Abort, 66: Drain, 67: Allowed, 68: LoadAdapter, 69: UnloadAdapter,
     80: Spawn, 81: Kill, 82: Answer, 83: Dismiss, 84: Retire,
     96: LinkUp, 97: Tokens, 98: Idle, 112: Resume, 113: Ack, 114: Stop,
+    115: Pause,
 }  # fmt: skip
 TAG_OF = {message: tag for tag, message in TAGS.items()}

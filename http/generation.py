@@ -56,6 +56,7 @@ class Generation:
         self._meters: dict[int, JobMeter] = {}
         """Of running jobs, by choice index."""
         self._started: set[int] = set()
+        self._paused = False
         self._record = record or RECORD.get()
         if self._record is not None and self._record.generation is None:
             self._record.generation = self
@@ -96,7 +97,15 @@ class Generation:
             plan = self.plans[self._num_submitted]
             self._num_submitted += 1
             self._meters[plan.choice.index] = JobMeter(self._pool.figures, plan.job.model, len(plan.job.prompt_ids))
-            self._jobs[plan.choice.index] = self._pool.submit(plan.job, _Sink(self, plan.choice))
+            job = self._jobs[plan.choice.index] = self._pool.submit(plan.job, _Sink(self, plan.choice))
+            if self._paused:
+                self._pool.pause(job, on=True)
+
+    def pause(self, *, on: bool) -> None:
+        """Have nothing more computed for a client that does not keep up; or go on."""
+        self._paused = on
+        for job in self._jobs.values():
+            self._pool.pause(job, on=on)
 
     def cancel(self) -> None:
         """End what still runs; the listener hears nothing more."""

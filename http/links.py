@@ -13,7 +13,7 @@ from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.sockets import dial
-from tokenyard.broker.wire import INC_BYTES, Delta, Idle, LinkUp, Message, Stop, Tokens, WorkerInfo
+from tokenyard.broker.wire import INC_BYTES, Delta, Idle, LinkUp, Message, Pause, Stop, Tokens, WorkerInfo
 from tokenyard.http.inbox import Inbox, Received
 
 REACH_LOOKS = 10
@@ -110,6 +110,11 @@ class Links:
         """Tell a worker that a job needs no more tokens."""
         if link := self._links.get(worker):
             self._send(link, Stop(self._inc, worker, job))
+
+    def pause(self, worker: bytes, job: int, ms: int) -> None:
+        """Tell a worker to compute nothing for a job during so long; 0: to go on."""
+        if link := self._links.get(worker):
+            self._send(link, Pause(self._inc, worker, job, ms))
 
     def tick(self, now: float) -> None:
         for link in list(self._links.values()):

@@ -18,7 +18,7 @@ import zmq
 
 from tokenyard.broker import prefix
 from tokenyard.broker.codec import decode, encode, pack_ids
-from tokenyard.broker.config import BEAT_S, SILENCE_S
+from tokenyard.broker.config import BEAT_S, PAUSE_S, SILENCE_S
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError, WireError
 from tokenyard.broker.line import BrokerLine
@@ -67,6 +67,7 @@ TICK_S = 0.02
 """Finer than every timer of streams and inboxes (20 ms and 50 ms); an idle tick costs some 10 µs."""
 CLOCK_S = 0.001
 """uvloop's clock ticks so: by then a time is surely over."""
+PAUSE_MS = round(1000 * PAUSE_S)
 LINGER_S = 0.2
 """A dead worker's link is read for so long before it is closed: ten times what draining takes."""
 MAX_PREFIX_KEYS = 128
@@ -103,6 +104,8 @@ class Pool:
         self._held: dict[int, int] = {}
         """Jobs that wait for their model, and their number as waiters."""
         self._sinks: dict[int, JobSink] = {}
+        self._paused: set[int] = set()
+        """Jobs whose clients do not keep up."""
         self._roster = Roster()
         self._epoch: bytes | None = None
         """The broker that welcomed us."""
@@ -222,6 +225,12 @@ class Pool:
             self.loads.leave(waiter)
         if self._sinks.pop(job, None) is not None:
             self._do(self._streams.cancel(job))
+
+    def pause(self, job: int, *, on: bool) -> None:
+        """Have no more of a job computed than is on its way already, wherever it runs; or have it go on."""
+        (self._paused.add if on else self._paused.discard)(job)
+        if worker := self._streams.worker_of(job):
+            self._links.pause(worker, job, PAUSE_MS if on else 0)
 
     # The broker.
 
@@ -380,6 +389,9 @@ class Pool:
             self._tell_broker(Ping(self._inc))
             self._tend_line()
             self._links.look(self._roster.workers)
+            self._paused &= self._sinks.keys()
+            for job in self._paused:
+                self.pause(job, on=True)
         self._do(self._streams.tick(now))
         self.loads.tick()
         self._links.tick(now)

@@ -22,6 +22,9 @@ from tokenyard.http.options import FrontOptions
 
 MANY_SCORES = 128
 """Where logprobs of a longer prompt are told, a thread shapes the answer: with 20 likeliest, a token takes 30 µs."""
+PAUSE_LAG_BYTES = 64 << 10
+"""A client that is so far behind has its sequences paused until it has all: some 250 tokens, and as much as asyncio and
+uvicorn let gather in a connection before they call it slow."""
 MAX_LAG_BYTES = 4 << 20
 """Unsent events kept for a client that lags: 16,000 tokens at 250 bytes. A client further behind is cut."""
 
@@ -148,6 +151,7 @@ class EventStream(Response):
         self._num_writes = 0
         self._error: TokenyardError | None = None
         self._cut = False
+        self._paused = False
 
     # From the generation, inside the socket's callback.
 
@@ -224,6 +228,9 @@ class EventStream(Response):
         self._num_kept_bytes += len(data)
         if self._num_kept_bytes > MAX_LAG_BYTES:
             self._cut_client()
+        elif self._sending is not None and self._num_kept_bytes > PAUSE_LAG_BYTES and not self._paused:
+            self._paused = True
+            self._generation.pause(on=True)
         elif self._cork.held and not self._corked:
             self._corked = True
             self._cork.wait(self._uncork)
@@ -258,6 +265,9 @@ class EventStream(Response):
                 data = self._take_kept()
                 async with asyncio.timeout(self._options.stall_s):
                     await self._send(body_message(data))
+            if self._paused:
+                self._paused = False
+                self._generation.pause(on=False)
         except TimeoutError:
             self._cut_client()
         finally:

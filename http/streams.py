@@ -157,6 +157,11 @@ class Streams:
         release: list[Action] = [Release(job, stream.worker)] if stream.worker is not None else []
         return [*release, Send(Cancel(job))]
 
+    def worker_of(self, job: int) -> bytes | None:
+        """Where it runs, as far as is known."""
+        stream = self._streams.get(job)
+        return stream.worker if stream else None
+
     def delta(self, worker: bytes, delta: Delta, now: float) -> list[Action]:
         """Tokens that came over a link. Those of another attempt, or repeated ones, are dropped."""
         stream = self._streams.get(delta.job)

@@ -27,6 +27,7 @@ from tokenyard.broker.wire import (
     Drain,
     Goodbye,
     LoadAdapter,
+    Pause,
     Refused,
     Resume,
     Start,
@@ -40,6 +41,7 @@ from tokenyard.broker.wire import (
 )
 from tokenyard.workers.adapter_desk import AdapterDesk, Adopt, Retire
 from tokenyard.workers.link import SendLink
+from tokenyard.workers.scheduler import Held
 
 LOADING_PATIENCE_MS = 60_000
 """While a model loads, a long call that holds the GIL (an import, a weight's copy) may stop even the I/O thread."""
@@ -119,6 +121,8 @@ class Desk:
         self._adapters = AdapterDesk()
         self._attempts: dict[tuple[bytes, int], int] = {}
         """Living jobs: (front, job) to attempt. What is not in here is over, whatever the engine still says of it."""
+        self._paused: dict[tuple[bytes, int], float] = {}
+        """Streams whose clients do not keep up, and until when they skip steps."""
         self._links: dict[bytes, SendLink] = {}
         self._num_links = 0
         """Made so far: a front must tell a link made anew from the one it knew."""
@@ -128,10 +132,12 @@ class Desk:
         self._num_resent = 0
         """Batches that fronts which are gone asked for again."""
 
-    @property
-    def held(self) -> frozenset[bytes]:
-        """Fronts that do not keep up: their sequences skip steps."""
-        return frozenset(front for front, link in self._links.items() if link.full)
+    def held(self, now: float) -> Held:
+        """Fronts and streams that do not keep up: their sequences skip steps."""
+        if self._paused:
+            self._paused = {key: until for key, until in self._paused.items() if until > now and key in self._attempts}
+        streams = (WorkerJob(*key, self._attempts[key]) for key in self._paused)
+        return frozenset((*(front for front, link in self._links.items() if link.full), *streams))
 
     # The broker.
 
@@ -218,6 +224,10 @@ class Desk:
         if isinstance(message, Stop):
             attempt = self._attempts.get((message.front, message.job), 0)
             return self._end(message.front, message.job, attempt, "stopped")
+        if isinstance(message, Pause):
+            if (key := (message.front, message.job)) in self._attempts:
+                self._paused[key] = now + message.ms / 1000
+            return []
         link = self._links.get(message.front)
         if link is None:
             return []

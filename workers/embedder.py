@@ -5,7 +5,7 @@ budget goes. Must not know of sampling or schedules.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from tokenyard.workers.lane import Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.pooling import pool
 from tokenyard.workers.rack import adapted
-from tokenyard.workers.scheduler import Plan, Sequence
+from tokenyard.workers.scheduler import Held, Plan, Sequence, is_held
 
 NO_JOB = WorkerJob(b"", 0, 0)
 """Of a text that is only tried."""
@@ -85,8 +85,8 @@ class Embedder:
             self._waiting.remove(text)
             self._adapters.leave(text.adapter)
 
-    def step(self, held: Collection[bytes]) -> list[Embedded]:
-        """Embed as many of the waiting texts as the budget takes, but at least one; not those of fronts in `held`."""
+    def step(self, held: Held) -> list[Embedded]:
+        """Embed as many of the waiting texts as the budget takes, but at least one; not those in `held`."""
         texts = self._take(held)
         if not texts:
             return []
@@ -96,10 +96,10 @@ class Embedder:
         vectors = torch.stack([pool(one, self._model.pooling) for one in states]).cpu().numpy()
         return [Embedded(text.key, vector.astype("<f4").tobytes()) for text, vector in zip(texts, vectors, strict=True)]
 
-    def _take(self, held: Collection[bytes]) -> list[Text]:
+    def _take(self, held: Held) -> list[Text]:
         texts: list[Text] = []
         left = self._max_batch_tokens
-        for text in [one for one in self._waiting if one.key.front not in held]:
+        for text in [one for one in self._waiting if not is_held(one.key, held)]:
             if texts and len(text.ids) > left:
                 break
             left -= len(text.ids)

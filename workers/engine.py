@@ -8,7 +8,6 @@ clock: who calls step() may say how long it took (took()).
 
 import logging
 import math
-from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -30,7 +29,7 @@ from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.outputs import Output, make_output
 from tokenyard.workers.pace import Pace, Work
 from tokenyard.workers.patience import Patience
-from tokenyard.workers.scheduler import Plan, Scheduler, Sequence
+from tokenyard.workers.scheduler import Held, Plan, Scheduler, Sequence
 from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
 
@@ -190,8 +189,8 @@ class Engine:
             self._pace.learn(self._work, seconds)
 
     @torch.inference_mode()
-    def step(self, held: Collection[bytes] = ()) -> list[Output]:
-        """Run one step for all sequences but those of the fronts in `held`."""
+    def step(self, held: Held = ()) -> list[Output]:
+        """Run one step for all sequences but those in `held`."""
         self._work = None
         self._expect(self._embedder.most_tokens)
         embedded = self._embed(held)
@@ -228,7 +227,7 @@ class Engine:
         assert len(compiling) == self._grammars.num_compiling
         assert waiting_or_running == set(self._sequences.values()) - compiling
 
-    def _embed(self, held: Collection[bytes]) -> list[Output]:
+    def _embed(self, held: Held) -> list[Output]:
         """Run what fits of the texts that wait, beside the streams' own step."""
         outputs = [
             Output(key, Delta(key.job, key.attempt, 0, [], {"cached_tokens": 0, "embedding": vector}, Finish("stop")))

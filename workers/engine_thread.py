@@ -17,6 +17,7 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card, Delta, Finish, WorkerJob
 from tokenyard.workers.adapter_desk import Adopt, Retire
 from tokenyard.workers.desk import Add, Drop
+from tokenyard.workers.scheduler import Held
 
 if TYPE_CHECKING:
     # Imports torch: at run time only the loader does that, in the engine's thread, while the I/O thread already talks.
@@ -59,8 +60,8 @@ class EngineThread(threading.Thread):
         self._busy: tuple[float, Engine] | None = None
         """Since when the engine computes, if it does."""
         self.load_figures: dict[str, int] = {}
-        self.held: frozenset[bytes] = frozenset()
-        """Set by the I/O thread: fronts whose sequences skip steps."""
+        self.held: Held = ()
+        """Set by the I/O thread: whose sequences skip steps."""
 
     def step_s(self, now: float) -> float:
         """How long the step at hand may last in all; 0 where none has lasted for a beat, as nearly always."""

@@ -30,6 +30,7 @@ from tokenyard.broker.wire import (
     Drain,
     Goodbye,
     LoadAdapter,
+    Pause,
     Refused,
     Resume,
     Start,
@@ -154,7 +155,7 @@ class WorkerProcess:
             self._do(self._desk.drain())
         step_ms = round(1000 * self._engine.step_s(now))
         self._do(self._desk.tick(self._engine.num_steps, self._load_figures(), now, step_ms))
-        self._engine.held = self._desk.held
+        self._engine.held = self._desk.held(now)
 
     def _from_engine(self, now: float) -> None:
         os.eventfd_read(self._engine.wake)
@@ -198,7 +199,7 @@ class WorkerProcess:
                     self._desk.unsubscribed(front, now)
             return
         message = decode(frame)
-        if not isinstance(message, Resume | Ack | Stop):
+        if not isinstance(message, Resume | Ack | Stop | Pause):
             raise WireError(f"{type(message).__name__} is not for the token plane")
         self._do(self._desk.from_front(message, now))
 

@@ -29,6 +29,13 @@ from tokenyard.broker.prefix import next_key, salted
 from tokenyard.broker.wire import PLAIN, AdapterKey, WorkerJob
 from tokenyard.workers.blocks import BlockPool
 
+Held = Collection[bytes | WorkerJob]
+"""Whose sequences do not run: those of fronts that do not keep up, and single ones whose clients do not."""
+
+
+def is_held(job: WorkerJob, held: Held) -> bool:
+    return job.front in held or job in held
+
 
 class Sequence:
     """One job in the engine: its tokens, how far they are computed, and the blocks that hold them."""
@@ -199,15 +206,17 @@ class Scheduler:
 
     def schedule(
         self,
-        held: Collection[bytes] = (),
+        held: Held = (),
         drafts: Mapping[Sequence, list[int]] = NO_DRAFTS,
         prompt_budget: Callable[[int, bool], int] | None = None,
     ) -> Plan:
-        """Plan one step; sequences of the fronts in `held` keep their blocks but do not run.
+        """Plan one step without those in `held`: sequences of a front keep their blocks, single ones give theirs up.
 
         `prompt_budget`: how many prompt tokens, at least one, may go with so many decodes, and whether a stream stands
         still until its tokens are computed anew; None: all that fit.
         """
+        for sequence in [one for one in self.running if one.job in held] if held else ():
+            self._set_aside(sequence)
         decodes: list[Sequence] = []
         place = 0
         while place < len(self.running):  # _grow takes victims from the end
@@ -216,8 +225,8 @@ class Scheduler:
             if self._may_decode(sequence, held) and self._grow(sequence):
                 decodes.append(sequence)
         budget = self.max_batch_tokens - len(decodes)
-        begun = [one for one in self.running if one.num_pending > 1 and one.job.front not in held]
-        stalled = any(one.num_emitted for one in (*begun, *self.waiting) if one.job.front not in held)
+        begun = [one for one in self.running if one.num_pending > 1 and not is_held(one.job, held)]
+        stalled = any(one.num_emitted for one in (*begun, *self.waiting) if not is_held(one.job, held))
         allowed = budget if prompt_budget is None else min(budget, prompt_budget(len(decodes), stalled))
         prefills: list[Chunk] = []
         for sequence in self._prompts(begun, held):
@@ -259,13 +268,13 @@ class Scheduler:
         """Unpublish the blocks that only this sequence holds, as their content is bad, and return them."""
         return self.pool.unpublish(sequence.blocks)
 
-    def _may_decode(self, sequence: Sequence, held: Collection[bytes]) -> bool:
+    def _may_decode(self, sequence: Sequence, held: Held) -> bool:
         """Whether one token is left to compute, and to emit after it: the last one may be being drawn already.
 
         A sequence that emits none needs the logits after its prompt all the same.
         """
         unfinished = sequence.num_drawn < max(1, sequence.params.max_tokens)
-        return sequence.num_pending == 1 and unfinished and sequence.job.front not in held
+        return sequence.num_pending == 1 and unfinished and not is_held(sequence.job, held)
 
     def _publish(self, sequence: Sequence, before: int) -> None:
         """Offer the blocks that became full since num_settled was `before` to other sequences."""
@@ -274,7 +283,7 @@ class Scheduler:
         for index in range(before // self.block_size, sequence.num_settled // self.block_size):
             self.pool.publish(sequence.blocks[index], self._key(sequence, index))
 
-    def _prompts(self, begun: list[Sequence], held: Collection[bytes]) -> Iterator[Sequence]:
+    def _prompts(self, begun: list[Sequence], held: Held) -> Iterator[Sequence]:
         """Sequences to prefill: those begun, then waiting ones, admitted as they are asked for.
 
         Streams that stand still, resumed or preempted, go before those that have not begun to flow, the shortest first:
@@ -285,7 +294,7 @@ class Scheduler:
             return
         coming = {key for one in begun for key in self._coming_keys(one)}
         is_full = False
-        order = [*begun, *(one for one in self.waiting if one.job.front not in held)]
+        order = [*begun, *(one for one in self.waiting if not is_held(one.job, held))]
         order.sort(key=lambda one: one.num_pending if one.num_emitted else inf)
         for sequence in order:
             if not sequence.blocks:
@@ -331,13 +340,18 @@ class Scheduler:
             if self.pool.num_free:
                 sequence.blocks.extend(self.pool.allocate(1))
                 continue
-            victim = self.running.pop()
-            self._free(victim)
-            insort(self.waiting, victim, key=_by_arrival)
+            victim = self.running[-1]
+            self._set_aside(victim)
             self.num_preempted += 1
             if victim is sequence:
                 return False
         return True
+
+    def _set_aside(self, sequence: Sequence) -> None:
+        """Have a running sequence wait again, in its old place; its full blocks stay cached until they are taken."""
+        self.running.remove(sequence)
+        self._free(sequence)
+        insort(self.waiting, sequence, key=_by_arrival)
 
     def _room_for_drafts(self, sequence: Sequence) -> int:
         """How many more tokens it could compute now and still emit one after them, taking blocks from nobody."""

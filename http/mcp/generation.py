@@ -164,6 +164,11 @@ class LoopGeneration(Generation):
         self.relay.add(self._selected.listed)
         self._perform(self._loop.begin(*self._decided))
 
+    def pause(self, *, on: bool) -> None:
+        super().pause(on=on)
+        if self._turn is not None:
+            self._turn.pause(on=on)
+
     def cancel(self) -> None:
         """End the turn and every call that still runs."""
         self._listener = None
@@ -202,6 +207,7 @@ class LoopGeneration(Generation):
         self._parts = []
         self.plans = plan.plans
         self._turn = Generation(self._pool, plan.plans, record=self._record)
+        self._turn.pause(on=self._paused)
         self._turn.start(_TurnListener(self))
 
     def _next_request(self, ask: Ask) -> ChatRequest:

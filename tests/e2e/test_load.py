@@ -1,6 +1,8 @@
 """Many streams at once, and clients that leave."""
 
 import asyncio
+import json
+import socket
 import time
 from itertools import pairwise
 
@@ -8,7 +10,10 @@ import httpx
 import pytest
 from leaver import check_leaving
 from sse import stream
-from yard import Yard
+from yard import Yard, wait_until
+
+from tokenyard.broker.config import PAUSE_S
+from tokenyard.http.replies import MAX_LAG_BYTES
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +52,43 @@ def test_32_concurrent_streams_all_finish(server: Yard) -> None:
 
 def test_a_client_that_leaves_frees_its_worker(server: Yard) -> None:
     check_leaving(server, "tokenyard-demo", max_tokens=1900)
+
+
+def test_a_client_that_does_not_read_has_its_sequences_paused(server: Yard) -> None:
+    """Its answer is larger than what is kept for it: without a pause it would be cut off."""
+    num_choices, num_tokens = 8, 500
+    body = {
+        "model": "tokenyard-demo",
+        "messages": [{"role": "user", "content": "Count from 1 to 60."}],
+        "n": num_choices,
+        "max_tokens": num_tokens,
+        "ignore_eos": True,
+        "logprobs": True,
+        "top_logprobs": 20,
+        "stream": True,
+    }
+    content = json.dumps(body).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json"
+        client.sendall(f"{head}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+
+        def figures() -> tuple[int, int, int]:
+            loads = [worker["load"] for worker in server.status()["workers"]]
+            return tuple(sum(load.get(key, 0) for load in loads) for key in ("running", "waiting", "emitted_tokens"))  # type: ignore[return-value]
+
+        wait_until(lambda: figures()[:2] == (0, num_choices), "its sequences to be paused", 30)
+        before = figures()
+        time.sleep(PAUSE_S + 0.5)
+        assert figures() == before, "the pause is told again, as long as it lasts"
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json={**body, "stream": False, "n": 1}, timeout=30)
+        assert reply.json()["usage"]["completion_tokens"] == num_tokens, "others do not wait"
+        client.settimeout(30)
+        answer = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    assert len(answer) > 1.5 * MAX_LAG_BYTES
+    assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert answer.count(b'"token":') == num_choices * num_tokens * 21
 
 
 def test_a_long_prompt_does_not_stall_running_streams(server: Yard) -> None:

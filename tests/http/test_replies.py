@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from models import CARD, demo_tokenizer
@@ -14,7 +15,7 @@ from starlette.types import Message
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.chat import ChatFormat, plan_chat
-from tokenyard.http.generation import Generation
+from tokenyard.http.generation import Generation, Listener
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.prompt import Prompter
@@ -209,6 +210,49 @@ def test_a_client_that_lags_gets_everything_in_few_writes() -> None:
         # The suspended write, one for all that gathered, and the end.
         assert len(exchange.client.bodies) - before <= 3
         assert exchange.client.complete
+
+    asyncio.run(run())
+
+
+def test_a_client_that_lags_far_has_its_sequences_paused_until_it_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenyard.http.replies.PAUSE_LAG_BYTES", 4000)
+
+    async def run() -> None:
+        exchange = Exchange(n=2)
+        job = await exchange.open()
+        with exchange.pool.cork:
+            for _ in range(40):
+                job.say("word ")
+        assert not job.paused, "it reads"
+        for _ in range(2):
+            exchange.client.reads.clear()
+            job.say("word ")
+            assert not job.paused
+            for _ in range(40):
+                job.say("word ")
+            assert all(job.paused for job in exchange.pool.jobs)
+            exchange.client.reads.set()
+            await until(lambda: not any(job.paused for job in exchange.pool.jobs))
+        for job in exchange.pool.jobs:
+            job.end()
+        await exchange.over()
+        assert exchange.client.text == "word " * (40 + 2 * 41)
+        assert exchange.client.complete
+
+    asyncio.run(run())
+
+
+def test_a_job_that_begins_in_a_pause_is_paused() -> None:
+    async def run() -> None:
+        pool = ScriptedPool(CARD)
+        plans, _ = await plan_chat(parse_chat({**BODY, "n": 2}), Prompter(CARD, demo_tokenizer()))
+        generation = Generation(cast(Pool, pool), plans, width=1)
+        generation.start(cast(Listener, Mock()))
+        generation.pause(on=True)
+        pool.jobs[0].end()
+        assert pool.jobs[1].paused
+        generation.pause(on=False)
+        assert not pool.jobs[1].paused
 
     asyncio.run(run())
 

@@ -26,6 +26,7 @@ class Job:
         self.request = request
         self.sink = sink
         self.cancelled = False
+        self.paused = False
 
     def run(self) -> None:
         self.sink.delta([], {"cached_tokens": 0}, None)
@@ -131,3 +132,6 @@ class ScriptedPool:
 
     def cancel(self, job: int) -> None:
         self.jobs[job].cancelled = True
+
+    def pause(self, job: int, *, on: bool) -> None:
+        self.jobs[job].paused = on

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from tokenyard.broker.codec import decode
-from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES, UNSUBSCRIBED_S
+from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES, PAUSE_S, UNSUBSCRIBED_S
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     FRONT_GONE,
@@ -19,6 +19,7 @@ from tokenyard.broker.wire import (
     Finish,
     Goodbye,
     LinkUp,
+    Pause,
     Refused,
     Resume,
     Start,
@@ -124,6 +125,26 @@ def test_a_front_stops_its_own_streams_only(desk: Desk) -> None:
     assert desk.from_front(Stop(OTHER, INC, 1), 0.0) == []
     assert desk.from_front(Stop(FRONT, b"worker_2", 1), 0.0) == [], "meant for another life of this worker"
     assert Drop(WorkerJob(FRONT, 1, 1)) in desk.from_front(Stop(FRONT, INC, 1), 0.0)
+
+
+def test_a_front_pauses_its_own_streams_for_a_time(desk: Desk) -> None:
+    ms = round(1000 * PAUSE_S)
+    for pause in (Pause(FRONT, INC, 1, ms), Pause(OTHER, INC, 2, ms), Pause(FRONT, b"worker_2", 2, ms)):
+        desk.from_front(pause, 1.0)
+    desk.from_broker(start(1), 1.0)
+    desk.from_broker(start(2), 1.0)
+    assert desk.held(1.0) == set(), "of a job that was not there, in another's name, for another life of this worker"
+    desk.from_front(Pause(FRONT, INC, 2, ms), 1.0)
+    assert desk.held(1.1) == {WorkerJob(FRONT, 2, 1)}
+    desk.from_front(Pause(FRONT, INC, 2, ms), 2.0)
+    assert desk.held(2.0 + PAUSE_S - 0.1) == {WorkerJob(FRONT, 2, 1)}
+    assert desk.held(2.0 + PAUSE_S) == set(), "its front has said nothing more"
+    for job in (1, 2):
+        desk.from_front(Pause(FRONT, INC, job, ms), 5.0)
+    desk.from_front(Pause(FRONT, INC, 2, 0), 5.1)
+    assert desk.held(5.1) == {WorkerJob(FRONT, 1, 1)}
+    desk.from_front(Stop(FRONT, INC, 1), 5.2)
+    assert desk.held(5.2) == set()
 
 
 def test_a_front_that_stays_away_has_its_jobs_freed(desk: Desk) -> None:

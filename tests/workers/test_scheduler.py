@@ -1,7 +1,5 @@
 """The scheduler: decodes never wait, prompts share the rest, the youngest is preempted, all come to an end."""
 
-from collections.abc import Collection
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -9,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers.blocks import BlockPool
-from tokenyard.workers.scheduler import NO_DRAFTS, Guess, Plan, Scheduler, Sequence
+from tokenyard.workers.scheduler import NO_DRAFTS, Guess, Held, Plan, Scheduler, Sequence, is_held
 
 BLOCK = 4
 ROOT = bytes(16)
@@ -31,7 +29,7 @@ def added(scheduler: Scheduler, *lengths: int) -> list[Sequence]:
     return sequences
 
 
-def run(scheduler: Scheduler, held: Collection[bytes] = ()) -> Plan:
+def run(scheduler: Scheduler, held: Held = ()) -> Plan:
     """One step whose every sampled token is 7."""
     plan = scheduler.schedule(held)
     for one in plan.decodes:
@@ -134,6 +132,21 @@ def test_held_fronts_rest_without_losing_their_place() -> None:
     assert spans(run(scheduler)) == [(0, 16, 20), (2, 0, 3)]
 
 
+def test_a_paused_sequence_lends_its_blocks_and_finds_them_again() -> None:
+    scheduler = make(num_blocks=6)
+    (one,) = added(scheduler, 10)
+    run(scheduler)
+    paused = {one.job}
+    assert run(scheduler, held=paused) == Plan([], [])
+    assert not one.blocks
+    other = sequence(1, 16, first=1)
+    scheduler.add(other)
+    assert spans(run(scheduler, held=paused)) == [(1, 0, 16)], "which needs four of the six"
+    scheduler.remove(other)
+    assert spans(run(scheduler)) == [(0, 8, 11)], "the block that was not full is computed anew"
+    assert scheduler.num_preempted == 0
+
+
 def test_a_step_is_planned_while_the_one_before_draws() -> None:
     scheduler = make()
     one = sequence(0, 6, max_tokens=3)
@@ -232,29 +245,34 @@ class Engine(RuleBasedStateMachine):
         self.drop(data.draw(st.sampled_from(self.alive)))
 
     @rule(
-        held=st.sets(st.sampled_from([b"a", b"b"]), max_size=1),
+        fronts=st.sets(st.sampled_from([b"a", b"b"]), max_size=1),
+        paused=st.integers(0, 9),
         ahead=st.booleans(),
         stops=st.booleans(),
         drafts=st.sampled_from([[], [7], [7, 7, 7, 7], [7, 8, 8]]),
         count=st.integers(1, 12),
         most=st.sampled_from([1, 3, 99]),
     )
-    def steps(self, held: set[bytes], ahead: bool, stops: bool, drafts: list[int], count: int, most: int) -> None:
+    def steps(
+        self, fronts: set[bytes], paused: int, ahead: bool, stops: bool, drafts: list[int], count: int, most: int
+    ) -> None:
+        held: Held = {*fronts, *(one.job for one in self.alive[paused : paused + 1])}
         for _ in range(count):
             self.step(held, ahead, drafts, most)
         if stops and self.flight and self.flight[0] in self.alive:
             self.drop(self.flight[0])  # its last token says that it ends, and the next one is being drawn already
 
-    def step(self, held: Collection[bytes], ahead: bool, drafts: list[int], most: int = 99) -> int:
+    def step(self, held: Held, ahead: bool, drafts: list[int], most: int = 99) -> int:
         """As the engine does it, with `most` prompt tokens; returns how many tokens were planned or landed."""
-        ready = [one for one in self.scheduler.running if one.num_pending == 1 and one.job.front not in held]
+        ready = [one for one in self.scheduler.running if one.num_pending == 1 and not is_held(one.job, held)]
         known = [one for one in self.scheduler.running if len(one.ids) == one.num_tokens]
         plan = self.scheduler.schedule(held, dict.fromkeys(known, drafts) if drafts else NO_DRAFTS, lambda *_: most)
         assert sum(end - start for _, start, end in plan.prefills) <= most
         decodes = plan.decodes + [one for one, _ in plan.guesses]
         planned = [*decodes, *(one for one, _, _ in plan.prefills)]
         assert len(planned) == len(set(planned))
-        assert all(one in self.scheduler.running and one.job.front not in held for one in planned)
+        assert all(one in self.scheduler.running and not is_held(one.job, held) for one in planned)
+        assert not any(one.blocks for one in self.alive if one.job in held)
         num_tokens = len(decodes) + sum(end - start for _, start, end in plan.prefills)
         assert num_tokens + sum(len(drafts) for _, drafts in plan.guesses) <= self.BUDGET
         for one in ready:
