@@ -25,8 +25,9 @@ pytestmark = [
 
 DOC = Path(__file__).parents[3] / "docs" / "mcp.md"
 TRANSPORTS = ["stdio", "http", "sse"]
-PINGS_S = {"hang": 1.0}
-"""So that a server that hangs is found soon. (One that sends 9 MB does not answer within a second.)"""
+PINGS_S = {"hang": 1.0, "crash": 1.0}
+"""So that a server that hangs, or is gone without a word (http), is found soon. (One that sends 9 MB does not answer within
+a second.)"""
 
 Case = Callable[[Hub], Awaitable[None]]
 
