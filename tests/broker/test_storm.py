@@ -436,4 +436,4 @@ class TestStorm(Storm.TestCase):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 class TestLongStorm(Storm.TestCase):
-    settings = settings(TestStorm.settings, max_examples=300, stateful_step_count=60)
+    settings = settings(TestStorm.settings, max_examples=150, stateful_step_count=60)

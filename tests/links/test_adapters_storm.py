@@ -292,4 +292,4 @@ class TestAdapterStorm(AdapterStorm.TestCase):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 class TestLongAdapterStorm(AdapterStorm.TestCase):
-    settings = settings(TestAdapterStorm.settings, max_examples=120, stateful_step_count=60)
+    settings = settings(TestAdapterStorm.settings, max_examples=60, stateful_step_count=60)
