@@ -3,8 +3,9 @@
     python benchmarks/lora_bench.py                                     qwen3-60m on the CPU, four adapters of rank 16
     python benchmarks/lora_bench.py --model qwen3-8b --device cuda --dtype bfloat16
 
-Two engines take turns in one process: one of the model into which an adapter is merged, as peft would save it, and one
-with room for adapters. Times on a CPU are processor time, so that other work on the machine counts less.
+Two engines take turns: one of the model into which an adapter is merged, as peft would save it, and one with room for
+adapters. Each has a process of its own, as a worker has: torch.compile gives up on a second model of the same code in
+one process. Times on a CPU are processor time, so that other work on the machine counts less.
 """
 
 import json
@@ -12,6 +13,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, NamedTuple
@@ -96,6 +99,22 @@ def merge(model: Path, adapter: Path, directory: Path) -> Path:
     return directory
 
 
+RIGS: list[tuple[Rig, list[AdapterKey]]] = []
+"""Of a process: its engine, and no adapter followed by all that the engine holds."""
+
+
+def engine_process(place: Place, adapters: list[Path]) -> ProcessPoolExecutor:
+    """A process with one engine, ready to measure."""
+    process = ProcessPoolExecutor(1, get_context("spawn"), open_rig, (place, adapters))
+    process.submit(len, RIGS).result()  # once it is open
+    return process
+
+
+def open_rig(place: Place, adapters: list[Path]) -> None:
+    rig = Rig(place)
+    RIGS.append((rig, [PLAIN, *hold(rig, adapters)] if adapters else [PLAIN]))
+
+
 def hold(rig: Rig, adapters: list[Path]) -> list[AdapterKey]:
     from tokenyard.workers.adapter_files import read_adapter
 
@@ -122,10 +141,11 @@ def clock(device: str) -> Callable[[], float]:
     return synchronized
 
 
-def decode_ms(rig: Rig, adapters: list[AdapterKey], now_ms: Callable[[], float], num_steps: int) -> float:
-    """Median of some steps of a batch, one sequence for each of `adapters`."""
+def decode_ms(device: str, adapters: list[int], num_steps: int) -> float:
+    """Median of some steps of a batch, one sequence for each of `adapters`; 0 is none. In the engine's process."""
+    ((rig, kinds),), now_ms = RIGS, clock(device)
     first = rig.num_jobs
-    keys = [rig.add(first + seed, CONTEXT, 4 * num_steps, one) for seed, one in enumerate(adapters)]
+    keys = [rig.add(first + seed, CONTEXT, 4 * num_steps, kinds[one]) for seed, one in enumerate(adapters)]
     begun: set[Any] = set()
     while len(begun) < len(keys):
         begun |= set(rig.step()[1])
@@ -139,9 +159,10 @@ def decode_ms(rig: Rig, adapters: list[AdapterKey], now_ms: Callable[[], float],
     return median(times)
 
 
-def prompt_ms(rig: Rig, adapter: AdapterKey, now_ms: Callable[[], float], num_tokens: int) -> float:
-    """One prompt alone, in one step."""
-    key = rig.add(rig.num_jobs, num_tokens, 2, adapter)
+def prompt_ms(device: str, adapter: int, num_tokens: int) -> float:
+    """One prompt alone, in one step. In the engine's process."""
+    ((rig, kinds),), now_ms = RIGS, clock(device)
+    key = rig.add(rig.num_jobs, num_tokens, 2, kinds[adapter])
     began_ms = now_ms()
     rig.step()
     took_ms = now_ms() - began_ms
@@ -150,21 +171,20 @@ def prompt_ms(rig: Rig, adapter: AdapterKey, now_ms: Callable[[], float], num_to
     return took_ms
 
 
-def measure(plain: Rig, roomy: Rig, held: list[AdapterKey], shape: Shape) -> list[Cell]:
+def measure(plain: ProcessPoolExecutor, roomy: ProcessPoolExecutor, num_adapters: int, shape: Shape) -> list[Cell]:
     """All cases in turn, some times over; medians of each."""
-    now_ms = clock(shape.device)
-    kinds = [PLAIN, *held]
     found: dict[tuple[str, int, str], list[float]] = {}
     for _ in range(shape.rounds):
         for batch in shape.batches:
             for case in CASES if batch > 1 else CASES[:-1]:
-                one = {"one": held[0]}.get(case, PLAIN)
-                adapters = [kinds[row % len(kinds)] if case == "mixed" else one for row in range(batch)]
-                took = decode_ms(plain if case == "merged" else roomy, adapters, now_ms, shape.num_steps)
+                adapters = [row % (1 + num_adapters) if case == "mixed" else int(case == "one") for row in range(batch)]
+                process = plain if case == "merged" else roomy
+                took = process.submit(decode_ms, shape.device, adapters, shape.num_steps).result()
                 found.setdefault(("decode", batch, case), []).append(took)
         for case in CASES[:-1]:
-            rig, adapter = plain if case == "merged" else roomy, held[0] if case == "one" else PLAIN
-            found.setdefault(("prompt", shape.prompt, case), []).append(prompt_ms(rig, adapter, now_ms, shape.prompt))
+            process = plain if case == "merged" else roomy
+            took = process.submit(prompt_ms, shape.device, int(case == "one"), shape.prompt).result()
+            found.setdefault(("prompt", shape.prompt, case), []).append(took)
     return [Cell(*key, median(times)) for key, times in found.items()]
 
 
@@ -204,11 +224,11 @@ def main(
         options: dict[str, Any] = {"kv_memory": kv_memory, "max_num_batched_tokens": max(512, prompt)}
         place = Place(str(base), device, dtype, threads, options)
         say("the merged model")
-        plain = Rig(place._replace(model=str(merged)))
-        say(f"the model with room for {adapters} adapters")
-        roomy = Rig(place._replace(options=options | {"max_loras": adapters, "max_lora_rank": rank}))
-        held = hold(roomy, made)
-        cells = measure(plain, roomy, held, Shape(device, numbers(batches), prompt, rounds, steps))
+        with engine_process(place._replace(model=str(merged)), []) as plain:
+            say(f"the model with room for {adapters} adapters")
+            room = place._replace(options=options | {"max_loras": adapters, "max_lora_rank": rank})
+            with engine_process(room, made) as roomy:
+                cells = measure(plain, roomy, adapters, Shape(device, numbers(batches), prompt, rounds, steps))
     conditions = {
         "date": today(),
         "machine": machine(device),

@@ -26,8 +26,7 @@ pytestmark = [
 DOC = Path(__file__).parents[3] / "docs" / "mcp.md"
 TRANSPORTS = ["stdio", "http", "sse"]
 PINGS_S = {"hang": 1.0, "crash": 1.0}
-"""So that a server that hangs, or is gone without a word (http), is found soon. (One that sends 9 MB does not answer within
-a second.)"""
+"""So that a server that hangs, or is gone without a word, is found soon. (One that sends 9 MB takes over a second.)"""
 
 Case = Callable[[Hub], Awaitable[None]]
 
