@@ -156,7 +156,7 @@ def cause_of_death(status: int, last_line: str, num_oom_kills: int) -> tuple[str
         return "crash", last_line  # one line of its own that says what to change
     if status > 0:
         return "crash", f"exit status {status}: {last_line}"
-    name = signal.Signals(-status).name
+    name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
     if -status == signal.SIGKILL and num_oom_kills:
         return "crash", "killed by the kernel: out of memory"
     if -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -64,6 +64,7 @@ def test_a_line_is_given_out_whole() -> None:
         (-signal.SIGKILL, 0, "killed"),
         (-signal.SIGKILL, 1, "crash"),
         (-signal.SIGTERM, 1, "killed"),
+        (-signal.SIGRTMIN - 1, 0, "crash"),
     ],
 )
 def test_causes(status: int, num_oom_kills: int, cause: str) -> None:
