@@ -16,6 +16,8 @@ HEALTHY_S = 30.0
 LOOP_DEATHS = 5
 LOOP_S = 60.0
 """So many deaths in this time, no life ever ready, are a crash loop: five lives of 3 s of imports fit."""
+MAX_GIVEN_UP = 16
+"""Told of at once: every load on demand that fails is a new one, for as long as the pool lives."""
 OBEY_S = 5.0
 """A worker that is to hand its streams over and does not end is killed: it needs a tenth of a second."""
 SETUP_STATUS = 2
@@ -125,7 +127,7 @@ class Watch:
         self._may_idle = may_idle
         self.posts: dict[str, Post] = {}
         self.given_up: dict[str, str] = {}
-        """Why, by name."""
+        """Why, by name; the latest few."""
         self.retirements: dict[str, Retirement] = {}
         self._drain_timeout_s = drain_timeout_s
         self._drain_ends_at: float | None = None
@@ -345,6 +347,8 @@ class Watch:
         post = self.posts.pop(name)
         role = post.role
         self.given_up[name] = f"it {words}; last {post.last_words}"
+        if len(self.given_up) > MAX_GIVEN_UP:
+            del self.given_up[next(iter(self.given_up))]
         actions: list[Action] = [GaveUp(name, words)]
         for old, retirement in list(self.retirements.items()):
             if name in (old, retirement.successor):

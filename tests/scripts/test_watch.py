@@ -9,6 +9,7 @@ from tokenyard.scripts.watch import (
     HEALTHY_S,
     LAST_DELAY_S,
     LOOP_DEATHS,
+    MAX_GIVEN_UP,
     OBEY_S,
     SETUP_STATUS,
     Action,
@@ -193,6 +194,16 @@ def test_one_that_is_given_up_stays_told() -> None:
     watch.tick(0)
     watch.died("w0", 2, 1, words="at 12:00:00: no such model")
     assert watch.troubles() == ["w0 is given up: it cannot start as it was told to; last at 12:00:00: no such model"]
+
+
+def test_a_pool_of_many_failed_loads_tells_of_the_last_ones() -> None:
+    watch = Watch(DRAIN_S, may_idle=True)
+    for number in range(MAX_GIVEN_UP + 1):
+        watch.add(f"w{number}", Role.WORKER, 0)
+        watch.tick(0)
+        watch.died(f"w{number}", 2, 1, words="at 12:00:00: no such model")
+    assert len(watch.troubles()) == MAX_GIVEN_UP
+    assert watch.troubles()[-1].startswith(f"w{MAX_GIVEN_UP} is given up")
 
 
 def test_a_drained_worker_has_gone_for_good() -> None:
