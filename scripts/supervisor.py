@@ -60,7 +60,6 @@ def serve(plan: Plan, given: Path | None) -> int:
 def agent(plan: Plan, given: Path) -> int:
     """Run the workers of a pool whose broker and fronts are others' children."""
     with pool_dir(given) as run_dir:
-        note_broker(run_dir, plan.reach.address(run_dir.path))
         return Supervisor(plan, run_dir, None).run()
 
 
@@ -110,6 +109,7 @@ class Supervisor:
         self._plan = plan
         self._run_dir = run_dir
         self._address = plan.reach.address(run_dir.path)
+        note_broker(run_dir, self._address)
         self._listener = listener
         self._watch = Watch(plan.drain_timeout_s + DRAIN_MARGIN_S, plan.on_demand)
         self._children: dict[str, Child] = {}

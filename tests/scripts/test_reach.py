@@ -14,6 +14,7 @@ from tokenyard.scripts.plan import Plan, Wishes, fleet_commands, make_plan
 from tokenyard.scripts.pool_dir import find_broker, note_broker
 from tokenyard.scripts.pool_keys import make_keys
 from tokenyard.scripts.reach import Reach
+from tokenyard.scripts.supervisor import Supervisor
 
 WORKER = '[[worker]]\nmodel = "demo"\ndevice = "cpu"\n'
 
@@ -90,5 +91,5 @@ def test_control_commands_find_the_broker_by_the_agents_run_directory(tmp_path: 
     assert find_broker(run_dir.path) == remote
     other = find_broker(run_dir.path, "tcp://127.0.0.1:1", keys / "for" / "box2")
     assert (other.front, other.keys) == ("tcp://127.0.0.1:1", read_keys(keys / "for" / "box2"))
-    note_broker(run_dir, BrokerAddress.of(run_dir.path))
+    Supervisor(make_plan(Wishes(), None), run_dir, None)  # of a pool with a broker of its own
     assert find_broker(run_dir.path).front == run_dir.front_endpoint
