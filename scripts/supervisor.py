@@ -373,7 +373,7 @@ class Supervisor:
                 waiting[name] = state
         if not waiting and not self._watch.is_draining:
             self._standbys.start_missing()
-        if self._is_announced or self._listener is None:
+        if self._is_announced or self._listener is None or self._watch.is_draining:
             return
         self._screen.progress(waiting)
         if not waiting and len(self._children) == len(self._watch.posts):

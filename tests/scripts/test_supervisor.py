@@ -19,7 +19,11 @@ from served import GONE_S, Served
 from sse import Reply, stream
 from yard import wait_until
 
+from tokenyard.broker.config import RunDir
+from tokenyard.scripts.plan import Wishes, make_plan
 from tokenyard.scripts.pool_dir import pool_dir
+from tokenyard.scripts.screen import Screen
+from tokenyard.scripts.supervisor import Supervisor, listen
 
 NUM_WORKERS = 2
 
@@ -255,6 +259,14 @@ def test_a_taken_port_is_told() -> None:
     assert done.stderr == (
         f"tokenyard: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --host or --port\n"
     )
+
+
+def test_a_pool_that_drains_as_it_becomes_ready_is_not_announced(tmp_path: Path) -> None:
+    supervisor = Supervisor(make_plan(Wishes(), None), RunDir(tmp_path).create(), listen("127.0.0.1", 0))
+    supervisor._screen = Screen()
+    supervisor._take_signals(bytes([signal.SIGTERM]), 0)
+    supervisor._take_status({"workers": [], "fronts": []}, 0)
+    assert not supervisor._is_announced
 
 
 @pytest.fixture
