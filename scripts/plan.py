@@ -25,7 +25,7 @@ from tokenyard.scripts.loras import (
     read_lora_policy,
     with_room,
 )
-from tokenyard.scripts.on_demand import OnDemand, Settled, has_cached_models, memory_of
+from tokenyard.scripts.on_demand import OnDemand, Settled, has_cached_models
 from tokenyard.scripts.option_checks import check_api_keys, check_origins, read_tls
 from tokenyard.scripts.placement import (
     Model,
@@ -93,8 +93,8 @@ class Plan:
     num_fronts: int
     api_keys: list[str]
     cors_origins: list[str]
-    tool_formats: list[str]
     """Web pages of which origins browsers let call."""
+    tool_formats: list[str]
     policy: Policy
     """Which models requests may ask for."""
     loras: list[Adapter]
@@ -109,8 +109,6 @@ class Plan:
     max_requests_per_key: int | None
     loading: Settled
     """Of models on demand."""
-    memory_bytes: list[int]
-    """Of each device; 0: unknown."""
     reach: Reach
     """Beyond this box."""
     drain_timeout_s: float
@@ -235,7 +233,6 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
         tls=tls,
         max_requests_per_key=max_requests,
         loading=wishes.on_demand.over(config.pool),
-        memory_bytes=memory_of(devices),
         reach=_reach(wishes, config),
         drain_timeout_s=wishes.drain_timeout_s,
         log_level=wishes.log_level,

@@ -26,6 +26,7 @@ from tokenyard.scripts import agency, watch
 from tokenyard.scripts.agency import Agency
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.children import Child, cause_of_death, count_oom_kills, end_strays, start_child
+from tokenyard.scripts.on_demand import memory_of
 from tokenyard.scripts.placement import WorkerRow, post_of
 from tokenyard.scripts.plan import Plan
 from tokenyard.scripts.pool_dir import note_broker, pool_dir
@@ -122,9 +123,8 @@ class Supervisor:
         """Of each worker post."""
         self._num_workers = 0
         """Worker posts so far: a name is never used again."""
-        self._agency = Agency(
-            secrets.token_bytes(wire.INC_BYTES), os.getpid(), plan.places, plan.slots, plan.memory_bytes
-        )
+        inc, memory_bytes = secrets.token_bytes(wire.INC_BYTES), memory_of(plan.devices)
+        self._agency = Agency(inc, os.getpid(), plan.places, plan.slots, memory_bytes)
         self._standbys = Standbys(plan.places if plan.standby else [])
         self._num_oom_kills = count_oom_kills()
         """As of the last look."""
