@@ -84,9 +84,10 @@ def parse_gpus(text: str | None) -> list[int] | None:
     """`0,1` as a list; None for None. Raises SetupError."""
     if text is None:
         return None
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise SetupError(f"--gpus {text!r}: give numbers with commas between them, as in --gpus 0,1")
-    return [int(number) for number in text.split(",")]
+    gpus = text.split(",")
+    if not re.fullmatch(r"\d+(,\d+)*", text) or len({int(gpu) for gpu in gpus}) < len(gpus):
+        raise SetupError(f"--gpus {text!r}: give each number once, with commas between them, as in --gpus 0,1")
+    return [int(gpu) for gpu in gpus]
 
 
 def find_gpus() -> list[int]:

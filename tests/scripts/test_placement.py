@@ -101,7 +101,7 @@ def test_a_spec_loses_what_is_no_single_workers_matter() -> None:
     assert parse_model("org/model") == Model("org/model", None)
 
 
-@pytest.mark.parametrize("text", ["", "a", "0,", "0;1", "-1"])
+@pytest.mark.parametrize("text", ["", "a", "0,", "0;1", "-1", "0,1,00"])
 def test_bad_gpus_are_refused(text: str) -> None:
     with pytest.raises(SetupError, match="--gpus"):
         parse_gpus(text)
