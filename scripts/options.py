@@ -1,13 +1,16 @@
-"""The options that several subcommands of `tokenyard` share. Nothing is decided here."""
+"""The options that several subcommands of `tokenyard` share."""
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from tokenyard.broker.errors import SetupError
 from tokenyard.broker.logs import JSON_VARIABLE
+from tokenyard.broker.spec import OPTIONS, check_option
 
 
 class Device(StrEnum):
@@ -215,3 +218,15 @@ def _log_as_json(given: bool) -> None:
 LogJson = Annotated[
     bool, typer.Option("--log-json", help="Log one JSON object a line.", callback=_log_as_json, show_default="text")
 ]
+
+
+def engine_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's options among a subcommand's arguments, as far as they are given. Raises SetupError."""
+    given = {"compile": given["compiling"], **given}
+    engine = {key: given[key] for key in OPTIONS if given[key] is not None}
+    for key, value in engine.items():
+        try:
+            check_option(key, value)
+        except SetupError as error:
+            raise SetupError(f"--{key.replace('_', '-')}: {error}") from error
+    return engine

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenyard.broker.endpoints import is_loopback
 from tokenyard.broker.errors import SetupError
-from tokenyard.broker.spec import DEMO, check_option, format_spec, parse_spec
+from tokenyard.broker.spec import DEMO, format_spec, parse_spec
 from tokenyard.broker.wire import Adapter
 from tokenyard.http.catalog.adapters import AdapterPolicy
 from tokenyard.http.catalog.policy import CACHED, Policy, read_allow
@@ -241,11 +241,6 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
 
 def _check_wishes(wishes: Wishes) -> None:
     """Raise SetupError for what the command line cannot ask for; the file was checked as it was read."""
-    for key, value in wishes.engine.items():
-        try:
-            check_option(key, value)
-        except SetupError as error:
-            raise SetupError(f"--{key.replace('_', '-')}: {error}") from error
     check_api_keys(wishes.api_keys)
     check_origins(wishes.cors_origins)
     read_choices(wishes.tool_formats)

@@ -69,8 +69,8 @@ def test_a_worker_reads_the_arguments_that_it_is_given(monkeypatch: pytest.Monke
     """Every key of an engine, switches both ways."""
     heard: list[WorkerOptions] = []
     monkeypatch.setattr("tokenyard.workers.main.run", heard.append)
-    samples = {str: "x", int: 7, bool: value}
-    engine = {key: samples[option.kind] for key, option in OPTIONS.items()}
+    words = {"dtype": "float16", "quantization": "int8", "kv_memory": "1GiB", "speculate": "ngram:4"}
+    engine = {key: words.get(key, value if option.kind is bool else 7) for key, option in OPTIONS.items()}
     done = CliRunner().invoke(app, WorkerRow("a", "cpu", None, engine).arguments())
     assert done.exit_code == 0, done.output
     assert {key: getattr(heard[0], key) for key in engine} == engine

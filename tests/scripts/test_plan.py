@@ -65,22 +65,6 @@ def test_a_spec_goes_before_what_is_wished_for_all(tmp_path: Path) -> None:
     assert made.workers[0].engine["quantization"] == "int8"
 
 
-@pytest.mark.parametrize(
-    ("engine", "words"),
-    [
-        ({"quantization": "int3"}, "--quantization: choose one of off, int8, .*, not 'int3'"),
-        ({"kv_memory": "lots"}, "--kv-memory: give bytes"),
-        ({"speculate": "medusa"}, "--speculate: give ngram:K"),
-        ({"dtype": "float8"}, "--dtype: choose one of auto"),
-    ],
-)
-def test_a_wish_that_cannot_be_is_refused_before_anything_starts(
-    tmp_path: Path, engine: dict[str, object], words: str
-) -> None:
-    with pytest.raises(SetupError, match=words):
-        plan(None, tmp_path, engine=engine)
-
-
 def test_placed_workers_are_as_the_file_has_them(tmp_path: Path) -> None:
     made = plan(PLACED, tmp_path, device="auto", engine={"dtype": "float32"})
     assert made.workers == [WorkerRow("org/b", "cpu", None, {"threads": 2, "dtype": "float32"})]
