@@ -112,22 +112,12 @@ def read_lora_policy(
     return AdapterPolicy(directory and directory.absolute(), read_allow(allow) if allow else ())
 
 
-def policy_arguments(policy: AdapterPolicy) -> list[str]:
-    """Of `tokenyard front`."""
-    directory = ["--lora-dir", str(policy.directory)] if policy.directory else []
-    return [*directory, *(["--allow-loras", ",".join(policy.allow)] if policy.allow else [])]
-
-
 def offered(texts: Sequence[str]) -> tuple[Adapter, ...]:
     """What a broker is given: adapters whose bases are ids. Raises SetupError."""
     specs = [parse_lora(text) for text in texts]
     if lacking := [spec.name for spec in specs if not spec.base]:
         raise SetupError(f"adapter {lacking[0]}: the key base is missing")
     return tuple(Adapter(spec.name, spec.base, spec.source) for spec in specs)
-
-
-def broker_arguments(adapters: Sequence[Adapter]) -> list[str]:
-    return [part for one in adapters for part in ("--lora", str(LoraSpec(one.name, one.source, one.base)))]
 
 
 def _names(model: Model | WorkerRow) -> list[str]:

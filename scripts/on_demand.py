@@ -52,19 +52,6 @@ class Settled:
     standby: bool
     """Keep a process ready for the next model on each device."""
 
-    def broker_arguments(self) -> list[str]:
-        """What differs from the broker's own defaults."""
-        given = {
-            "--evict": self.evict if self.evict != "idle" else None,
-            "--model-timeout": self.model_timeout_s if self.model_timeout_s != MODEL_TIMEOUT_S else None,
-        }
-        known = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-        return known + self.front_arguments()
-
-    def front_arguments(self) -> list[str]:
-        """The same for fronts."""
-        return ["--load-timeout", str(self.load_timeout_s)] if self.load_timeout_s != LOAD_TIMEOUT_S else []
-
 
 def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)

@@ -1,4 +1,4 @@
-"""What options may be, wherever they are given: on the command line, or as keys in a file."""
+"""What options may be, on the command line and as keys in a file, and how one process hands them to another."""
 
 import re
 import ssl
@@ -15,7 +15,7 @@ from tokenyard.http.formats.names import read_choices
 
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 """As browsers send it (RFC 6454): one with a slash at its end would never match."""
-Check = Callable[[Any], None]
+Check = Callable[[Any], object]
 """Raises SetupError with words that do not name the option: whoever read it knows where it stands."""
 
 
@@ -77,12 +77,17 @@ def whole(least: int, most: float = inf) -> Check:
     return typed(int, check)
 
 
-def _check_tool_formats(formats: Sequence[Any]) -> None:
-    read_choices(formats)
-
-
-def _check_allow(words: Sequence[Any]) -> None:
-    read_allow(words)
+def as_arguments(**given: Any) -> list[str]:
+    """Options as a command line has them: a list repeats its option, what is None or empty is left out."""
+    parts: list[str] = []
+    for key, value in given.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(f"--{name}" if value else f"--no-{name}")
+            continue
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            parts += [] if one in (None, "") else [f"--{name}", str(one)]
+    return parts
 
 
 STRING = typed(str)
@@ -93,11 +98,11 @@ FRONT_CHECKS: Mapping[str, Check] = {
     "count": whole(1),
     "api_keys": typed(list, check_api_keys),
     "cors_origins": typed(list, check_origins),
-    "tool_formats": typed(list, _check_tool_formats),
-    "allow_models": typed(list, _check_allow),
+    "tool_formats": typed(list, read_choices),
+    "allow_models": typed(list, read_allow),
     "models_dir": STRING,
     "lora_dir": STRING,
-    "allow_loras": typed(list, _check_allow),
+    "allow_loras": typed(list, read_allow),
     "store": STRING,
     "mcp": STRING,
     "ssl_certfile": STRING,

@@ -13,6 +13,7 @@ from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import OFF, ModelSpec, format_spec, local_directory, local_gguf, parse_spec
 from tokenyard.broker.wire import Post
 from tokenyard.scripts.cores import usable_cores
+from tokenyard.scripts.option_checks import as_arguments
 
 GPU_FILES = re.compile(r"nvidia(\d+)")
 """/dev/nvidia0 and so on: one file for each GPU that this machine, or this container, may use."""
@@ -41,15 +42,7 @@ class WorkerRow:
 
     def arguments(self) -> list[str]:
         """Of `tokenyard worker`, without those that all processes share."""
-        gpu = [] if self.gpu is None else ["--gpu", str(self.gpu)]
-        engine = [part for key, value in self.engine.items() for part in _option(key.replace("_", "-"), value)]
-        return ["worker", self.spec, "--device", self.device, *gpu, *engine]
-
-
-def _option(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", str(value)]
+        return ["worker", self.spec, *as_arguments(device=self.device, gpu=self.gpu, **self.engine)]
 
 
 @dataclass(frozen=True, slots=True)

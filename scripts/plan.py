@@ -18,15 +18,13 @@ from tokenyard.http.mcp.config import read_servers
 from tokenyard.scripts.config_file import ConfigFile, read_config
 from tokenyard.scripts.loras import (
     LoraSpec,
-    broker_arguments,
     find_bases,
     parse_lora,
-    policy_arguments,
     read_lora_policy,
     with_room,
 )
 from tokenyard.scripts.on_demand import OnDemand, Settled, has_cached_models
-from tokenyard.scripts.option_checks import check_api_keys, check_origins, read_tls
+from tokenyard.scripts.option_checks import as_arguments, check_api_keys, check_origins, read_tls
 from tokenyard.scripts.placement import (
     Model,
     WorkerRow,
@@ -153,36 +151,52 @@ class Plan:
         return share_cores([*workers, row])[-1]
 
     def broker_arguments(self, run_dir: Path) -> list[str]:
-        options = [*self.loading.broker_arguments(), *broker_arguments(self.loras), *self.reach.broker_arguments()]
-        return ["broker", *options, *self._common(run_dir)]
+        loading = self.loading
+        options = as_arguments(
+            evict=loading.evict,
+            model_timeout=loading.model_timeout_s,
+            load_timeout=loading.load_timeout_s,
+            lora=self._lora_texts(),
+        )
+        return ["broker", *self.reach.broker_arguments(), *options, *self._common(run_dir)]
 
     def front_arguments(self, run_dir: Path, fd: int, index: int) -> list[str]:
-        drain = ["--drain-timeout", str(self.drain_timeout_s)]
-        store = ["--store", self.store] if self.store else []
-        mcp = ["--mcp", str(self.mcp)] if self.mcp else []
-        cors = [part for origin in self.cors_origins for part in ("--cors-origin", origin)]
-        formats = [part for one in self.tool_formats for part in ("--tool-format", one)]
-        names = ("--ssl-certfile", "--ssl-keyfile")
-        tls = [part for name, path in zip(names, self.tls, strict=False) for part in (name, str(path))]
-        limit = ["--max-requests-per-key", str(self.max_requests_per_key)] if self.max_requests_per_key else []
-        loading = self.loading.front_arguments()
-        policies = [*_policy_arguments(self.policy), *policy_arguments(self.lora_policy), *broker_arguments(self.loras)]
-        web = [*cors, *formats, *store, *mcp, *tls, *limit, *loading, *drain]
-        options = [*self.reach.front_arguments(), *policies, *web]
-        return ["front", "--fd", str(fd), "--index", str(index), *options, *self._common(run_dir)]
+        options = as_arguments(
+            fd=fd,
+            index=index,
+            allow_models=",".join(self.policy.allow) or "none",
+            models_dir=self.policy.models_dir,
+            named=self.policy.named,
+            trust_remote_code=self.policy.trust_remote_code or None,
+            lora_dir=self.lora_policy.directory,
+            allow_loras=",".join(self.lora_policy.allow),
+            lora=self._lora_texts(),
+            cors_origin=self.cors_origins,
+            tool_format=self.tool_formats,
+            store=self.store,
+            mcp=self.mcp,
+            ssl_certfile=self.tls[:1],
+            ssl_keyfile=self.tls[1:],
+            max_requests_per_key=self.max_requests_per_key,
+            load_timeout=self.loading.load_timeout_s,
+            drain_timeout=self.drain_timeout_s,
+        )
+        return ["front", *self.reach.front_arguments(), *options, *self._common(run_dir)]
 
     def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
         num_sharers = self.slots[self.places.index(row.place)] if row.place in self.places else 1
-        share = ["--share", str(num_sharers)] if num_sharers > 1 and row.gpu is not None else []
-        options = [*row.arguments(), "--inc", inc.hex(), *share, *self.reach.worker_arguments()]
-        return [*options, *self._common(run_dir)]
+        options = as_arguments(inc=inc.hex(), share=num_sharers if num_sharers > 1 and row.gpu is not None else None)
+        return [*row.arguments(), *options, *self.reach.worker_arguments(), *self._common(run_dir)]
 
     def front_environment(self) -> dict[str, str]:
         """Keys go this way: arguments can be read by every user of the machine."""
         return {"TOKENYARD_API_KEY": " ".join(self.api_keys)} if self.api_keys else {}
 
+    def _lora_texts(self) -> list[str]:
+        return [str(LoraSpec(one.name, one.source, one.base)) for one in self.loras]
+
     def _common(self, run_dir: Path) -> list[str]:
-        return ["--run-dir", str(run_dir), "--log-level", self.log_level]
+        return as_arguments(run_dir=run_dir, log_level=self.log_level)
 
 
 def make_plan(wishes: Wishes, path: Path | None) -> Plan:
@@ -284,14 +298,6 @@ def _policy(wishes: Wishes, config: ConfigFile, models: Sequence[WorkerRow | Mod
     trusts = any(engine.get("trust_remote_code") for engine in (wishes.engine, *(model.engine for model in models)))
     allow = read_allow(given) if given else ()
     return Policy(tuple(dict.fromkeys(named.values())), allow, directory.absolute() if directory else None, trusts)
-
-
-def _policy_arguments(policy: Policy) -> list[str]:
-    """The policy as options of `tokenyard front`."""
-    allow = ["--allow-models", ",".join(policy.allow) or "none"]
-    directory = ["--models-dir", str(policy.models_dir)] if policy.models_dir else []
-    named = [part for spec in policy.named for part in ("--named", spec)]
-    return [*allow, *directory, *named, *(["--trust-remote-code"] if policy.trust_remote_code else [])]
 
 
 def _lora_specs(wishes: Wishes, config: ConfigFile) -> list[LoraSpec]:

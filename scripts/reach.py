@@ -8,7 +8,7 @@ from typing import Any
 from tokenyard.broker.curve import read_keys
 from tokenyard.broker.endpoints import BrokerAddress, parse_tcp, refuse_plain
 from tokenyard.broker.errors import SetupError
-from tokenyard.scripts.option_checks import STRING, Check
+from tokenyard.scripts.option_checks import STRING, Check, as_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Reach:
         return BrokerAddress.of(run_dir, self.broker, self.keys)
 
     def broker_arguments(self) -> list[str]:
-        return _options(bind=self.bind, keys=self.keys)
+        return as_arguments(bind=self.bind, keys=self.keys)
 
     def front_arguments(self) -> list[str]:
-        return _options(broker=self.broker, keys=self.keys)
+        return as_arguments(broker=self.broker, keys=self.keys)
 
     def worker_arguments(self) -> list[str]:
-        return _options(broker=self.broker, bind=self.workers_bind, advertise=self.advertise, keys=self.keys)
+        return as_arguments(broker=self.broker, bind=self.workers_bind, advertise=self.advertise, keys=self.keys)
 
     def _check(self) -> None:
         if self.keys is not None:
@@ -68,15 +68,5 @@ class Reach:
         self.address(Path())
 
 
-def _options(**given: str | Path | None) -> list[str]:
-    return [part for key, value in given.items() if value is not None for part in (f"--{key}", str(value))]
-
-
-REACH_CHECKS: Mapping[str, Check] = {
-    "broker": STRING,
-    "bind": STRING,
-    "workers_bind": STRING,
-    "advertise": STRING,
-    "keys": STRING,
-}
+REACH_CHECKS: Mapping[str, Check] = dict.fromkeys(("broker", "bind", "workers_bind", "advertise", "keys"), STRING)
 """Keys of [pool]. What they say is asked once the command line is known (Reach.over)."""
