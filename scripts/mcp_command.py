@@ -96,9 +96,24 @@ def _described(server: ServerConfig) -> str:
 
 
 def reload(run_dir: Path | None) -> int:
-    """Have every front of a running pool read its mcp.json again."""
-    fronts = [front["pid"] for front in pool_status(find_broker(run_dir))["fronts"]]
+    """Have the fronts of a running pool that are on this box read their mcp.json again."""
+    pids = [front["pid"] for front in pool_status(find_broker(run_dir))["fronts"]]
+    fronts = [pid for pid in pids if _reads_again(pid)]
+    if not fronts:
+        raise SetupError(f"none of this pool's {len(pids)} fronts has an mcp.json and runs on this box as you")
     for pid in fronts:
         os.kill(pid, signal.SIGHUP)
     typer.echo(f"told {len(fronts)} front{'s' * (len(fronts) != 1)}; its log says what came of it")
     return 0
+
+
+def _reads_again(pid: int) -> bool:
+    """Whether this is a front that waits for SIGHUP: any other process would die, and a pid may be of another box."""
+    try:
+        process = Path("/proc", str(pid))
+        is_front = process.stat().st_uid == os.getuid() and b"front" in (process / "cmdline").read_bytes().split(b"\0")
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return is_front and bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)

@@ -3,6 +3,7 @@
 import gc
 import json
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -121,6 +122,19 @@ def test_a_mistake_in_the_file_is_one_message_and_status_2(
     shown = capsys.readouterr().err
     assert words in shown
     assert "Traceback" not in shown
+
+
+def test_a_reload_ends_no_process_that_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A front without an mcp.json, and a pid of another box."""
+    line = [sys.executable, "-c", "import sys; sys.stdin.read()", "front"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE) as other:
+        fronts = [{"pid": other.pid}, {"pid": 1 << 30}]
+        monkeypatch.setattr("tokenyard.scripts.mcp_command.pool_status", lambda address: {"fronts": fronts})
+        assert run(monkeypatch, "mcp", "reload") == 2
+    assert other.returncode == 0
+    assert "none of this pool's 2 fronts has an mcp.json" in capsys.readouterr().err
 
 
 # On a running pool.
