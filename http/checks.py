@@ -6,7 +6,7 @@ OpenAPI document is made: never stricter than the check, and as strict as a sche
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from reprlib import Repr
 from typing import Any, Generic, TypeVar
 
@@ -270,3 +270,13 @@ def logit_bias(value: Any, param: str) -> dict[int, float]:
             invalid(param, f"must have token ids as keys, not {_shown(key)}")
         biases[int(key)] = _bias(bias, f"{param}.{key}")
     return biases
+
+
+def whole_number(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    """An integer of a URL's query, where all values are texts."""
+    raw = query.get(name)
+    if raw is None:
+        return default
+    if not (raw.isascii() and raw.removeprefix("-").isdigit() and len(raw) < 20) or not low <= int(raw) <= high:
+        invalid(name, f"must be an integer from {low} to {high}, not {raw[:40]!r}")
+    return int(raw)

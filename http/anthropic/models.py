@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from tokenyard.http.checks import whole_number
 from tokenyard.http.errors import invalid
 from tokenyard.http.models import Entry
 
@@ -32,22 +33,15 @@ def page(entries: list[Entry], query: Mapping[str, str]) -> dict[str, Any]:
     """One page of the models, after or before the one that the query names."""
     models = [model(entry) for entry in entries]
     ids = [one["id"] for one in models]
-    limit = query.get("limit", str(DEFAULT_LIMIT))
-    if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LIMIT:
-        invalid("limit", f"must be from 1 to {MAX_LIMIT}")
-    begin, end = 0, len(models)
-    if "after_id" in query:
-        begin = _position(ids, query["after_id"], "after_id") + 1
-        end = min(end, begin + int(limit))
-        more = end < len(models)
-    elif "before_id" in query:
+    limit = whole_number(query, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
+    if "before_id" in query:
+        if "after_id" in query:
+            invalid("before_id", "does not go with after_id")
         end = _position(ids, query["before_id"], "before_id")
-        begin = max(0, end - int(limit))
-        more = begin > 0
+        shown, more = models[max(0, end - limit) : end], end > limit
     else:
-        end = min(end, int(limit))
-        more = end < len(models)
-    shown = models[begin:end]
+        begin = _position(ids, query["after_id"], "after_id") + 1 if "after_id" in query else 0
+        shown, more = models[begin : begin + limit], begin + limit < len(models)
     return {
         "data": shown,
         "has_more": more,

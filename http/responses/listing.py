@@ -4,6 +4,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
+from tokenyard.http.checks import whole_number
 from tokenyard.http.errors import invalid
 from tokenyard.http.responses.items import Item
 
@@ -33,16 +34,6 @@ def page(items: list[Item], query: QueryParams, order: str = "desc") -> dict[str
         "last_id": data[-1]["id"] if data else "",
         "has_more": len(items) > limit,
     }
-
-
-def whole_number(query: QueryParams, name: str, default: int, low: int, high: int) -> int:
-    """A query's integer."""
-    raw = query.get(name)
-    if raw is None:
-        return default
-    if not (raw.isascii() and raw.removeprefix("-").isdigit() and len(raw) < 20) or not low <= int(raw) <= high:
-        invalid(name, f"must be an integer from {low} to {high}, not {raw[:40]!r}")
-    return int(raw)
 
 
 def flag(query: QueryParams, name: str) -> bool:

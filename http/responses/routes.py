@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tokenyard.http.bodies import read_body
+from tokenyard.http.checks import whole_number
 from tokenyard.http.errors import HttpError, invalid
 from tokenyard.http.generation import Generation
 from tokenyard.http.mcp.selection import HEADER, chooser, read_wishes
@@ -19,7 +20,7 @@ from tokenyard.http.responses.conversation_routes import add_conversation_routes
 from tokenyard.http.responses.database import Database, Row
 from tokenyard.http.responses.format import ResponsesFormat, early_failure, new_response
 from tokenyard.http.responses.items import Item
-from tokenyard.http.responses.listing import flag, page, whole_number
+from tokenyard.http.responses.listing import flag, page
 from tokenyard.http.responses.request import ResponsesRequest, parse_response, plan_response
 from tokenyard.http.responses.store import Record, Store, unstored
 from tokenyard.http.service import Service

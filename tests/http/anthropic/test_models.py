@@ -49,7 +49,14 @@ def test_pages(query: dict[str, str], ids: str, more: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "param"), [({"limit": "0"}, "limit"), ({"limit": "x"}, "limit"), ({"after_id": "z"}, "after_id")]
+    ("query", "param"),
+    [
+        ({"limit": "0"}, "limit"),
+        ({"limit": "x"}, "limit"),
+        ({"limit": "1" * 5000}, "limit"),
+        ({"after_id": "z"}, "after_id"),
+        ({"after_id": "a", "before_id": "c"}, "before_id"),
+    ],
 )
 def test_bad_queries_are_refused_by_name(query: dict[str, str], param: str) -> None:
     with pytest.raises(TokenyardError) as caught:
