@@ -60,10 +60,8 @@ class LoadedTokenizer:
             token_id for text, token_id in self.special.items() if not any(text in mark for mark in speech.marks)
         )
         """Special tokens that are no part of a call or a thought: what a parser must not see."""
-        self.special_ids = frozenset(
-            token_id for token_id, token in self.backend.get_added_tokens_decoder().items() if token.special
-        )
-        self.marks = frozenset(token.content for token in self.backend.get_added_tokens_decoder().values())
+        self.special_ids = frozenset(self.special.values())
+        self.marks = frozenset(token.content for token in added.values())
         """What a text must not hold that is to be nothing but text: the marks of turns, calls and the like."""
 
     @cached_property
