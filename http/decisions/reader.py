@@ -11,7 +11,6 @@ import string
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from jinja2.exceptions import TemplateError
 from transformers import AddedToken, PreTrainedTokenizerFast
 from transformers.decision.configuration_utils import DecisionConfig
 from transformers.utils.chat_template_utils import _compile_jinja_template, _get_template_variables
@@ -19,7 +18,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template, _get
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.wire import Card
 from tokenyard.http.decisions.questions import Question, labels_of
-from tokenyard.http.library import load_tokenizer
+from tokenyard.http.library import TEMPLATE_FAILURES, load_tokenizer
 from tokenyard.http.sampling import too_long, usable_tokens
 
 MARK, SPLIT = "<|mark|>", "<|split|>"
@@ -48,6 +47,9 @@ PROMPT = """
 {%- endif -%}
 """  # noqa: E501 - to the letter transformers' DECISION_PROMPT, as a test asserts
 """The user's message to a model that brings no template of its own."""
+
+MAX_READERS = 4
+"""Kept, those of the models that were asked last: each has a tokenizer of its own (library.MAX_OTHERS)."""
 
 
 class Asked(NamedTuple):
@@ -106,7 +108,7 @@ class Reader:
         """Ids up to where the answer to each question of one rendered prompt is read."""
         try:
             ids = self._encode(state, group)
-        except (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        except TEMPLATE_FAILURES as error:
             words = f"the model's template refuses this question: {error}"
             raise TokenyardError("invalid_value", words, "questions") from error
         prompt: list[int] = []
@@ -163,18 +165,21 @@ class Reader:
 
 
 class Readers:
-    """Of the models that were asked, each made once; all calls on the event loop's thread."""
+    """Of the models that were asked last; all calls on the event loop's thread."""
 
     def __init__(self) -> None:
         self._loads: dict[tuple[str, str, str], asyncio.Task[Reader]] = {}
-        """By source, commit and GGUF file."""
+        """By source, commit and GGUF file; the last used at the end."""
 
     async def get(self, card: Card) -> Reader:
         """Raises TokenyardError if the model's files cannot be read."""
         key = (card.source, card.commit, card.file)
-        load = self._loads.get(key)
+        load = self._loads.pop(key, None)
         if load is None or (load.done() and load.exception() is not None):
-            load = self._loads[key] = asyncio.create_task(asyncio.to_thread(_load, card))
+            load = asyncio.create_task(asyncio.to_thread(_load, card))
+        self._loads[key] = load
+        for other in list(self._loads)[:-MAX_READERS]:
+            del self._loads[other]
         return await asyncio.shield(load)
 
 

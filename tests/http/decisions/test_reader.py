@@ -17,7 +17,7 @@ from transformers.decision.template_utils import parse_questions as their_questi
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.decisions.questions import parse_questions
-from tokenyard.http.decisions.reader import MARK, PROMPT, SPLIT, Asked, Reader, Readers
+from tokenyard.http.decisions.reader import MARK, MAX_READERS, PROMPT, SPLIT, Asked, Reader, Readers
 from tokenyard.http.decisions.systemone import shape
 from tokenyard.http.library import load_tokenizer
 
@@ -156,13 +156,15 @@ def test_more_labels_than_letters() -> None:
     assert reader.labels("noul", 2) == ["Y", "N"]
 
 
-def test_a_models_own_settings_are_read_once() -> None:
-    async def twice() -> list[Reader]:
+def test_a_models_own_settings_are_read_once_until_many_others_are_asked() -> None:
+    async def several() -> list[Reader]:
         readers = Readers()
-        return [await readers.get(CARD), await readers.get(CARD)]
+        asked = [CARD, CARD, *(CARD._replace(commit=str(number)) for number in range(MAX_READERS)), CARD]
+        return [await readers.get(card) for card in asked]
 
-    first, second = asyncio.run(twice())
+    first, second, *_, last = asyncio.run(several())
     assert first is second
+    assert first is not last
     assert first.config.labels == {"noul": ["Y", "N"]}
 
 
