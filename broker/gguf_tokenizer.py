@@ -15,11 +15,21 @@ from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 
+from tokenyard.broker import hub
 from tokenyard.broker.config import cache_dir
+from tokenyard.broker.wire import Card
 
 TIME_LIMIT_S = 300.0
 """Generous: it takes 3 s, most of them to import torch, and 1 s for a vocabulary of 152,000 tokens."""
 SAVED = "tokenizer.json"
+
+
+def tokenizer_folder(card: Card, apart: bool = True) -> Path:
+    """Where the files of a model's tokenizer are, made or fetched first if need be. Raises as `converted` does."""
+    if card.file:
+        return converted(card.source, card.commit, card.file, apart)
+    local = Path(card.source)
+    return local if local.is_dir() else hub.small_files(card.source, card.commit)
 
 
 def converted(source: str, commit: str, file: str, apart: bool = True) -> Path:

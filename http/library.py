@@ -7,15 +7,13 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tokenyard.broker import hub
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.gguf_tokenizer import converted
+from tokenyard.broker.gguf_tokenizer import tokenizer_folder
 from tokenyard.broker.wire import Card
 from tokenyard.http import infill
 from tokenyard.http.formats.forcing import Forcing
@@ -149,15 +147,8 @@ def _log_failure(load: "asyncio.Task[LoadedTokenizer]") -> None:
 
 def load_tokenizer(card: Card) -> PreTrainedTokenizerFast:
     """From a local directory, or from the Hub at the card's commit. Raises OSError, ValueError or TokenyardError."""
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(_folder(card), local_files_only=True)
+    folder = tokenizer_folder(card)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     # A vocabulary of 151,000 tokens is read by way of twice its size.
     trim()
     return tokenizer
-
-
-def _folder(card: Card) -> Path:
-    """Where the files of its tokenizer are, made or fetched first if need be."""
-    if card.file:
-        return converted(card.source, card.commit, card.file)
-    local = Path(card.source)
-    return local if local.is_dir() else hub.small_files(card.source, card.commit)

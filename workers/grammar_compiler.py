@@ -8,15 +8,13 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerFast
 
-from tokenyard.broker import hub
 from tokenyard.broker.errors import TokenyardError
-from tokenyard.broker.gguf_tokenizer import converted
+from tokenyard.broker.gguf_tokenizer import tokenizer_folder
 from tokenyard.broker.params import Grammar
 from tokenyard.broker.wire import Card
 
@@ -105,7 +103,7 @@ def _vocabulary(card: Card) -> "xgrammar.TokenizerInfo":
 
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-            _folder(card), local_files_only=True
+            tokenizer_folder(card, apart=False), local_files_only=True
         )
     except (OSError, ValueError) as error:
         raise TokenyardError("worker_error", f"the tokenizer of {card.names[0]} cannot be loaded") from error
@@ -118,14 +116,6 @@ def _vocabulary(card: Card) -> "xgrammar.TokenizerInfo":
     return xgrammar.TokenizerInfo(
         [*texts, b""], xgrammar.VocabType.RAW, vocab_size=card.vocab_size + 1, stop_token_ids=[card.vocab_size]
     )
-
-
-def _folder(card: Card) -> Path:
-    """Where the files of its tokenizer are."""
-    if card.file:
-        return converted(card.source, card.commit, card.file, apart=False)
-    local = Path(card.source)
-    return local if local.is_dir() else hub.small_files(card.source, card.commit)
 
 
 def _alternatives(text: str) -> str:
