@@ -61,10 +61,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
 def parse(body: dict[str, Any]) -> dict[str, Any]:
     """The checked fields. Raises TokenyardError naming the first at fault."""
-    values = read(body, EMBEDDINGS)
-    for name in ("model", "input"):
-        if name not in values:
-            invalid(name, "is required")
+    values = read(body, EMBEDDINGS, "model", "input")
     given = values["input"]
     if not given:
         invalid("input", "must not be empty")

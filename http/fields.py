@@ -66,8 +66,11 @@ def refused_unless(*neutral: Any, why: str = "is not supported here") -> Field:
     return Field(refused=lambda value: value not in neutral, why=why, neutral=neutral)
 
 
-def read(body: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
-    """The honoured fields of `body` that are present, checked. Raises TokenyardError naming the first bad field."""
+def read(body: dict[str, Any], table: dict[str, Field], *required: str) -> dict[str, Any]:
+    """The honoured fields of `body` that are present, checked. Raises TokenyardError naming the first bad field.
+
+    `required`: those that must be there.
+    """
     values: dict[str, Any] = {}
     for name, value in body.items():
         field = table.get(name, HARMLESS)
@@ -80,6 +83,9 @@ def read(body: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
                 invalid(name, f"and its other name say different things: send one; it means {meant}")
         elif field.refused is not None and field.refused(value):
             invalid(name, field.why)
+    for name in required:
+        if name not in values:
+            invalid(name, "is required")
     return values
 
 

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
@@ -39,7 +38,7 @@ UNLOAD: dict[str, Field] = {"lora_name": Field(string(1, 512)), "lora_int_id": H
 def add_routes(api: FastAPI, service: Service) -> None:
     @api.post("/v1/load_lora_adapter")
     async def load(http: Request) -> PlainTextResponse:
-        asked = await read_body(http, lambda body: _read(body, LOAD, "lora_name", "lora_path"))
+        asked = await read_body(http, lambda body: read(body, LOAD, "lora_name", "lora_path"))
         source = await asyncio.to_thread(service.options.loras.resolve, asked["lora_path"])
         base = await asyncio.to_thread(_base, service, asked.get("base_model_name"), source)
         adapter = Adapter(asked["lora_name"], base.names[0], source, time.time_ns())
@@ -48,17 +47,9 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
     @api.post("/v1/unload_lora_adapter")
     async def unload(http: Request) -> PlainTextResponse:
-        name = (await read_body(http, lambda body: _read(body, UNLOAD, "lora_name")))["lora_name"]
+        name = (await read_body(http, lambda body: read(body, UNLOAD, "lora_name")))["lora_name"]
         await _settle(service, lambda req: RemoveAdapter(req, name))
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
-
-
-def _read(body: dict[str, Any], table: dict[str, Field], *required: str) -> dict[str, Any]:
-    values = read(body, table)
-    for name in required:
-        if name not in values:
-            invalid(name, "is required")
-    return values
 
 
 async def _settle(service: Service, question: Callable[[int], Message]) -> None:

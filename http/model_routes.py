@@ -15,7 +15,6 @@ from tokenyard.broker.wire import Loading
 from tokenyard.http.anthropic import models as anthropic
 from tokenyard.http.bodies import read_body
 from tokenyard.http.checks import string
-from tokenyard.http.errors import invalid
 from tokenyard.http.fields import Field, read
 from tokenyard.http.models import Wait
 from tokenyard.http.prompt import Prompter
@@ -76,10 +75,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
 
 def _name(body: dict[str, Any]) -> str:
-    name: str | None = read(body, LOAD).get("model")
-    if name is None:
-        invalid("model", "is required")
-    return name
+    return str(read(body, LOAD, "model")["model"])
 
 
 async def _progress(service: Service, name: str) -> AsyncIterator[bytes]:

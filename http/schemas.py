@@ -181,7 +181,7 @@ def _find_constant(body: bytes) -> str | None:
 
 def parse_chat(body: dict[str, Any]) -> ChatRequest:
     """Raises TokenyardError naming the first field at fault."""
-    values = read(body, CHAT)
+    values = read(body, CHAT, "model", ChatRequest.CONTENT)
     if "max_completion_tokens" in values:
         values["max_tokens"] = values.pop("max_completion_tokens")
         values["max_tokens_param"] = "max_completion_tokens"
@@ -191,14 +191,14 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
         invalid("top_logprobs", "needs logprobs to be true")
     values["num_logprobs"] = (top or 0) if wanted else -1
     merge_wishes(values)
-    return ChatRequest(**_common(values, ChatRequest.CONTENT))
+    return ChatRequest(**_common(values))
 
 
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     """Raises TokenyardError naming the first field at fault."""
-    values = read(body, COMPLETIONS)
+    values = read(body, COMPLETIONS, "model", CompletionRequest.CONTENT)
     values["num_logprobs"] = values.pop("logprobs", -1)
-    request = CompletionRequest(**_common(values, CompletionRequest.CONTENT))
+    request = CompletionRequest(**_common(values))
     if request.num_candidates < request.n:
         invalid("best_of", f"must be at least n, which is {request.n}")
     if request.num_candidates > request.n and request.stream:
@@ -211,11 +211,8 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     return request
 
 
-def _common(values: dict[str, Any], content: str) -> dict[str, Any]:
+def _common(values: dict[str, Any]) -> dict[str, Any]:
     """Check the rules between fields, and gather the sampler's."""
-    for name in ("model", content):
-        if name not in values:
-            invalid(name, "is required")
     if "stream_options" in values:
         if not values.get("stream"):
             invalid("stream_options", "is allowed only with stream true")

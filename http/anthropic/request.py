@@ -27,21 +27,15 @@ class MessagesRequest(ChatRequest):
 
 def parse_messages(body: dict[str, Any]) -> MessagesRequest:
     """Raises TokenyardError naming the first field at fault."""
-    values = read(body, MESSAGES)
-    if "max_tokens" not in values:
-        invalid("max_tokens", "is required")
-    return _request(values)
+    return _request(read(body, MESSAGES, "max_tokens", "model", "messages"))
 
 
 def parse_count(body: dict[str, Any]) -> MessagesRequest:
     """The same for a request that only counts its tokens."""
-    return _request(read(body, COUNTED))
+    return _request(read(body, COUNTED, "model", "messages"))
 
 
 def _request(values: dict[str, Any]) -> MessagesRequest:
-    for name in ("model", "messages"):
-        if name not in values:
-            invalid(name, "is required")
     output = values.pop("output_config", {})
     grammars = [values.pop("output_format", None), output.get("format")]
     if None not in grammars:

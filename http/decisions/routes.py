@@ -12,7 +12,6 @@ from tokenyard.http.decisions.inputs import read_question, read_state
 from tokenyard.http.decisions.questions import choice_confidence, mean_level, score_confidence
 from tokenyard.http.decisions.reader import Readers
 from tokenyard.http.decisions.verdicts import Verdicts
-from tokenyard.http.errors import invalid
 from tokenyard.http.fields import read
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import WholeReply
@@ -25,7 +24,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
     @api.post("/v1/decisions")
     async def decisions(http: Request) -> Response:
-        request = await read_body(http, parse)
+        request = await read_body(http, lambda body: read(body, DECISIONS, "model", "input", "questions"))
 
         async def work(prompter: Prompter) -> Response:
             state = read_state(request["input"])
@@ -36,15 +35,6 @@ def add_routes(api: FastAPI, service: Service) -> None:
             return WholeReply(verdicts.generation, DecisionFormat(request, verdicts))
 
         return await service.answer(request["model"], work)
-
-
-def parse(body: dict[str, Any]) -> dict[str, Any]:
-    """The checked fields. Raises TokenyardError naming the first at fault."""
-    values = read(body, DECISIONS)
-    for name in ("model", "input", "questions"):
-        if name not in values:
-            invalid(name, "is required")
-    return values
 
 
 class DecisionFormat:

@@ -79,10 +79,8 @@ class ResponsesRequest(ChatRequest):
 
 def parse_response(body: dict[str, Any]) -> ResponsesRequest:
     """Raises TokenyardError naming the first field at fault."""
-    values = read_fields(body, RESPONSES)
-    for name in ("model", "input"):
-        if name not in values and not (name == "input" and body.keys() & {"previous_response_id", "conversation"}):
-            invalid(name, "is required")
+    goes_on = not body.keys().isdisjoint({"previous_response_id", "conversation"})
+    values = read_fields(body, RESPONSES, "model", *(() if goes_on else ("input",)))
     if "previous_response_id" in values and "conversation" in values:
         invalid("conversation", "cannot be combined with previous_response_id")
     if "stream_options" in values and not values.get("stream"):

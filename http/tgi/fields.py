@@ -81,9 +81,7 @@ class TgiRequest(CompletionRequest):
 
 def parse(body: dict[str, Any], model: str, stream: bool | None) -> TgiRequest:
     """`stream`: None leaves it to the body. Raises TokenyardError naming the first field at fault."""
-    values = read(body, BODY)
-    if "inputs" not in values:
-        invalid("inputs", "is required")
+    values = read(body, BODY, "inputs")
     named = {f"parameters.{name}": value for name, value in values.get("parameters", {}).items()}
     wanted = {name.partition(".")[2]: value for name, value in read(named, _PARAMETERS).items()}
     streams = values.get("stream", False) if stream is None else stream
