@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from tokenyard.http.bodies import read_body
 from tokenyard.http.checks import array, described, instance
 from tokenyard.http.errors import HttpError, invalid
-from tokenyard.http.fields import Field, read
+from tokenyard.http.fields import Field, read, refused_unless
 from tokenyard.http.responses import conversations
 from tokenyard.http.responses.conversations import Conversation
 from tokenyard.http.responses.fields import metadata
@@ -34,10 +34,16 @@ def _items(value: Any, param: str) -> list[Item]:
 
 
 BODY = {"items": Field(_items), "metadata": Field(metadata)}
+"""Of a new conversation; of a later change, one of the two."""
+CHANGE = {**BODY, "items": refused_unless([], why="are added by POST /v1/conversations/{id}/items")}
+ADDITION = {**BODY, "metadata": refused_unless({}, why="is changed by POST /v1/conversations/{id}")}
 
 
-def _read(body: dict[str, Any]) -> dict[str, Any]:
-    return read(body, BODY)
+def _change(body: dict[str, Any]) -> dict[str, str]:
+    if "metadata" not in body:
+        invalid("metadata", "is required; null takes all of it away")
+    wanted: dict[str, str] = read(body, CHANGE).get("metadata", {})
+    return wanted
 
 
 def add_conversation_routes(api: FastAPI, store: Store) -> None:
@@ -51,7 +57,7 @@ def add_conversation_routes(api: FastAPI, store: Store) -> None:
     async def create(http: Request) -> dict[str, Any]:
         if not store.on:
             raise HttpError(400, "invalid_value", "this server keeps no conversations (--store off)")
-        values = await read_body(http, _read) if await http.body() else {}
+        values = await read_body(http, lambda body: read(body, BODY)) if await http.body() else {}
         made = await store.run(conversations.create, values.get("items", []), values.get("metadata", {}))
         return made.shown
 
@@ -62,8 +68,7 @@ def add_conversation_routes(api: FastAPI, store: Store) -> None:
     @api.post("/v1/conversations/{conversation_id}")
     async def update(conversation_id: str, http: Request) -> dict[str, Any]:
         await find(conversation_id)
-        values = await read_body(http, _read)
-        await store.run(conversations.describe, conversation_id, values.get("metadata", {}))
+        await store.run(conversations.describe, conversation_id, await read_body(http, _change))
         return (await find(conversation_id)).shown
 
     @api.delete("/v1/conversations/{conversation_id}")
@@ -75,9 +80,9 @@ def add_conversation_routes(api: FastAPI, store: Store) -> None:
     @api.post("/v1/conversations/{conversation_id}/items")
     async def add_items(conversation_id: str, http: Request) -> dict[str, Any]:
         await find(conversation_id)
-        values = await read_body(http, _read)
-        if not (items := values.get("items")):
-            invalid("items", "is required")
+        items = (await read_body(http, lambda body: read(body, ADDITION, "items")))["items"]
+        if not items:
+            invalid("items", "must not be empty")
         await store.run(conversations.add, conversation_id, items)
         return page(items, http.query_params, order="asc")
 

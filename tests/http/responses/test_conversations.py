@@ -77,6 +77,13 @@ def test_items_and_metadata_are_changed_by_hand(desk: Desk) -> None:
         changed = (await desk.ask("POST", path, json={"metadata": {"topic": "y"}})).json()
         assert (await desk.ask("GET", path)).json() == changed
         assert changed["metadata"] == {"topic": "y"}
+        wrong = [("", {}, "metadata"), ("", {"metadata": {}, "items": items}, "items")]
+        wrong += [("/items", {"items": items, "metadata": {"a": "b"}}, "metadata"), ("/items", {}, "items")]
+        for tail, body, param in wrong:
+            answer = await desk.ask("POST", path + tail, json=body)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert (await desk.ask("GET", path)).json() == changed
+        assert (await desk.ask("POST", path, json={"metadata": None})).json()["metadata"] == {}
         deleted = (await desk.ask("DELETE", path)).json()
         assert deleted == {"id": conversation, "object": "conversation.deleted", "deleted": True}
         for method, tail in (("GET", ""), ("POST", ""), ("DELETE", ""), ("GET", "/items"), ("GET", "/items/x")):
