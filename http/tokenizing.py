@@ -40,8 +40,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
     @api.post("/detokenize")
     async def detokenize(http: Request) -> Response:
-        values = await read_body(http, lambda body: read(body, DETOKENIZE))
-        _require(values, "tokens")
+        values = await read_body(http, lambda body: read(body, DETOKENIZE, "tokens"))
 
         async def work(prompter: Prompter) -> Response:
             text = prompter.loaded.backend.decode(values["tokens"], skip_special_tokens=False)
@@ -60,8 +59,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
 
 async def _text(service: Service, body: dict[str, Any]) -> Response:
-    values = read(body, TOKENIZE)
-    _require(values, "prompt")
+    values = read(body, TOKENIZE, "prompt")
 
     async def work(prompter: Prompter) -> Response:
         ids: list[int] = []
@@ -74,7 +72,11 @@ async def _text(service: Service, body: dict[str, Any]) -> Response:
 
 async def _chat(service: Service, body: dict[str, Any]) -> Response:
     request = _conversation(service, body)
-    shows = read(body, TOKENIZE).get("return_token_strs", False)
+    values = read(body, TOKENIZE)
+    for name in ("prompt", "add_special_tokens"):
+        if values.get(name):
+            invalid(name, "does not go with messages, whose template says it all")
+    shows = values.get("return_token_strs", False)
 
     async def work(prompter: Prompter) -> Response:
         return _tokens((await prompter.of_chat(request)).ids, prompter, shows)
@@ -98,8 +100,3 @@ def _tokens(ids: list[int], prompter: Prompter, shows: bool) -> Response:
 def _model(service: Service, values: dict[str, Any]) -> str:
     name: str | None = values.get("model")
     return service.models.only_card().names[0] if name is None else name
-
-
-def _require(values: dict[str, Any], name: str) -> None:
-    if name not in values:
-        invalid(name, "is required")

@@ -47,6 +47,8 @@ def test_a_conversation_is_what_chat_gives_to_the_model() -> None:
         ("/tokenize", {"prompt": 5}, "prompt"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"messages": MESSAGES, "return_token_strs": 1}, "return_token_strs"),
+        ("/tokenize", {"messages": MESSAGES, "prompt": "a"}, "prompt"),
+        ("/tokenize", {"messages": MESSAGES, "add_special_tokens": True}, "add_special_tokens"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": ["a"]}, "tokens.0"),
         ("/detokenize", {"tokens": [-1]}, "tokens.0"),
