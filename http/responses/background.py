@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.choice import Choice, Piece
 from tokenyard.http.drain import Drain
-from tokenyard.http.errors import shutting_down
+from tokenyard.http.errors import HttpError, shutting_down
 from tokenyard.http.generation import Generation
 from tokenyard.http.replies import KEEP_ALIVE, typed_event
 from tokenyard.http.responses.database import Database, Row
@@ -58,7 +59,7 @@ class Run:
 
     def started(self, choice: Choice) -> None:
         self._tell(self._form.begin())
-        self._runs.store.post(Database.update, dict(self._form.sequencer.response))
+        self._runs.store.tell(Database.update, dict(self._form.sequencer.response))
 
     def piece(self, choice: Choice, piece: Piece) -> None:
         self._tell(self._form.take(piece))
@@ -83,14 +84,14 @@ class Run:
             self._flushing = None
         if self._unwritten:
             events, self._unwritten = self._unwritten, []
-            self._runs.store.post(Database.add_events, self.id, events)
+            self._runs.store.tell(Database.add_events, self.id, events)
 
     def _over(self, last: Callable[[], list[Event]]) -> None:
         """The response has ended. Its events are written before its state: who sees the one has the other."""
         if self._runs.forget(self):
             self._tell(last())
             self._flush()
-            self._runs.store.post(Database.update, self._form.sequencer.response)
+            self._runs.store.tell(Database.update, self._form.sequencer.response)
 
 
 class Runs:
@@ -133,8 +134,9 @@ class Runs:
         """Notice what other fronts cancelled or deleted, as long as anything runs."""
         while self._running:
             await asyncio.sleep(WATCH_S)
-            for response_id in await self.store.run(Database.ended, list(self._running)):
-                self.cancel(response_id)
+            with suppress(HttpError):  # the log says it; perhaps the next look succeeds
+                for response_id in await self.store.run(Database.ended, list(self._running)):
+                    self.cancel(response_id)
 
 
 async def follow(store: Store, row: Row, after: int, keep_alive_s: float) -> AsyncIterator[bytes]:

@@ -68,6 +68,10 @@ class Store:
 
         return self._thread.submit(call)
 
+    def tell(self, ask: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have the database write, in turn; the log says where it cannot."""
+        self.post(ask, *args, **kwargs).add_done_callback(_log_failure)
+
     async def run(self, ask: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Ask the database. Raises HttpError where its file cannot be used: the disk is full, say."""
         try:
@@ -134,14 +138,11 @@ class Record:
 
     def end(self, response: dict[str, Any]) -> None:
         """It has ended as it is now."""
-        self._watch(self._store.post(Database.update, response))
+        self._store.tell(Database.update, response)
 
     def drop(self) -> None:
         """Its client got an error instead."""
-        self._watch(self._store.post(Database.delete, self._id))
-
-    def _watch(self, writing: "Future[bool]") -> None:
-        writing.add_done_callback(_log_failure)
+        self._store.tell(Database.delete, self._id)
 
 
 def _log_failure(writing: "Future[Any]") -> None:

@@ -82,6 +82,31 @@ def test_it_is_cancelled_through_any_front(store: Path, elsewhere: bool) -> None
     asyncio.run(run())
 
 
+def test_cancels_are_heard_again_after_the_store_could_not_be_used(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(background, "WATCH_S", 0.01)
+
+    async def run() -> None:
+        here, there = Desk(store, hold), Desk(store)
+        body = await here.create(background=True)
+        other = await here.create(background=True)
+        await poll(here, other["id"], lambda status: status == "in_progress")
+        database = Database(store)
+        database.connection.execute("ALTER TABLE responses RENAME TO away")
+        here.pool.jobs[1].end()
+        await asyncio.sleep(0.1)  # several looks
+        database.connection.execute("ALTER TABLE away RENAME TO responses")
+        database.close()
+        await there.ask("POST", f"/{body['id']}/cancel")
+        async with asyncio.timeout(5):
+            while not here.pool.jobs[0].cancelled:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert "the store of responses cannot be written: no such table" in caplog.text
+
+
 def test_what_is_deleted_runs_no_longer(store: Path) -> None:
     async def run() -> None:
         here, there = Desk(store, hold), Desk(store)
