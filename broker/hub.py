@@ -127,7 +127,8 @@ def explain(error: Exception, name: str, revision: str | None = None) -> Tokenya
         return TokenyardError("hub_unreachable", words, "model", retry_ms=RETRY_MS)
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return TokenyardError("disk_full", f"no space is left in {cache_root()} for the model {name!r}", "model")
-    words = f"the model {name!r} cannot be fetched: {str(error).strip().splitlines()[0]}"
+    told = str(error).strip().partition("\n")[0] or type(error).__name__
+    words = f"the model {name!r} cannot be fetched: {told}"
     return TokenyardError("hub_unreachable", words, "model", retry_ms=RETRY_MS)
 
 

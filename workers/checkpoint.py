@@ -142,7 +142,8 @@ def _refuse_mute(model: PreTrainedModel) -> None:
         with torch.inference_mode():
             model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # noqa: B018
     except FAILURES as error:
-        raise SetupError(f"it makes no vectors of texts: {str(error).strip().splitlines()[0]}") from error
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise SetupError(f"it makes no vectors of texts: {told}") from error
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -140,6 +140,10 @@ def test_a_full_disk_is_told(hub: Hub) -> None:
     assert (error.code, "no space is left in" in error.words) == ("disk_full", True)
 
 
+def test_a_failure_without_words_is_told_by_its_name() -> None:
+    assert hub_contract.explain(TimeoutError(), "org/tiny").words.endswith("cannot be fetched: TimeoutError")
+
+
 def test_words_for_what_cannot_be_had(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = hub.repos["org/tiny"]
     with pytest.raises(SetupError, match="there is no model 'org/none'"):
