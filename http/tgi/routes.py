@@ -9,14 +9,29 @@ from fastapi.responses import JSONResponse, Response
 from tokenyard.broker.wire import Card
 from tokenyard.http import embeddings
 from tokenyard.http.bodies import read_body
+from tokenyard.http.checks import MAX_STOPS, boolean
 from tokenyard.http.completions import plan_completion
 from tokenyard.http.errors import SHAPES, invalid
+from tokenyard.http.fields import Field, read, refused_unless
 from tokenyard.http.generation import Generation
 from tokenyard.http.prompt import Prompter
 from tokenyard.http.replies import WholeReply
 from tokenyard.http.service import Service
 from tokenyard.http.tgi.answer import TgiFormat, error_body, failure
-from tokenyard.http.tgi.fields import TgiRequest, parse
+from tokenyard.http.tgi.fields import BODY, TgiRequest, parse
+
+EMBED: dict[str, Field] = {
+    **BODY,
+    "inputs": embeddings.EMBEDDINGS["input"],
+    "parameters": refused_unless({}),
+    "truncate": Field(boolean),
+    "truncation_direction": refused_unless("right", "Right"),
+    "normalize": refused_unless(why="is not taken: a model's own files say whether its vectors have length 1"),
+    "prompt_name": refused_unless(why="is not supported: put the prompt before the text"),
+    "dimensions": embeddings.EMBEDDINGS["dimensions"],
+    "encoding_format": refused_unless("float", why="must be 'float': /v1/embeddings has others"),
+}
+"""What huggingface_hub's feature_extraction sends: a test compares the two."""
 
 
 def add_routes(api: FastAPI, service: Service) -> None:
@@ -63,10 +78,9 @@ async def _generate(service: Service, request: TgiRequest, prompter: Prompter, i
 async def _embed(service: Service, body: dict[str, Any], prompter: Prompter) -> Response:
     """Feature extraction, as Hugging Face's clients ask for it: a vector a text, and nothing else."""
     card = prompter.card
-    wanted = {"model": card.names[0], "input": body.get("inputs")}
-    if body.get("truncate"):
-        wanted["truncate_prompt_tokens"] = -1
-    request = embeddings.parse(wanted)
+    wanted = read(body, EMBED, "inputs")
+    asked = {"model": card.names[0], "input": wanted["inputs"], "dimensions": wanted.get("dimensions")}
+    request = embeddings.parse({**asked, "truncate_prompt_tokens": -1 if wanted.get("truncate") else 0})
     texts = await embeddings.tokenize(request, prompter)
     plans = embeddings.make_plans(texts, card, prompter.loaded, 0)
     generation = Generation(service.pool, plans, embeddings.WIDTH)
@@ -104,7 +118,7 @@ def _info(card: Card) -> dict[str, Any]:
         "max_input_tokens": card.context_length - 1,
         "max_total_tokens": card.context_length,
         "max_best_of": 1,
-        "max_stop_sequences": 16,
+        "max_stop_sequences": MAX_STOPS,
         "router": "tokenyard",
         "version": version("tokenyard"),
     }

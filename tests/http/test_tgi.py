@@ -2,12 +2,13 @@
 
 import asyncio
 import dataclasses
+import inspect
 import json
 from typing import Any
 
 import httpx
 import pytest
-from front import post
+from front import ask, post
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import ValidationError
 from huggingface_hub.inference._generated.types import (
@@ -15,9 +16,12 @@ from huggingface_hub.inference._generated.types import (
     TextGenerationOutput,
     TextGenerationStreamOutput,
 )
+from models import CARD
+from scripted import ScriptedPool
 from yard import Yard
 
 from tokenyard.http.tgi.fields import PARAMETERS, parse
+from tokenyard.http.tgi.routes import EMBED
 
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 """/generate renders no template."""
@@ -64,6 +68,29 @@ def test_errors_have_tgis_shape(body: dict[str, Any], words: str) -> None:
     assert 400 <= response.status_code < 500
     assert response.json()["error_type"] == "validation"
     assert words in response.json()["error"]
+
+
+def test_every_field_of_a_feature_extraction_has_its_place() -> None:
+    fields = set(inspect.signature(InferenceClient.feature_extraction).parameters) - {"self", "text"}
+    assert fields <= EMBED.keys()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "inputs is required"),
+        ({"inputs": "a", "normalize": False}, "normalize is not taken"),
+        ({"inputs": "a", "prompt_name": "query"}, "prompt_name is not supported"),
+        ({"inputs": "a", "truncation_direction": "left"}, "truncation_direction is not supported"),
+        ({"inputs": "a", "truncate": "yes"}, "truncate must be"),
+        ({"inputs": "a", "encoding_format": "base64"}, "encoding_format must be 'float'"),
+        ({"inputs": "a", "dimensions": 0}, "dimensions must be"),
+    ],
+)
+def test_a_feature_extraction_leaves_no_field_aside(body: dict[str, Any], words: str) -> None:
+    pool = ScriptedPool(CARD._replace(lane="encoder"))
+    response = ask(pool, "POST", "/", json=body)
+    assert (response.status_code, words in response.json()["error"]) == (400, True)
 
 
 def test_a_stream_has_a_token_an_event_and_an_end() -> None:
