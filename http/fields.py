@@ -149,6 +149,13 @@ COMMON: dict[str, Field] = {
     "dynatemp_range": refused_unless(0),
     "xtc_probability": refused_unless(0),
     "dry_multiplier": refused_unless(0),
+    "top_n_sigma": refused_unless(-1, 0),
+    "n_predict": refused_unless(-1, why="is not supported: send max_tokens"),
+    # llama.cpp's and SGLang's names of grammars
+    "grammar": refused_unless("", why="is not supported: send structured_outputs.grammar"),
+    "ebnf": refused_unless(why="is not supported: send structured_outputs.grammar"),
+    "json_schema": refused_unless(why="is not supported: send response_format or structured_outputs.json"),
+    "regex": refused_unless(why="is not supported: send structured_outputs.regex"),
     # Notes for the provider; none of them touches the text.
     "user": HARMLESS,
     "metadata": HARMLESS,
@@ -199,6 +206,8 @@ CHAT: dict[str, Field] = {
     "moderation": refused_unless(),
     "chat_template": refused_unless(why="is not taken from requests; the model's own template is used"),
     "documents": refused_unless([]),
+    "echo": refused_unless(False),
+    "add_special_tokens": refused_unless(False, why="is not supported: the model's template has them"),
 }
 
 _text_or_list = instance(str, list, words="a string, a list of strings, or a list of token ids or of such lists")

@@ -73,9 +73,8 @@ async def _text(service: Service, body: dict[str, Any]) -> Response:
 async def _chat(service: Service, body: dict[str, Any]) -> Response:
     request = _conversation(service, body)
     values = read(body, TOKENIZE)
-    for name in ("prompt", "add_special_tokens"):
-        if values.get(name):
-            invalid(name, "does not go with messages, whose template says it all")
+    if "prompt" in values:
+        invalid("prompt", "does not go with messages: their template makes it")
     shows = values.get("return_token_strs", False)
 
     async def work(prompter: Prompter) -> Response:

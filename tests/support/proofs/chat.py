@@ -51,6 +51,8 @@ chat = Endpoint(
         "moderation": Proof({"model": "m"}),
         "chat_template": Proof("{{ messages }}"),
         "documents": Proof([{"text": "a"}]),
+        "echo": Proof(True),
+        "add_special_tokens": Proof(True),
     },
 )
 

@@ -62,6 +62,12 @@ NOT_DONE: dict[str, Proof] = {
     "dynatemp_range": Proof(0.5),
     "xtc_probability": Proof(0.5),
     "dry_multiplier": Proof(0.8),
+    "top_n_sigma": Proof(1),
+    "n_predict": Proof(5),
+    "grammar": Proof('root ::= "a"'),
+    "ebnf": Proof('root ::= "a"'),
+    "json_schema": Proof({"type": "object"}),
+    "regex": Proof("a+"),
 }
 
 
