@@ -148,14 +148,14 @@ def _product(
     if size is None:
         raise _Unfit(f"the model has no linear layer {name} that could be adapted")
     down, up = pair["A"], pair["B"]
-    rank = len(down)
+    rank = next(iter(down.shape), 0)
     if down.shape != (rank, size.num_inputs) or up.shape != (size.num_outputs, rank):
         found = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise _Unfit(f"{name} has matrices of {found}; the model's layer is {size.num_outputs} x {size.num_inputs}")
     if rank != _by_pattern(config, "rank_pattern", "r", name):
         raise _Unfit(f"{name} has rank {rank}, which is not what {CONFIG} says")
-    if rank > max_rank:
-        raise _Unfit(f"{name} has rank {rank}; the server takes up to {max_rank} (--max-lora-rank)")
+    if not 0 < rank <= max_rank:
+        raise _Unfit(f"{name} has rank {rank}; the server takes 1 to {max_rank} (--max-lora-rank)")
     alpha = _by_pattern(config, "alpha_pattern", "lora_alpha", name)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     product = Product(down.to(dtype).contiguous(), (up.float() * scale).to(dtype).t().contiguous())

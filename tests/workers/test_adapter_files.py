@@ -51,6 +51,13 @@ def change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Calla
     return rewrite
 
 
+def _empty(directory: Path) -> None:
+    """Rank 0."""
+    change_config(r=0)(directory)
+    sides = {f"{Q}.lora_A.weight": torch.ones(0, 32), f"{Q}.lora_B.weight": torch.ones(32, 0)}
+    save_file(sides, directory / WEIGHTS)
+
+
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "dora": (change_config(use_dora=True), "use_dora is set: DoRA"),
@@ -81,6 +88,11 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
         change_tensors(lambda found: found.update({f"{Q}.lora_A.weight": torch.ones(4, 31)})),
         "q_proj has matrices",
     ),
+    "scalar": (
+        change_tensors(lambda found: found.update({f"{Q}.lora_A.weight": torch.ones(())})),
+        "q_proj has matrices",
+    ),
+    "empty": (_empty, "has rank 0; the server takes 1 to 8"),
     "infinite": (change_tensors(lambda found: found[f"{Q}.lora_B.weight"].fill_(torch.inf)), "not finite"),
     "nothing": (change_tensors(dict.clear), "holds nothing"),
 }
@@ -99,7 +111,7 @@ def test_what_is_no_plain_lora_is_refused(name: str, base: Path, rack: Rack, tmp
 
 
 def test_what_is_not_there_or_too_large(base: Path, rack: Rack, tmp_path: Path) -> None:
-    with pytest.raises(TokenyardError, match=r"rank 4; the server takes up to 3 \(--max-lora-rank") as failure:
+    with pytest.raises(TokenyardError, match=r"rank 4; the server takes 1 to 3 \(--max-lora-rank") as failure:
         read_adapter(str(save_lora(base, tmp_path, merged=False)), rack.sizes, 3, torch.float32)
     assert failure.value.code == "invalid_value"
     for source in ("/there/is/none", "./none", "not a name"):
