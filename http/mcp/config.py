@@ -219,8 +219,8 @@ def _switch(where: str, value: Any) -> bool:
 
 def _positive(kind: type[int] | type[float]) -> Callable[[str, Any], Any]:
     def read(where: str, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-            raise SetupError(f"{where}: must be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, kind | int) or not 0 < value < 1e9:
+            raise SetupError(f"{where}: must be a {'whole ' * (kind is int)}number above 0")
         return kind(value)
 
     return read

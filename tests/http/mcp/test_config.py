@@ -97,6 +97,7 @@ def test_tiny_agents_servers_get_names(tmp_path: Path) -> None:
         ({"url": "http://x", "type": "carrier pigeon"}, "type: must be one of"),
         ({"command": "x", "enabled": "yes"}, "enabled: must be true or false"),
         ({"command": "x", "timeout_s": 0}, "timeout_s: must be a number above 0"),
+        ({"command": "x", "max_result_chars": 0.5}, "max_result_chars: must be a whole number above 0"),
         ({"command": "x", "require_approval": "sometimes"}, "require_approval: must be"),
         ("npx", "must be an object"),
     ],
