@@ -40,8 +40,8 @@ def _check_plain(kind: type) -> Check:
     return check
 
 
-def _check_int(most_and_least: Range) -> Check:
-    least, most = most_and_least
+def _check_int(bounds: Range) -> Check:
+    least, most = bounds
 
     def check(value: Any) -> Any:
         if type(value) is int and least <= value <= most:
@@ -51,8 +51,8 @@ def _check_int(most_and_least: Range) -> Check:
     return check
 
 
-def _check_float(most_and_least: Range) -> Check:
-    least, most = most_and_least
+def _check_float(bounds: Range) -> Check:
+    least, most = bounds
 
     def check(value: Any) -> Any:
         if type(value) is int:

@@ -13,10 +13,8 @@ from typing import Any
 JSON_VARIABLE = "TOKENYARD_LOG_JSON"
 """In the environment of a process whose log is JSON: so its children's is, too."""
 
-
 CHATTY = ("httpx", "httpx2")
 """Clients that say a line at level info for each request: two dozen for a model of the Hub."""
-
 
 LINE = re.compile(r"\d\d:\d\d:\d\d .{9,}? (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) +(.*)", re.DOTALL)
 """A line as `setup` has it written."""

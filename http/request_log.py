@@ -17,7 +17,6 @@ log = logging.getLogger(__name__)
 QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Asked by machines every few seconds: these lines are for `--log-level debug`."""
 
-
 HEAD = ("method", "path", "status")
 """What a line begins with; all else is told by name."""
 

@@ -7,7 +7,6 @@ can be copied; common function words keep their space, and the glue between a sc
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -107,7 +106,3 @@ def encode(text: str, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
 def encode_all(chats: Iterator[Chat], tokenizer: Tokenizer, template: Any) -> Iterator[tuple[list[int], list[bool]]]:
     for chat in chats:
         yield encode(render(chat, template), tokenizer)
-
-
-def load_template(path: Path) -> str:
-    return path.read_text(encoding="utf-8")

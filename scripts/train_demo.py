@@ -201,7 +201,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    tokenizer, corpus = prepare(args.work, demo_tokenizer.load_template(args.template), args.tokens, args.seed)
+    tokenizer, corpus = prepare(args.work, args.template.read_text(encoding="utf-8"), args.tokens, args.seed)
     decay_start = int(args.tokens * (1 - DECAY_SHARE)) if args.decay_start is None else args.decay_start
     schedule = Schedule(WARMUP_TOKENS, decay_start, args.tokens)
     trainer = Trainer(model_config(tokenizer), schedule, args.seed, args.lr, not args.no_compile)

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 BYTES_BAR = "huggingface_hub.snapshot_download"
 """The name of the bar that counts bytes of all files as they come to the disk; others count files, or the network's."""
 
-
 DOWNLOAD_SHARE = 0.8
 """Of a load that begins with a download: 100 MB/s takes four times as long as a disk that is read at 400 MB/s."""
 NUM_FILES = 2

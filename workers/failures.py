@@ -4,7 +4,6 @@ transformers raises whatever its parts raise. Where that does not name the file 
 something has failed: a load that goes well pays nothing for it.
 """
 
-import errno
 import json
 import pickle
 import struct
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from transformers.utils import CONFIG_NAME
 
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.hub import FULL_DISK
 from tokenyard.workers.kernels import FAILURES
 
 RAISED = (
@@ -27,7 +27,6 @@ RAISED = (
 """What a wrong or broken model makes transformers raise."""
 TOLD = (OSError, ImportError, ValueError, RuntimeError, MemoryError, SafetensorError, StrictDataclassError)
 """Of these, what is meant for people; the others have words for programmers only."""
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 PACKAGE_OF = {"torchao": "'tokenyard[quantization]'"}
 """What to install, by the module that is missing, where that says too little."""
 INDEX = ".index.json"

@@ -107,9 +107,6 @@ class PlainLane(Lane):
         self._rack = rack
         self._states: dict[Sequence, State] = {}
 
-    def runs_ahead(self, plan: Plan) -> bool:
-        return False
-
     def run(self, plan: Plan) -> Logits:
         for sequence in [one for one in self._states if one.num_computed == 0]:
             del self._states[sequence]  # it was preempted

@@ -15,7 +15,7 @@ from typing import Any
 CAUSAL = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 BODIES = "MODEL_MAPPING_NAMES"
 EMBEDDERS = ("Model", "ForMaskedLM")
-"""How the class names end of checkpoints that can only embed: as in workers/model.py."""
+"""How the class names end of checkpoints that can only embed: as in workers/checkpoint.py."""
 
 
 @cache
