@@ -1,37 +1,31 @@
-"""One front process: `python -m tokenyard.http.main`. Opens the socket, serves the app, drains on SIGTERM."""
+"""One front process: opens the socket, serves the app, drains on SIGTERM."""
 
 import os
 
 # Before transformers is imported: with torch the process takes 249 MB and 2 s more (measured).
 os.environ["USE_TORCH"] = "0"
 
-import argparse
 import asyncio
 import errno
 import logging
 import signal
 import socket
-import sys
 from ipaddress import ip_address
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from tokenyard.broker import logs
-from tokenyard.broker.config import RunDir, default_run_dir
+from tokenyard.broker.config import RunDir
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError
 from tokenyard.http.app import create_app
 from tokenyard.http.drain import NOTICE_S, Drain
 from tokenyard.http.guard import GuardedProtocol
-from tokenyard.http.keys import KeyRing
 from tokenyard.http.memory import bound_heap, spare_collector
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 from tokenyard.http.request_log import name_request
-
-__all__ = ["FrontOptions", "main", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -138,35 +132,3 @@ def run(options: FrontOptions) -> None:
         ssl_keyfile=options.ssl_keyfile,
     )
     _Server(config, drain, options.fd is not None).run(sockets=[listener])
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line of one front; the exit status."""
-    parser = argparse.ArgumentParser(prog="tokenyard-front", description="Serve the HTTP API of a pool.")
-    parser.add_argument("--run-dir", type=Path, default=default_run_dir())
-    parser.add_argument("--broker")
-    parser.add_argument("--keys", type=Path)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--fd", type=int)
-    parser.add_argument("--index", type=int, default=0)
-    parser.add_argument("--api-key", action="append", default=[], dest="api_keys")
-    parser.add_argument("--cors-origin", action="append", default=[], dest="cors_origins")
-    parser.add_argument("--tool-format", action="append", default=[], dest="tool_formats")
-    parser.add_argument("--log-level", default="INFO")
-    parser.add_argument("--store", default="")
-    parser.add_argument("--drain-s", type=float, default=30.0)
-    given = vars(parser.parse_args(arguments))
-    given["api_keys"] = KeyRing(given["api_keys"])
-    given["tool_formats"] = tuple(given["tool_formats"])
-    given["cors_origins"] = tuple(given["cors_origins"]) or ("*",)
-    try:
-        run(FrontOptions(**given))
-    except SetupError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -128,7 +128,8 @@ def front(
 ) -> None:
     """Run one HTTP front alone."""
     from tokenyard.http.keys import KeyRing
-    from tokenyard.http.main import FrontOptions, run
+    from tokenyard.http.main import run
+    from tokenyard.http.options import FrontOptions
     from tokenyard.scripts.loras import offered
     from tokenyard.scripts.on_demand import OnDemand
     from tokenyard.scripts.plan import Wishes, make_plan

@@ -34,7 +34,7 @@ NUM_LARGE = 151_000
 @contextmanager
 def front(tmp_path: Path, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Iterator["subprocess.Popen[bytes]"]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tokenyard.http.main", "--run-dir", str(tmp_path), *arguments],
+        [sys.executable, "-m", "tokenyard.scripts.cli", "front", "--run-dir", str(tmp_path), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=pass_fds,
@@ -147,7 +147,7 @@ def test_a_taken_port_is_said_in_words(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert (
         errors.decode().strip()
-        == f"error: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port"
+        == f"tokenyard: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port"
     )
 
 
