@@ -52,7 +52,7 @@ class ServerConfig:
     require_approval: frozenset[str] | bool = False
     """Tools whose calls a person must approve; True: all."""
     timeout_s: float = TIMEOUT_S
-    """Of one call."""
+    """Of one call, or of one look at resources."""
     max_result_chars: int = MAX_RESULT_CHARS
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
     """Values that must never be shown."""

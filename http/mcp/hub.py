@@ -131,7 +131,10 @@ class _Server:
             working = asyncio.create_task(work(connection))
             losing = asyncio.create_task(connection.lost.wait())
             try:
-                await asyncio.wait((working, losing), return_when=asyncio.FIRST_COMPLETED)
+                patience_s = self.config.timeout_s
+                await asyncio.wait((working, losing), timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                if not working.done() and not losing.done():
+                    raise McpFailure(f"the server did not answer within {patience_s:g} s")
                 if not working.done():
                     raise McpFailure(f"the server {self.config.label} ended in the middle of it", lost=True)
                 return working.result()
@@ -299,7 +302,7 @@ class Hub:
                 server.words,
                 len(server.tools),
                 server.num_calls,
-                max(0, server.num_restarts),
+                server.num_restarts,
                 server.config.default,
             )
             for server in self._servers.values()
@@ -313,38 +316,34 @@ class Hub:
 
     def words(self, label: str) -> str:
         """Why a server's tools are missing, if they are."""
-        return self._servers[label].words
+        server = self._servers.get(label)
+        return server.words if server else "it has just been taken out of the configuration"
 
     async def call(self, label: str, tool: str, arguments: dict[str, Any]) -> Result:
         """Run a tool. Raises McpFailure."""
         server = self._server(label)
         if not server.config.allows(tool):
             raise McpFailure(f"the tool {tool} of {label} is not allowed here")
-        timeout_s = server.config.timeout_s
-
-        async def work(connection: Connection) -> Result:
-            async with asyncio.timeout(timeout_s):
-                return await connection.call_tool(tool, arguments)
-
-        try:
-            result = await server.run(work)
-        except TimeoutError:
-            raise McpFailure(f"the server did not answer within {timeout_s:g} s") from None
+        result = await server.run(lambda connection: connection.call_tool(tool, arguments))
         return Result(*(_redacted(server.config, part) for part in result))
 
     async def resources(self, label: str) -> list[dict[str, Any]]:
         """What it offers to read. Raises McpFailure."""
-        return await self._server(label).run(lambda connection: connection.list_resources())
+        return await self._told(label, lambda connection: connection.list_resources())
 
     async def prompts(self, label: str) -> list[dict[str, Any]]:
         """Its prompts. Raises McpFailure."""
-        return await self._server(label).run(lambda connection: connection.list_prompts())
+        return await self._told(label, lambda connection: connection.list_prompts())
 
     async def read_resource(self, label: str, uri: str) -> list[dict[str, Any]]:
         """Contents of a resource. Raises McpFailure."""
+        return await self._told(label, lambda connection: connection.read_resource(uri))
+
+    async def _told(
+        self, label: str, work: Callable[[Connection], Coroutine[Any, Any, list[dict[str, Any]]]]
+    ) -> list[dict[str, Any]]:
         server = self._server(label)
-        found = await server.run(lambda connection: connection.read_resource(uri))
-        return [_redacted(server.config, one) for one in found]
+        return [_redacted(server.config, one) for one in await server.run(work)]
 
     def _server(self, label: str) -> _Server:
         server = self._servers.get(label)

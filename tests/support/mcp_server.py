@@ -123,6 +123,13 @@ def memo() -> str:
     return "Buy milk."
 
 
+@server.resource("memo://slow/{seconds}")
+async def slow_memo(seconds: str) -> str:
+    """A memo that takes its time."""
+    await asyncio.sleep(float(seconds))
+    return "Too late."
+
+
 @server.prompt()
 def greet(name: str) -> str:
     """Greet somebody."""

@@ -114,6 +114,14 @@ def test_a_slow_call_is_given_up_and_harms_no_other(make: Make) -> None:
     run(work, make(timeout_s=2))
 
 
+def test_a_slow_resource_is_given_up(make: Make) -> None:
+    async def work(hub: Hub) -> None:
+        with pytest.raises(McpFailure, match=r"within 0\.3 s"):
+            await hub.read_resource("trial", "memo://slow/30")
+
+    run(work, make(timeout_s=0.3))
+
+
 def test_a_cancelled_call_is_let_go(make: Make) -> None:
     async def work(hub: Hub) -> None:
         slow = asyncio.create_task(hub.call("trial", "slow", {"seconds": 30}))
@@ -278,5 +286,6 @@ def test_a_reload_keeps_what_did_not_change() -> None:
         await hub.reload([stdio_config("a"), stdio_config("c")])
         assert {owned.server.label for owned in await hub.tools(["a", "b", "c"])} == {"a", "c"}
         assert len(pids & server_pids()) == len(pids) // 2
+        assert "taken out" in hub.words("b")
 
     run(work, stdio_config("a"), stdio_config("b"))
