@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.http.chat import ChatPlan, plan_chat, read_piece
 from tokenyard.http.choice import Choice, Piece
+from tokenyard.http.formats.values import dumps
 from tokenyard.http.generation import Generation, Listener
 from tokenyard.http.mcp.hub import Hub
 from tokenyard.http.mcp.loop import MAX_CALLS, REQUEST_S, Action, Ask, End, Loop, Refuse, Run
@@ -233,7 +232,7 @@ class LoopGeneration(Generation):
         owned = self._selected.tools[run.name]
         label, tool = owned.server.label, owned.tool.name
         call_id = _new_id()
-        arguments = orjson.dumps(run.arguments).decode()
+        arguments = dumps(run.arguments)
         self._tell(ServerCallBegun(call_id, label, tool, arguments, self._approval_id(run.number)))
         try:
             result = await self._hub.call(label, tool, run.arguments)

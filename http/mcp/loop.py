@@ -15,9 +15,10 @@ Sans-IO. Rules, in order:
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from tokenyard.http.formats.values import loads
 from tokenyard.http.turns import Call, Turn
 
 MAX_TURNS = 10
@@ -175,12 +176,9 @@ class Loop:
         """Why a call is not made, if so, and its arguments."""
         if call.name not in self._ours:
             return f"There is no tool {call.name!r}. The tools are: {', '.join(sorted(self._ours | self._theirs))}.", {}
-        try:
-            arguments = json.loads(call.arguments or "{}")
-        except ValueError as error:
-            return f"The arguments are not valid JSON: {error}", {}
+        arguments = loads(call.arguments or "{}")
         if not isinstance(arguments, dict):
-            return "The arguments must be a JSON object.", {}
+            return "The arguments are not valid JSON." if arguments is None else "The arguments must be an object.", {}
         if number >= self._max_calls or self._out_of_time:
             return "Not run: this request has made as many calls as it may. Answer from the results so far.", {}
         key = f"{call.name} {json.dumps(arguments, sort_keys=True)}"
@@ -234,10 +232,6 @@ class Loop:
 
 def _as_message(call: Call) -> dict[str, Any]:
     """A call as chat templates take it: arguments as an object where they are one."""
-    arguments: Mapping[str, Any] | str = call.arguments
-    try:
-        value = json.loads(call.arguments or "{}")
-        arguments = value if isinstance(value, dict) else call.arguments
-    except ValueError:
-        pass
+    value = loads(call.arguments or "{}")
+    arguments = value if isinstance(value, dict) else call.arguments
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
+from tokenyard.http.formats.values import dumps
 from tokenyard.http.mcp.sdk import Result
 
 BREAK = "\u200b"
@@ -21,7 +20,7 @@ def as_text(result: Result, max_chars: int) -> str:
     """All of a result's blocks. Never empty."""
     text = "\n".join(filter(None, map(_block, result.content)))
     if not text and result.structured is not None:
-        text = orjson.dumps(result.structured).decode()
+        text = dumps(result.structured)
     if result.is_error:
         text = f"Error: {text or 'the tool failed without a word'}"
     return cut(text or "(the tool gave nothing back)", max_chars)

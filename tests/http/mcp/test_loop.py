@@ -112,7 +112,8 @@ def test_what_a_person_must_approve_waits_for_one() -> None:
     [
         (Call("fs__rm", "{}"), "no tool 'fs__rm'"),
         (Call("fs__read", "{"), "not valid JSON"),
-        (Call("fs__read", "[1]"), "must be a JSON object"),
+        (Call("fs__read", "[1]"), "must be an object"),
+        (Call("fs__read", '{"a":' * 5000 + "1" + "}" * 5000), "not valid JSON"),
     ],
 )
 def test_a_wrong_call_is_answered_with_words(wrong: Call, words: str) -> None:

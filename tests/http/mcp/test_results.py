@@ -16,6 +16,7 @@ def text(*blocks: dict[str, object], structured: object = None, is_error: bool =
 def test_every_kind_of_block() -> None:
     assert text({"type": "text", "text": "a"}, {"type": "text", "text": "b"}) == "a\nb"
     assert text(structured={"a": 1}) == '{"a":1}'
+    assert text(structured={"a": 1 << 64}) == '{"a": 18446744073709551616}'
     assert text() == "(the tool gave nothing back)"
     assert text(is_error=True).startswith("Error: ")
     assert "image/png, 3 bytes" in text({"type": "image", "data": "AAAA", "mimeType": "image/png"})
