@@ -122,7 +122,7 @@ class _Reader:
             at = f"{param}.{index}"
             match _kind(block, at):
                 case "mcp_tool_use":
-                    turn.setdefault("tool_calls", []).append(self._call({**block, "name": call_name(block)}, at))
+                    turn.setdefault("tool_calls", []).append(self._call({**block, "name": call_name(block, at)}, at))
                 case "mcp_tool_result":
                     self._result(block, at)
                     turn = self._turn("assistant") if index + 1 < len(blocks) else turn

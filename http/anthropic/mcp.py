@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tokenyard.http.checks import boolean
+from tokenyard.http.checks import boolean, string
 from tokenyard.http.errors import invalid
 from tokenyard.http.mcp.config import ServerConfig
 from tokenyard.http.mcp.names import tool_name
-from tokenyard.http.mcp.selection import REFUSED, Wish, find_server
+from tokenyard.http.mcp.selection import REFUSED, Wish, find_server, read_allowed
 
 TOOLSET = "mcp_toolset"
 
@@ -38,9 +38,10 @@ def read_wishes(servers: Sequence[Any], tools: Sequence[Any], configs: Sequence[
         rules = server.get("tool_configuration") or {}
         if not isinstance(rules, dict):
             invalid(f"{param}.tool_configuration", "must be an object")
-        if label not in wishes and rules.get("enabled") is not False:
-            allowed = rules.get("allowed_tools")
-            wishes[label] = Wish(label, f"{param}.name", None if allowed is None else frozenset(allowed), None)
+        param = f"{param}.tool_configuration"
+        allowed = read_allowed(rules.get("allowed_tools"), f"{param}.allowed_tools")
+        if boolean(rules.get("enabled", True), f"{param}.enabled") and label not in wishes:
+            wishes[label] = Wish(label, f"mcp_servers.{index}.name", allowed, None)
     return list(wishes.values())
 
 
@@ -72,6 +73,9 @@ def _enabled(toolset: dict[str, Any], param: str) -> frozenset[str] | None:
     return None if by_default else frozenset(name for name, enabled in named.items() if enabled)
 
 
-def call_name(block: dict[str, Any]) -> str:
+_name = string(1, 256)
+
+
+def call_name(block: dict[str, Any], param: str) -> str:
     """The name under which the model knows the tool of an `mcp_tool_use` block that comes back."""
-    return tool_name(str(block.get("server_name")), str(block.get("name")))
+    return tool_name(*(_name(block.get(name), f"{param}.{name}") for name in ("server_name", "name")))

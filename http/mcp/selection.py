@@ -108,7 +108,7 @@ def _wish(tool: dict[str, Any], param: str, configs: Sequence[ServerConfig]) -> 
     return Wish(
         find_server(tool.get("server_label"), f"{param}.server_label", configs),
         f"{param}.server_label",
-        _allowed(tool.get("allowed_tools"), f"{param}.allowed_tools"),
+        read_allowed(tool.get("allowed_tools"), f"{param}.allowed_tools"),
         _approval(tool.get("require_approval"), f"{param}.require_approval"),
     )
 
@@ -124,7 +124,7 @@ def find_server(label: Any, param: str, configs: Sequence[ServerConfig]) -> str:
     return label
 
 
-def _allowed(value: Any, param: str) -> frozenset[str] | None:
+def read_allowed(value: Any, param: str) -> frozenset[str] | None:
     """A list of tools, or OpenAI's filter object with `tool_names`."""
     if value is None:
         return None
@@ -143,8 +143,8 @@ def _approval(value: Any, param: str) -> frozenset[str] | bool | None:
     if value is None:
         return None
     if isinstance(value, dict):
-        always = _allowed(value.get("always"), f"{param}.always")
-        never = _allowed(value.get("never"), f"{param}.never")
+        always = read_allowed(value.get("always"), f"{param}.always")
+        never = read_allowed(value.get("never"), f"{param}.never")
         if always is None and never is not None:
             invalid(param, "must name the tools that always ask; all others never do")
         return always

@@ -166,6 +166,8 @@ BAD: list[tuple[Any, str]] = [
     ),
     ({"role": "system", "content": [{"type": "image"}]}, "messages.0.content.0.type"),
     ({"role": "system", "content": []}, "messages"),
+    (assistant({"type": "mcp_tool_use", "id": "a", "name": "add", "input": {}}), "messages.0.content.0.server_name"),
+    (assistant({"type": "mcp_tool_use", "id": "a", "server_name": "s"}), "messages.0.content.0.name"),
 ]
 
 

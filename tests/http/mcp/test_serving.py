@@ -283,6 +283,14 @@ def test_messages_show_calls_as_blocks(claude: anthropic.Anthropic) -> None:
         ),
         ({"mcp_servers": [{"type": "url", "name": "nowhere"}]}, "mcp_servers.0.name"),
         ({"tools": [{**TOOLSET, "mcp_server_name": "nowhere"}]}, "tools.0.mcp_server_name"),
+        (
+            {"mcp_servers": [{"name": "trial", "tool_configuration": {"allowed_tools": [{"name": "add"}]}}]},
+            "mcp_servers.0.tool_configuration.allowed_tools",
+        ),
+        (
+            {"mcp_servers": [{"name": "trial", "tool_configuration": {"enabled": "no"}}]},
+            "mcp_servers.0.tool_configuration.enabled",
+        ),
     ],
 )
 def test_messages_refuse_what_is_not_ours(claude: anthropic.Anthropic, fields: dict[str, Any], param: str) -> None:
@@ -356,6 +364,17 @@ def test_a_person_is_asked(sdk: openai.OpenAI, approve: bool, replayed: bool) ->
     else:
         assert (call.output, call.status) == (None, "failed")
         assert "did not allow" in str(call.error)
+
+
+def test_numbers_of_any_size_reach_a_tool(sdk: openai.OpenAI) -> None:
+    asked = {"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "asking", "name": "get_weather"}
+    answer = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    arguments = '{"city": "Paris", "days": 18446744073709551616}'
+    given = [{"role": "user", "content": QUESTION}, {**asked, "arguments": arguments}, answer]
+    response = sdk.responses.create(model=MODEL, tools=[ASKING_TOOL], input=given)  # type: ignore[arg-type, list-item]
+    (call,) = [item for item in response.output if item.type == "mcp_call"]
+    assert json.loads(call.arguments)["days"] == 1 << 64
+    assert response.status == "completed"
 
 
 def test_a_choice_can_name_a_server_and_its_tool(sdk: openai.OpenAI) -> None:
