@@ -92,7 +92,7 @@ def worker(
             num_sharers=share,
             log_level=log_level.upper(),
             inc=bytes.fromhex(inc) if inc else None,
-            **engine | parse_spec(model).engine,
+            **{**engine, **parse_spec(model).engine},
         )
     )
 
