@@ -58,14 +58,17 @@ class Child:
         self.bells.clear()
 
     def read_lines(self) -> list[str]:
-        """The whole log lines that have come since the last call; the rest too once the log has ended."""
-        read = b""
+        """The whole log lines that have come since the last call; the rest too once the log has ended.
+
+        Of a child that writes without end only so much at once, and of a line without end only so much together.
+        """
+        chunks: list[bytes] = []
         with suppress(BlockingIOError):
-            while chunk := os.read(self.log, READ_BYTES):
-                read += chunk
-            self.log_ended = True
-        *whole, self.partial = (self.partial + read).split(b"\n")
-        if self.log_ended and self.partial:
+            while len(chunks) < 2 and not self.log_ended:  # the first empties the pipe, the second may find its end
+                chunks.append(os.read(self.log, READ_BYTES))
+                self.log_ended = not chunks[-1]
+        *whole, self.partial = (self.partial + b"".join(chunks)).split(b"\n")
+        if self.partial and (self.log_ended or len(self.partial) > READ_BYTES):
             whole.append(self.partial)
             self.partial = b""
         lines = [line.decode(errors="replace") for line in whole]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from yard import wait_until
 
-from tokenyard.scripts.children import Child, cause_of_death, start_child
+from tokenyard.scripts.children import READ_BYTES, Child, cause_of_death, start_child
 from tokenyard.scripts.tie import BELLS
 
 
@@ -50,6 +50,20 @@ def test_a_line_is_given_out_whole() -> None:
     assert child.read_lines() == ["� unfinished"]
     child.process.wait()
     os.close(reading)
+
+
+@pytest.mark.parametrize("program", [["yes"], ["sh", "-c", r"while :; do printf '%065536d\r'; done"]])
+def test_a_flood_is_read_a_piece_at_a_time(program: list[str]) -> None:
+    """Of short lines, and of one that never ends: whoever reads has more to do."""
+    with subprocess.Popen(program, stdout=subprocess.PIPE) as flood:
+        assert flood.stdout is not None
+        child = Child(b"", flood, -1, flood.stdout.fileno())
+        os.set_blocking(child.log, False)
+        for _ in range(20):
+            wait_readable(child.log)
+            assert len("".join(child.read_lines())) + len(child.partial) <= 4 * READ_BYTES
+        assert child.last_line
+        flood.kill()
 
 
 @pytest.mark.parametrize(
