@@ -44,8 +44,9 @@ def test_each_process_has_its_command(tmp_path: Path) -> None:
     path = write(tmp_path, 9000, count=2)
     commands = {name: shlex.split(line) for name, line in fleet_commands(path, Path("/run"))}
     shared = ["--config", str(path), "--run-dir", "/run"]
+    loading = ["--evict", "idle", "--model-timeout", "300", "--load-timeout", "600"]
     assert commands == {
-        "broker": ["broker", "--run-dir", "/run", "--log-level", "info"],
+        "broker": ["broker", *loading, "--run-dir", "/run", "--log-level", "info"],
         "front-0": ["front", "--port", "9000", *shared],
         "front-1": ["front", "--port", "9001", *shared],
         "agent": ["agent", *shared],
