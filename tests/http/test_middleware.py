@@ -1,6 +1,7 @@
 """What wraps every request: keys, ids, body limit, CORS, and the last resort, all in OpenAI's shape."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from scripted import ScriptedPool
 
 from tokenyard.http.app import create_app
 from tokenyard.http.keys import KeyRing
+from tokenyard.http.openapi.operations import OPERATIONS
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import Pool
 
@@ -70,9 +72,35 @@ def test_nor_does_anything_else_in_anthropics_header(key: str) -> None:
     assert response.json()["error"]["type"] == "authentication_error"
 
 
-@pytest.mark.parametrize("path", ["/health", "/version"])
-def test_probes_need_no_key(path: str) -> None:
-    assert ask("GET", path, {"api_keys": KeyRing(KEYS)}).status_code == 200
+def test_every_route_but_the_probes_needs_a_key() -> None:
+    """A test holds OPERATIONS against the routes themselves. In between: other ways to write a path, and none."""
+    open_to_all = ["/health", "/ready", "/version", "/openapi.json"]
+    asked = [(one.method, re.sub(r"{\w+}", "x", one.path)) for one in OPERATIONS]
+    odd = [
+        "/v1/models/",
+        "//v1/models",
+        "/health/../v1/models",
+        "/%68ealth",
+        "/health/",
+        "/HEALTH",
+        "/docs",
+        "/nowhere",
+    ]
+    asked += [(method, path) for path in odd for method in ("GET", "HEAD", "OPTIONS")]
+    asked += [("HEAD", "/v1/models"), ("OPTIONS", "/v1/chat/completions"), ("PUT", "/v1/models"), ("TRACE", "/metrics")]
+
+    async def run() -> None:
+        options = FrontOptions(run_dir=Path("/nowhere"), api_keys=KeyRing(KEYS))
+        app = create_app(cast(Pool, ScriptedPool(CARD)), options)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://front") as client:
+            for method, path in asked:
+                response = await client.request(method, path)
+                wanted = path in open_to_all or path == "/%68ealth"  # the same, as HTTP has it
+                assert (response.status_code != 401) == wanted, (method, path)
+                if method != "HEAD" and not wanted:
+                    assert "send one of the server's API keys" in response.text, path
+
+    asyncio.run(run())
 
 
 def test_request_ids_are_echoed_or_made() -> None:
