@@ -9,6 +9,7 @@ from tokenyard.broker.config import (
     HANDSHAKE_MS,
     HEARTBEAT_MS,
     HEARTBEAT_TIMEOUT_MS,
+    MAX_IPC_PATH,
     MAX_MESSAGE_BYTES,
     RECONNECT_MAX_MS,
     RECONNECT_MS,
@@ -30,7 +31,7 @@ TOKEN_PLANE = (zmq.XPUB, zmq.XSUB)
 def dial(context: Context, kind: int, endpoint: str, keys: Keys | None = None, server_key: str = "") -> Socket:
     """A socket that connects; `server_key` is the public key of who listens there, empty where that is none.
 
-    Raises SetupError where that may not be.
+    Raises SetupError where that may not or cannot be: endpoint and key may come from a peer.
     """
     if server_key and keys is None:
         raise SetupError(f"{endpoint} asks for keys: give --keys DIR (`tokenyard keys` makes them)")
@@ -41,10 +42,14 @@ def dial(context: Context, kind: int, endpoint: str, keys: Keys | None = None, s
     if kind == zmq.DEALER:
         # Nothing may pile up for a dead broker and greet the next one.
         socket.immediate = True
-    if server_key and keys:
-        socket.curve_publickey, socket.curve_secretkey = keys.public.encode(), keys.secret
-        socket.curve_serverkey = server_key.encode()
-    socket.connect(endpoint)
+    try:
+        if server_key and keys:
+            socket.curve_publickey, socket.curve_secretkey = keys.public.encode(), keys.secret
+            socket.curve_serverkey = server_key.encode()
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise SetupError(f"cannot connect to {endpoint[:MAX_IPC_PATH]}: {zmq.strerror(error.errno)}") from error
     return socket
 
 
