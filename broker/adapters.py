@@ -122,7 +122,9 @@ class Adapters:
             offered = self._state.adapters.get(adapter.name)
             coming = self._coming.get(adapter.name)
             is_coming = coming is not None and coming.adapter.stamp == adapter.stamp
-            if adapter.base != base or is_coming or (adapter.name, adapter.stamp) in self._dropped:
+            namesake = self._state.models.get(adapter.name)
+            is_model = namesake is not None and namesake.identity is not None  # its requests must not go elsewhere
+            if adapter.base != base or is_model or is_coming or (adapter.name, adapter.stamp) in self._dropped:
                 continue
             is_newer = offered is None or adapter.stamp > offered.adapter.stamp
             if is_newer or (offered and adapter.stamp == offered.adapter.stamp and not offered.adapter.version):

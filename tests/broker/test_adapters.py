@@ -171,6 +171,15 @@ def test_names_are_taken_once() -> None:
 # Jobs.
 
 
+def test_a_worker_cannot_bring_one_by_the_name_of_another_model() -> None:
+    switch = Switch()
+    switch.front()
+    switch.worker("a")
+    has(switch, "b", Adapter(MODEL, "other", "/loras/x", 1, "v1"), model="other")
+    assert of(Placed, switch.say("front", submit(1))) == [Placed(1, 1, inc("a"))]
+    assert switch.core.handle(b"front", Status(3), switch.now)[0][1].body["adapters"] == []  # type: ignore[union-attr]
+
+
 def test_a_job_starts_with_the_adapter_that_it_names() -> None:
     switch = Switch()
     up(switch, "worker")
