@@ -49,7 +49,7 @@ def dial(context: Context, kind: int, endpoint: str, keys: Keys | None = None, s
         socket.connect(endpoint)
     except zmq.ZMQError as error:
         socket.close()
-        raise SetupError(f"cannot connect to {endpoint[:MAX_IPC_PATH]}: {zmq.strerror(error.errno)}") from error
+        raise SetupError(f"cannot connect to {endpoint[:MAX_IPC_PATH]}: {zmq.strerror(error.errno or 0)}") from error
     return socket
 
 
