@@ -97,10 +97,10 @@ def _described(server: ServerConfig) -> str:
 
 def reload(run_dir: Path | None) -> int:
     """Have the fronts of a running pool that are on this box read their mcp.json again."""
-    pids = [front["pid"] for front in pool_status(find_broker(run_dir))["fronts"]]
-    fronts = [pid for pid in pids if _reads_again(pid)]
+    there = pool_status(find_broker(run_dir))["fronts"]
+    fronts = [front["pid"] for front in there if _reads_again(front["pid"])]
     if not fronts:
-        raise SetupError(f"none of this pool's {len(pids)} fronts has an mcp.json and runs on this box as you")
+        raise SetupError("no front of this pool that has an mcp.json runs on this box, as the user that you are")
     for pid in fronts:
         os.kill(pid, signal.SIGHUP)
     typer.echo(f"told {len(fronts)} front{'s' * (len(fronts) != 1)}; its log says what came of it")
