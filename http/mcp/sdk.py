@@ -92,13 +92,11 @@ class Listeners(NamedTuple):
 class Connection:
     """An open session. Its methods raise McpFailure."""
 
-    def __init__(self, session: ClientSession, lost: asyncio.Event, about: dict[str, Any]) -> None:
+    def __init__(self, session: ClientSession, lost: asyncio.Event, capabilities: dict[str, Any]) -> None:
         self._session = session
         self.lost = lost
         """Set once the far end is gone, as far as one can see."""
-        self.name: str = about.get("serverInfo", {}).get("name", "")
-        self.instructions: str = about.get("instructions", "")
-        self.capabilities: dict[str, Any] = about.get("capabilities", {})
+        self._capabilities = capabilities
 
     async def list_tools(self) -> list[Tool]:
         return [
@@ -112,10 +110,10 @@ class Connection:
         ]
 
     async def list_resources(self) -> list[dict[str, Any]]:
-        return await self._list("resources") if "resources" in self.capabilities else []
+        return await self._list("resources") if "resources" in self._capabilities else []
 
     async def list_prompts(self) -> list[dict[str, Any]]:
-        return await self._list("prompts") if "prompts" in self.capabilities else []
+        return await self._list("prompts") if "prompts" in self._capabilities else []
 
     async def call_tool(self, name: str, arguments: dict[str, Any]) -> Result:
         """Waits for as long as it takes: cancel it when time is over, which mcp 2.x tells the server."""
@@ -199,7 +197,7 @@ async def connect(config: ServerConfig, listeners: Listeners, timeout_s: float) 
             raise McpFailure(f"it did not greet within {timeout_s:g} s", lost=True) from error
         except FAILURES as error:
             raise McpFailure(describe(error), lost=True) from error
-        yield Connection(session, lost, about)
+        yield Connection(session, lost, about.get("capabilities", {}))
 
 
 @asynccontextmanager
