@@ -229,7 +229,8 @@ class _Server:
             lost.cancel()
 
     async def _list(self, connection: Connection) -> None:
-        self.tools = [tool for tool in await connection.list_tools() if self.config.allows(tool.name)]
+        async with asyncio.timeout(self._ping_s):
+            self.tools = [tool for tool in await connection.list_tools() if self.config.allows(tool.name)]
 
 
 def _end_of(task: "asyncio.Task[None]") -> str:

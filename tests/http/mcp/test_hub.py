@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -120,6 +121,27 @@ def test_a_slow_resource_is_given_up(make: Make) -> None:
             await hub.read_resource("trial", "memo://slow/30")
 
     run(work, make(timeout_s=0.3))
+
+
+GREETS_ONLY = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked.get("method") == "initialize":
+        about = {"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}}}
+        about["serverInfo"] = {"name": "mute", "version": "1"}
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": about}), flush=True)
+"""
+
+
+def test_a_server_that_greets_and_lists_nothing_is_not_waited_for() -> None:
+    async def work() -> None:
+        hub = Hub([ServerConfig("mute", "stdio", command=sys.executable, args=("-c", GREETS_ONLY))], ping_s=0.5)
+        hub.start()
+        await until(lambda: hub.states()[0].words == "it gave no sign of life")
+        await hub.close()
+
+    asyncio.run(work())
 
 
 def test_a_cancelled_call_is_let_go(make: Make) -> None:
