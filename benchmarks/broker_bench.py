@@ -32,6 +32,7 @@ from targets import at_most
 from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import BEAT_S, SILENCE_S
 from tokenyard.broker.core import Core
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.wire import (
     PROTOCOL,
     Accepted,
@@ -202,8 +203,8 @@ def run(size: int, num_jobs: int, rounds: int, num_before: int) -> tuple[Row, Ro
         gc.collect()
         core = Core(b"a broker", 0.0)
         row = measure(core, size, num_jobs, num_before)
-        now = core.next_tick_s
-        joining = telling(core, FrontHello(PROTOCOL, b"newcomer", 1, []), now)
+        now, newcomer = core.next_tick_s, Identity.of(b"newcomer")
+        joining = telling(core, FrontHello(PROTOCOL, newcomer.inc, 1, [], newcomer.secret), now)
         ours.append((row, joining, telling(core, Status(1), now)))
         plain.append(measure(PlainBroker(), size, min(num_jobs, PLAIN_JOBS), 0))
     row, joining, status = min(ours, key=lambda one: one[0].job)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tokenyard.broker.config import BEAT_S
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     PROTOCOL,
@@ -78,7 +79,8 @@ class World:
         self.clock = clock
         self._rng = random.Random(1)
         self._rate = JOBS_PER_S * num_workers
-        self._fronts = [b"front%03d" % index for index in range(NUM_FRONTS)]
+        fronts = [Identity.of(b"front%011d" % index) for index in range(NUM_FRONTS)]
+        self._fronts = [front.inc for front in fronts]
         self._workers: list[bytes] = []
         """By their places; a successor takes its predecessor's."""
         self._jobs: dict[bytes, dict[WorkerJob, None]] = {}
@@ -97,7 +99,7 @@ class World:
         self.last_beat = Beat(b"", "ready", 0, 0, [])
         self._ping_s = self.now
         self._say("tick", [], self._broker.tick)
-        self._say("front hello", [(front, FrontHello(PROTOCOL, front, 1, [])) for front in self._fronts])
+        self._say("front hello", [(me.inc, FrontHello(PROTOCOL, me.inc, 1, [], me.secret)) for me in fronts])
         for place in range(num_workers):
             self._workers.append(b"")
             self._be_born(place)
@@ -179,11 +181,12 @@ class World:
 
     def _be_born(self, place: int) -> None:
         self._num_lives += 1
-        inc = self._workers[place] = b"w%07d" % self._num_lives
+        inc, secret = Identity.of(b"w%015d" % self._num_lives)
+        self._workers[place] = inc
         self._jobs[inc] = {}
         endpoint = f"ipc:///run/user/1000/tokenyard-run-abcdefgh/w-{inc.hex()}.sock"
         hello = WorkerHello(
-            PROTOCOL, inc, 1, "ready", endpoint, CAPACITY, card(MODELS[place % len(MODELS)]), [], "a worker"
+            PROTOCOL, inc, 1, "ready", endpoint, CAPACITY, card(MODELS[place % len(MODELS)]), [], "a worker", "", secret
         )
         self._say("birth", [(inc, hello)])
 

@@ -30,6 +30,7 @@ from tokenizers.decoders import DecodeStream
 from tokenyard.broker import logs
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Finish, Tokens, TokensDown
 from tokenyard.http import links
@@ -46,7 +47,7 @@ def note_times(folder: Path) -> None:
     """Have the front's pool note when a batch is there, and when a job is submitted: one time a batch, none a token."""
 
     class NotingInbox(Inbox):
-        def __init__(self, front: bytes, worker: bytes, now: float) -> None:
+        def __init__(self, front: Identity, worker: bytes, now: float) -> None:
             super().__init__(front, worker, now)
             self._notes = relay_stamps.came(folder, worker)
 

@@ -17,8 +17,9 @@ import relay_stamps
 from relay_words import CARD, MODEL, said
 
 from tokenyard.broker import logs
+from tokenyard.broker.identity import SECRET_BYTES, Identity
 from tokenyard.broker.params import Params
-from tokenyard.broker.wire import INC_BYTES, AdapterKey, Card, Delta, Finish, WorkerJob
+from tokenyard.broker.wire import AdapterKey, Card, Delta, Finish, WorkerJob
 from tokenyard.scripts.tie import tie_to_parent
 from tokenyard.workers.main import WorkerProcess
 from tokenyard.workers.options import WorkerOptions
@@ -165,12 +166,12 @@ class SyntheticEngine:
 def serve(run_dir: Path, pace: Pace) -> None:
     """Run until told to stop."""
     logs.setup("worker", "INFO")
-    inc = secrets.token_bytes(INC_BYTES)
+    inc, secret = Identity.of(secrets.token_bytes(SECRET_BYTES))
 
     def load(progress: Callable[[float], None]) -> "tuple[Engine, Card]":
         return cast("Engine", SyntheticEngine(pace, inc)), CARD
 
-    options = WorkerOptions(MODEL, run_dir, max_num_seqs=pace.num_seqs, inc=inc)
+    options = WorkerOptions(MODEL, run_dir, max_num_seqs=pace.num_seqs, secret=secret)
     WorkerProcess(options, load).run()
 
 

@@ -36,6 +36,11 @@ MAX_DROPPED = 4096
 
 log = logging.getLogger("broker")
 
+ADAPTER_BYTES = 20
+"""Of one adapter's card, beside its texts."""
+MAX_ADAPTERS_BYTES = 192 << 10
+"""Of all of one model, as its workers' cards tell of them: about a thousand. Sixteen such cards fit in one frame."""
+
 Stamped = tuple[str, int]
 """Name and stamp."""
 Asker = tuple[bytes, int]
@@ -126,7 +131,9 @@ class Adapters:
             is_model = namesake is not None and namesake.identity is not None  # its requests must not go elsewhere
             if adapter.base != base or is_model or is_coming or (adapter.name, adapter.stamp) in self._dropped:
                 continue
-            is_newer = offered is None or adapter.stamp > offered.adapter.stamp
+            is_newer = (offered is None and not self._overfills(adapter)) or (
+                offered is not None and adapter.stamp > offered.adapter.stamp
+            )
             if is_newer or (offered and adapter.stamp == offered.adapter.stamp and not offered.adapter.version):
                 self._offer(adapter)
 
@@ -216,6 +223,8 @@ class Adapters:
         """Why it cannot even be tried; empty where it can."""
         state, adapter = self._state, message.adapter
         offered = state.adapters.get(adapter.name)
+        if self._overfills(adapter):
+            return f"{adapter.base} has as many lora adapters as it may: their names take {MAX_ADAPTERS_BYTES:,} bytes"
         if any(worker.card and adapter.name in worker.card.names for worker in state.workers.values()):
             return f"{adapter.name!r} is the name of a model"
         if offered is not None and offered.adapter.base != adapter.base:
@@ -226,6 +235,12 @@ class Adapters:
                 "set 'load_inplace' to True."
             )
         return ""
+
+    def _overfills(self, adapter: Adapter) -> bool:
+        """Whether the cards of its model's workers would be too long with it."""
+        others = [*self._state.adapters_of(adapter.base), *(one.adapter for one in self._coming.values())]
+        texts = (one.name + one.base + one.source + one.version for one in (*others, adapter))
+        return sum(ADAPTER_BYTES + len(text.encode(errors="replace")) for text in texts) > MAX_ADAPTERS_BYTES
 
     def _ready(self, base: str) -> list[Worker]:
         model = self._state.models.get(base)

@@ -26,6 +26,9 @@ EXIT_WAIT_S = 0.02
 
 WINDOW = 1024
 """Batches in flight past the last ack on a link: below any high-water mark, above 10 s of steps at 100 steps/s."""
+TOKENS_HWM = 4 * WINDOW
+"""Of a worker's socket towards one front, as of that front's: no honest one ever has more than a window there. What is
+dropped above it is asked for again."""
 RING_BYTES = 16 << 20
 """Sent and unsent batches kept for one front by one worker: 1,000 batches of 256 deltas at 60 bytes."""
 ACK_BATCHES = 64
@@ -36,6 +39,10 @@ PAUSE_S = 2.0
 """A paused sequence runs again after so long without another word: four repeats, one a beat, may go missing."""
 
 MAX_MESSAGE_BYTES = 4 << 20
+MAX_UPWARD_BYTES = 1 << 10
+"""On the token plane: a Resume, the largest, has 50."""
+MAX_FRAMES = 256
+"""Taken from one socket before others and the clock get their turn: about 10 ms of the broker's work."""
 MAX_FINISH_BYTES = 1 << 20
 """A delta's extra map is split over several deltas above this size."""
 ROUTER_HWM = 10_000

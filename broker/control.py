@@ -53,6 +53,7 @@ class Control:
             "queued": state.num_queued,
             "settled": state.settled,
             "lost_workers": dict(state.num_lost),
+            "refused": dict(state.num_refused),
         }
         body = {
             "broker": broker,
@@ -126,13 +127,16 @@ class Control:
             return state.send(peer, spawning.answer)
         return state.send(spawning.agent.peer, Spawn(spawning.req, spawn.model, spawn.device))
 
-    def spawned(self, agent: Agent, spawned: Spawned) -> None:
-        self._state.own(agent, spawned.inc)
-        spawning = next((one for one in self._spawning.values() if one.req == spawned.req), None)
-        if spawning is None or spawning.answer is not None:
-            return
-        spawning.answer = Answer(spawning.asked.req, "", {"inc": spawned.inc.hex()})
-        self._state.send(spawning.asker, spawning.answer)
+    def spawned(self, agent: Agent, spawned: Spawned) -> bool:
+        """Whether that was asked of this agent."""
+        asked = (spawned.req, agent.inc)
+        spawning = next((one for one in self._spawning.values() if (one.req, one.agent.inc) == asked), None)
+        if spawning is None:
+            return False
+        if spawning.answer is None:
+            spawning.answer = Answer(spawning.asked.req, "", {"inc": spawned.inc.hex()})
+            self._state.send(spawning.asker, spawning.answer)
+        return True
 
     def forget_answered(self) -> None:
         oldest_s = self._state.now - REQUEST_MEMORY_S

@@ -17,6 +17,7 @@ from tokenyard.broker.claims import Claims
 from tokenyard.broker.config import BEAT_S, GRACE_S
 from tokenyard.broker.control import Control
 from tokenyard.broker.deaths import Deaths
+from tokenyard.broker.errors import WireError
 from tokenyard.broker.gate import WORKER_STATES, Gate
 from tokenyard.broker.invariants import check_state
 from tokenyard.broker.jobs import Jobs
@@ -38,8 +39,8 @@ QUEUE_LIMIT = 1024
 LOAD_TIMEOUT_S = 600.0
 """How long the jobs of a model without a worker wait: a 70B model from a slow disk loads in about five minutes."""
 
-WELCOME_WORKERS = 64
-"""In one Welcome: with cards of some kilobytes far below MAX_MESSAGE_BYTES. Nothing bounds a card yet."""
+WELCOME_WORKERS = 16
+"""In one Welcome: with cards as large as they may be (gate.py, adapters.py) it is below MAX_MESSAGE_BYTES."""
 
 log = logging.getLogger("broker")
 
@@ -70,9 +71,9 @@ class Core:
         self._control = Control(state, pid, now, self._loads.describe, self._adapters.describe)
         self._retiring = Retiring(state)
         self._silence = Silence()
-        self._gate = Gate(state, self._silence)
         self._awaited = set(awaited)
         self._deaths = Deaths(state, self._jobs)
+        self._gate = Gate(state, self._silence, self._deaths)
         self._next_sweep_s = now + SWEEP_S
         self._grace_over = False
         self._handlers: dict[type[Any], Callable[[bytes, Any], None]] = {
@@ -142,6 +143,10 @@ class Core:
         self._loads.tick()
         return self._take_actions()
 
+    def note_refused(self, error: WireError) -> None:
+        """A message was refused before it came here."""
+        self._state.num_refused[error.reason] += 1
+
     def workers_on_tcp(self) -> list[bytes]:
         """Incarnations whose tokens are to be had on tcp, perhaps on another machine."""
         return sorted(one.inc for one in self._state.workers.values() if one.endpoint.startswith("tcp://"))
@@ -179,7 +184,7 @@ class Core:
             handler(sender, message)
         else:
             words = f"a {type(sender).__name__.lower()} does not send {type(message).__name__}"
-            self._state.send(sender.peer, wire.Refused(words))
+            self._state.refuse(sender.peer, words, "role")
 
     def _look_at(self, now: float) -> None:
         """The time of the event at hand; what comes after the grace must not find it going on."""
@@ -256,10 +261,7 @@ class Core:
             log.info("agent %s is here (pid %d)", hello.inc.hex(), hello.pid)
         self._gate.register(peer, agent)
         agent.devices = hello.devices
-        for inc in agent.workers.difference(hello.workers):
-            self._state.disown(agent, inc)
-        for inc in hello.workers:
-            self._state.own(agent, inc)
+        self._gate.note_workers(agent, hello.workers)
         agent.restarts = dict(zip(hello.workers, hello.restarts, strict=False))
         agent.posts = {post.number: post for post in hello.posts}
         agent.slots = dict(zip(hello.devices, hello.slots, strict=False))
@@ -285,13 +287,18 @@ class Core:
             words = f"it fails: {goodbye.crash}" if goodbye.crash else "it said goodbye"
             self._forget(sender, words, lost=bool(goodbye.crash))
             self._deaths.explain(goodbye.inc, is_crash=bool(goodbye.crash))
+        elif sender is not None or self._state.is_here(goodbye.inc):
+            self._state.refuse(peer, f"nobody but {goodbye.inc.hex()} says its goodbye", "identity")
 
     def _spawned(self, agent: Agent, spawned: wire.Spawned) -> None:
-        self._control.spawned(agent, spawned)
-        self._loads.spawned(spawned)
+        """One that was not asked of this agent is a repeat: its hellos tell of its workers, too."""
+        if self._control.spawned(agent, spawned) or self._loads.spawned(agent, spawned):
+            self._state.own(agent, spawned.inc)
 
     def _exited(self, agent: Agent, exited: wire.Exited) -> None:
         """The agent has reaped a worker: `Lost` need wait no longer, and a crash counts, however late the word."""
+        if not self._gate.owns(agent, exited.inc):
+            return
         if worker := self._state.workers.get(exited.inc):
             self._forget(worker, f"{exited.cause}: {exited.words}", lost=exited.cause != "drained")
         self._loads.exited(agent, exited)
@@ -302,7 +309,7 @@ class Core:
     def _dying(self, agent: Agent, dying: wire.Dying) -> None:
         """The agent sees it long before the kernel has taken the process down, and can tell why."""
         worker = self._state.workers.get(dying.inc)
-        if worker is not None and worker.inc in agent.workers:
+        if self._gate.owns(agent, dying.inc) and worker is not None:
             self._forget(worker, "its process is dying", lost=worker.state != "draining", is_early=True)
 
     def _forget(self, sender: Peer, words: str, lost: bool = True, is_early: bool = False) -> None:

@@ -33,6 +33,9 @@ class Deaths:
     def __len__(self) -> int:
         return len(self._deaths)
 
+    def __contains__(self, inc: bytes) -> bool:
+        return inc in self._deaths
+
     def add(self, inc: bytes, lost: list[WorkerJob], model: str, is_early: bool, is_owned: bool) -> None:
         """A worker is gone, with these jobs; `is_early`: it is dying, and nobody can know why yet."""
         now = self._state.now

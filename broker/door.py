@@ -10,6 +10,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
+from tokenyard.broker.config import MAX_FRAMES
 from tokenyard.broker.curve import Keys
 from tokenyard.broker.logs import Complaints
 from tokenyard.broker.sockets import Context, Socket, listen
@@ -36,8 +37,8 @@ class Doorman:
         self._complaints = Complaints(log, COMPLAIN_S)
 
     def answer(self, now: float) -> None:
-        """All questions that wait."""
-        while True:
+        """Questions that wait, up to MAX_FRAMES."""
+        for _ in range(MAX_FRAMES):
             try:
                 version, request, _, address, _, _, *credentials = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -64,7 +65,9 @@ class Door:
     def hung_up(self, now: float) -> list[int]:
         """Descriptors of the connections that have ended since the last call; a failed handshake is told."""
         ended = []
-        while self.monitor.poll(0):
+        for _ in range(MAX_FRAMES):
+            if not self.monitor.poll(0):
+                break
             event = parse_monitor_message(self.monitor.recv_multipart())
             if event["event"] == zmq.EVENT_DISCONNECTED:
                 ended.append(event["value"])

@@ -52,13 +52,31 @@ class TokenyardError(Exception):
         self.retry_ms = retry_ms
 
 
-class WireError(Exception):
-    """A peer sent what it may not send; the message is dropped, the peer lives on.
+def told_error(
+    code: str, words: str, param: str | None = None, retry_ms: int = 0, otherwise: str = "worker_error"
+) -> TokenyardError:
+    """What a peer says that went wrong; `otherwise`: the code where its own is of another version's."""
+    return TokenyardError(code if code in KINDS else otherwise, words, param, retry_ms)
 
-    `reason`: one word for those who count.
-    """
+
+REFUSALS = {
+    "malformed": "no message of the protocol, or a field out of its range",
+    "oversized": "a message, or a description of a worker, that is larger than any may be",
+    "identity": "a hello, an ack or a goodbye without the secret of the one that it speaks for",
+    "ownership": "an agent's word about a worker that is not its own",
+    "role": "a message that this kind of peer does not send",
+    "version": "another version of the protocol",
+    "user": "another user's process",
+    "key": "a CURVE key that may not, or not any more",
+}
+"""Why messages are refused, for those who count."""
+
+
+class WireError(Exception):
+    """A peer sent what it may not send; the message is dropped, the peer lives on. `reason` is one of REFUSALS."""
 
     def __init__(self, words: str, reason: str = "malformed") -> None:
+        assert reason in REFUSALS, reason
         super().__init__(words)
         self.reason = reason
 

@@ -39,6 +39,11 @@ from tokenyard.broker.wire import (
 LINGER_S = 2 * SILENCE_S
 """An ended job is remembered so long: a front that was silent for half of it is dead, and its repeats with it."""
 
+MAX_RESUMED = 1 << 17
+"""Resumed jobs may wait in any number that a pool of workers can have had (codec.MAX_ITEMS), and yet not in any."""
+MAX_MODELS = 4096
+"""Names that jobs wait for or are served by: as many as have a MODEL_SPEC here (loads.MAX_RECIPES)."""
+
 RETRY_MS = 1000
 """What queue_full suggests: about the time in which a step-bound queue moves by a whole batch."""
 
@@ -67,7 +72,8 @@ class Jobs:
             self.fence(old)
             del front.jobs[old.number]
         name = state.base_of(submit.model)
-        model = self._model_for(name, submit.attempt > 1 or name in state.recipes or name != submit.model)
+        is_known = submit.attempt > 1 or name in state.recipes or name != submit.model
+        model = self._model_for(name, is_known and len(state.models) < MAX_MODELS)
         if model is None:
             served = ", ".join(sorted(state.models)) or "none"
             return self._refuse(front, submit, "model_not_found", f"no model {submit.model!r}; served: {served}")
@@ -87,10 +93,11 @@ class Jobs:
         self.dispatch(model)
         if job.phase is not Phase.QUEUED:
             return None
-        if job.attempt == 1 and state.num_queued > state.queue_limit:
+        limit = state.queue_limit if job.attempt == 1 else MAX_RESUMED
+        if state.num_queued > limit:
             self._dequeue(job)
             del front.jobs[job.number]
-            words = f"{state.queue_limit} requests are waiting already"
+            words = f"{limit} requests are waiting already"
             return self._refuse(front, submit, "queue_full", words, RETRY_MS)
         return state.send(front.peer, job.answer)
 

@@ -138,10 +138,14 @@ class Loads:
                 load.lose_place()
         self._look()
 
-    def spawned(self, spawned: Spawned) -> None:
+    def spawned(self, agent: Agent, spawned: Spawned) -> bool:
+        """Whether that was asked of this agent."""
         for load in self._loads.values():
-            if load.spawn is not None and load.spawn.req == spawned.req:
+            is_here = load.place is not None and load.place.agent == agent.inc
+            if is_here and load.spawn is not None and load.spawn.req == spawned.req:
                 load.inc = spawned.inc
+                return True
+        return False
 
     def exited(self, agent: Agent, exited: Exited) -> None:
         """A worker's life has ended; `final`: with it its post."""

@@ -23,17 +23,14 @@ import zmq
 
 from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
-from tokenyard.broker.config import GRACE_S, RunDir, default_run_dir
+from tokenyard.broker.config import GRACE_S, MAX_FRAMES, RunDir, default_run_dir
 from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT, Actions, Core
 from tokenyard.broker.curve import read_keys
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.room import DEFAULT_POLICY, Policy
-from tokenyard.broker.sockets import Socket, listen
+from tokenyard.broker.sockets import Socket, listen, sender_pid
 from tokenyard.broker.tcp_peers import BANNED, TcpPeers
 from tokenyard.broker.wire import INC_BYTES, Adapter, AgentHello, FrontHello, Message, Refused, WorkerHello
-
-MAX_FRAMES = 256
-"""Taken from one socket before the other and the clock get their turn: about 10 ms of work."""
 
 COMPLAIN_S = 1.0
 """Between two log lines about bad frames: a flood of them must not become a flood of lines."""
@@ -166,6 +163,7 @@ class Broker:
                 self._check(peer, frame, message)
             except WireError as error:
                 self._complaints.say(f"dropped a frame of {peer.hex()}: {error}", now)
+                self._core.note_refused(error)
                 continue
             self._perform(self._core.handle(peer, message, now))
             if self._tcp is not None:
@@ -179,7 +177,7 @@ class Broker:
                 self._tcp.admit(peer, frame)
             self._tcp.check(peer, message)
             return
-        pid = self._credited_pid(frame) if frame is not None else 0
+        pid = sender_pid(frame) if frame is not None else 0
         if pid and isinstance(message, FrontHello | WorkerHello | AgentHello):
             self._watch(peer, pid)
 
@@ -195,20 +193,6 @@ class Broker:
         if now >= self._note_s:
             self._note_s = now + NOTE_S
             self._noted = note_absent(self._run_dir, self._core.workers_on_tcp(), self._noted)
-
-    @staticmethod
-    def _credited_pid(frame: zmq.Frame) -> int:
-        """The sender's pid as the kernel gives it, 0 where it gives none. Raises WireError where it is not our user's.
-
-        A pid that the peer claims itself is not used: in another pid namespace it would name someone else.
-        """
-        try:
-            _, uid, _, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
-        except (zmq.ZMQError, ValueError):
-            return 0
-        if int(uid) != os.getuid():
-            raise WireError("another user's process")
-        return int(pid)
 
     def _watch(self, peer: bytes, pid: int) -> None:
         """Hear of the process's end at once. Where that is impossible, a failing send or silence tells."""

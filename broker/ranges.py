@@ -40,7 +40,9 @@ INT64 = Range(-(2**63), 2**63 - 1)
 FINITE = Range(nextafter(-inf, 0), nextafter(inf, 0))
 
 INC_BYTES = 8
-"""An incarnation: random bytes that name one life of one process."""
+"""An incarnation: what names one life of one process."""
+SECRET_BYTES = 16
+"""What an incarnation is the hash of (identity.py)."""
 ID_BYTES = 4
 """Of a token id where many travel together."""
 KEY_BYTES = 16
@@ -66,6 +68,8 @@ AboveZero = Annotated[float, Range(nextafter(0, 1), nextafter(inf, 0))]
 Inc = Annotated[bytes, Length(INC_BYTES, INC_BYTES)]
 MaybeInc = Annotated[bytes, Length(0, INC_BYTES, INC_BYTES)]
 """Empty: nobody's."""
+Secret = Annotated[bytes, Length(0, SECRET_BYTES, SECRET_BYTES)]
+"""Shown by who speaks for an incarnation; empty: it proves nothing, and is refused."""
 PackedIds = Annotated[bytes, Length(0, 1 << 32, ID_BYTES)]
 """Token ids as little-endian u32."""
 PrefixKey = Annotated[bytes, Length(KEY_BYTES, KEY_BYTES)]

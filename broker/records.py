@@ -23,6 +23,7 @@ from tokenyard.broker.wire import (
     Message,
     Placed,
     Post,
+    Refused,
     Reject,
     Submit,
     WorkerInfo,
@@ -277,6 +278,8 @@ class State:
     num_queued: int = 0
     num_lost: Counter[str] = field(default_factory=Counter)
     """Workers that died without having been asked to, by model; by name where they were loading."""
+    num_refused: Counter[str] = field(default_factory=Counter)
+    """Messages, by reason (errors.REFUSALS)."""
     deadlines: list[tuple[float, int, Job]] = field(default_factory=list)
     """Heap of (deadline_s, tie-break, job); an entry is stale once the job's own deadline differs."""
     ended: deque[tuple[float, Job]] = field(default_factory=deque)
@@ -299,6 +302,15 @@ class State:
     def send(self, peer: bytes, message: Message) -> None:
         if peer:
             self.out.append((peer, message))
+
+    def is_here(self, inc: bytes) -> bool:
+        """As any role."""
+        return inc in self.fronts or inc in self.workers or inc in self.agents
+
+    def refuse(self, peer: bytes, words: str, reason: str) -> None:
+        """It may not say what it said."""
+        self.num_refused[reason] += 1
+        self.send(peer, Refused(words))
 
     def tell_fronts(self, message: Message) -> None:
         for front in self.fronts.values():

@@ -18,6 +18,8 @@ class _Request:
     asker: bytes
     asked: DrainWorker
     heard_s: float = 0.0
+    agent: bytes = b""
+    """Who was asked last: nobody else answers."""
     answer: Answer | None = None
 
 
@@ -43,7 +45,11 @@ class Retiring:
     def retired(self, agent: Agent, retired: Retired) -> None:
         """The agent has done it, or could not."""
         for request in self._requests.values():
-            if request.asked.inc == retired.inc and request.answer is None:
+            if request.asked.inc != retired.inc or request.answer is not None:
+                continue
+            if request.agent != agent.inc:
+                self._state.refuse(agent.peer, f"the worker {retired.inc.hex()} is not this agent's", "ownership")
+            else:
                 body = {"successor": retired.successor.hex()}
                 request.answer = Answer(request.asked.req, retired.words, body)
                 self._state.send(request.asker, request.answer)
@@ -57,6 +63,7 @@ class Retiring:
         if request.answer is not None:
             return
         if agent := self._agent_of(asked.inc):
+            request.agent = agent.inc
             self._state.send(agent.peer, Retire(asked.inc, asked.successor, asked.timeout_ms))
         elif worker := self._state.workers.get(asked.inc):
             self._state.send(worker.peer, Drain())

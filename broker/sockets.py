@@ -1,6 +1,7 @@
 """How each kind of socket is set up, wherever it is used: limits, time-outs, CURVE. docs/protocol.md says why."""
 
 import errno
+import os
 from pathlib import Path
 
 import zmq
@@ -11,14 +12,16 @@ from tokenyard.broker.config import (
     HEARTBEAT_TIMEOUT_MS,
     MAX_IPC_PATH,
     MAX_MESSAGE_BYTES,
+    MAX_UPWARD_BYTES,
     RECONNECT_MAX_MS,
     RECONNECT_MS,
     ROUTER_HWM,
     TCP_RECONNECT_MS,
+    TOKENS_HWM,
 )
 from tokenyard.broker.curve import Keys
 from tokenyard.broker.endpoints import parse_tcp, refuse_plain
-from tokenyard.broker.errors import SetupError
+from tokenyard.broker.errors import SetupError, WireError
 
 Context = zmq.Context["zmq.Socket[bytes]"]
 Socket = zmq.Socket[bytes]
@@ -78,12 +81,26 @@ def listen(context: Context, kind: int, endpoint: str, keys: Keys | None = None)
     return socket
 
 
+def sender_pid(frame: zmq.Frame) -> int:
+    """On ipc, as the kernel gives it; 0 where it gives none. Raises WireError where it is another user's process.
+
+    A pid that the peer claims itself is not used: in another pid namespace it would name someone else.
+    """
+    try:
+        _, uid, _, pid = str(frame.get("Peer-Address")).split(":")
+        known_uid, known_pid = int(uid), int(pid)
+    except (zmq.ZMQError, ValueError):  # no address of IPv6 has four parts that are all numbers
+        return 0
+    if known_uid != os.getuid():
+        raise WireError("another user's process", "user")
+    return known_pid
+
+
 def _make(context: Context, kind: int, endpoint: str) -> Socket:
     socket = context.socket(kind)
     socket.linger = 0
-    # The token links' window bounds what is in flight; a high-water mark would drop silently in the middle.
-    socket.sndhwm = socket.rcvhwm = 0 if kind in TOKEN_PLANE else ROUTER_HWM
-    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.sndhwm = socket.rcvhwm = TOKENS_HWM if kind in TOKEN_PLANE else ROUTER_HWM
+    socket.maxmsgsize = MAX_UPWARD_BYTES if kind == zmq.XPUB else MAX_MESSAGE_BYTES
     if endpoint.startswith("tcp://"):
         # A connection that a cable or a firewall cut says nothing. On ipc, heartbeats would only create loss.
         socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS

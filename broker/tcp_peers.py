@@ -74,9 +74,9 @@ class TcpPeers:
         """Raise WireError for what this peer may not say."""
         key = self._visitors[peer].key
         if self._allowed and key not in self._allowed.names:
-            raise WireError(BANNED)
+            raise WireError(BANNED, "key")
         if isinstance(message, WorkerHello) and message.key != key:
-            raise WireError("a worker must be known by the key that it came with")
+            raise WireError("a worker must be known by the key that it came with", "key")
 
     def tend(self) -> None:
         """Let in who waits, hear who left, look whether the list has changed."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tokenyard.broker.ranges import Inc, Natural
+from tokenyard.broker.ranges import Inc, Natural, Secret
 from tokenyard.broker.structures import Delta
 
 
@@ -33,6 +33,8 @@ class Resume(NamedTuple):
     front: Inc
     worker: Inc
     from_seq: Natural
+    secret: Secret = b""
+    """The front's, in all that goes up: only it may say what has arrived, or what it needs no more."""
 
 
 class Ack(NamedTuple):
@@ -41,6 +43,7 @@ class Ack(NamedTuple):
     front: Inc
     worker: Inc
     upto: Natural
+    secret: Secret = b""
 
 
 class Stop(NamedTuple):
@@ -49,6 +52,7 @@ class Stop(NamedTuple):
     front: Inc
     worker: Inc
     job: Natural
+    secret: Secret = b""
 
 
 class Pause(NamedTuple):
@@ -58,3 +62,4 @@ class Pause(NamedTuple):
     worker: Inc
     job: Natural
     ms: Natural
+    secret: Secret = b""

@@ -32,6 +32,7 @@ from tokenyard.broker.ranges import (
     Natural,
     PackedIds,
     PrefixKey,
+    Secret,
 )
 from tokenyard.broker.retire_messages import SUCCESSORS as SUCCESSORS
 from tokenyard.broker.retire_messages import DrainWorker as DrainWorker
@@ -55,7 +56,7 @@ from tokenyard.broker.token_plane import Resume as Resume
 from tokenyard.broker.token_plane import Stop as Stop
 from tokenyard.broker.token_plane import Tokens as Tokens
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Travels in Hello; a mismatch is refused with words."""
 
 
@@ -69,6 +70,8 @@ class FrontHello(NamedTuple):
     inc: Inc
     pid: Natural
     jobs: list[FrontJob]
+    secret: Secret = b""
+    """In each hello: of the incarnation."""
 
 
 class WorkerHello(NamedTuple):
@@ -88,6 +91,7 @@ class WorkerHello(NamedTuple):
     """For people: what it was asked to load, and where."""
     key: str = ""
     """CURVE public key in Z85 that the endpoint answers with; empty: it speaks plainly (ipc, tcp on loopback)."""
+    secret: Secret = b""
 
 
 class AgentHello(NamedTuple):
@@ -108,6 +112,7 @@ class AgentHello(NamedTuple):
     """Of each device: what all its workers together may take; 0: unknown."""
     troubles: list[str] = []
     """For people, a line each: which of its processes died, why, and when they start again."""
+    secret: Secret = b""
 
 
 class Beat(NamedTuple):

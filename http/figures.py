@@ -42,6 +42,7 @@ FIGURES: dict[str, Figure] = {
     "time_to_first_token_seconds": Figure("From the submission of a job to its first token.", MODEL, FIRST_TOKEN_S),
     "inter_token_latency_seconds": Figure("Between two tokens of a job.", MODEL, BETWEEN_TOKENS_S),
     "e2e_request_latency_seconds": Figure("From the submission of a job that ended well to its end.", MODEL, WHOLE_S),
+    "refused_messages": Figure("Messages between processes that were refused, by whom and why.", ("by", "reason")),
     "model_loads": Figure("Models that were waited for, by how it ended: up, or why not.", (*MODEL, "outcome")),
     "model_load_seconds": Figure("From the first request that waited for a model to the model.", MODEL, LOAD_S),
 }

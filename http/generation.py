@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Any, NamedTuple, Protocol
 
-from tokenyard.broker.errors import KINDS, TokenyardError
+from tokenyard.broker.errors import KINDS, TokenyardError, told_error
 from tokenyard.broker.wire import Finish
 from tokenyard.http.choice import Choice, Piece
 from tokenyard.http.figures import JobMeter
@@ -124,9 +124,9 @@ class Generation:
         if finish is not None:
             del self._jobs[choice.index]
             if finish.reason not in ("stop", "length"):
-                code = finish.code if finish.code in KINDS else "worker_error"
-                self._over(choice.index, code=code)
-                return self._fail(TokenyardError(code, finish.words or "the job ended early", finish.param))
+                error = told_error(finish.code, finish.words or "the job ended early", finish.param)
+                self._over(choice.index, code=error.code)
+                return self._fail(error)
         if (listener := self._listener) is None:
             return None
         try:

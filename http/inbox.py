@@ -7,6 +7,7 @@ Inbox per worker incarnation. Must not know sockets, jobs or HTTP; fencing of ol
 from typing import NamedTuple
 
 from tokenyard.broker.config import ACK_BATCHES, ACK_S, RESUME_S
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.wire import Ack, Delta, Idle, LinkUp, Resume, Tokens, TokensDown
 
 RESUME_SLOW_S = 1.0
@@ -25,7 +26,7 @@ class Received(NamedTuple):
 class Inbox:
     """Expects batch `expected` next; nothing else is delivered."""
 
-    def __init__(self, front: bytes, worker: bytes, now: float) -> None:
+    def __init__(self, front: Identity, worker: bytes, now: float) -> None:
         self._front = front
         self._worker = worker
         self.expected = 0
@@ -94,11 +95,11 @@ class Inbox:
     def _resume(self, now: float) -> Resume:
         self._resume_at = now + (RESUME_S if self.up else RESUME_SLOW_S)
         self._acked, self._ack_at = self.expected, None
-        return Resume(self._front, self._worker, self.expected)
+        return Resume(self._front.inc, self._worker, self.expected, self._front.secret)
 
     def _ack(self) -> Ack:
         self._acked, self._ack_at = self.expected, None
-        return Ack(self._front, self._worker, self.expected)
+        return Ack(self._front.inc, self._worker, self.expected, self._front.secret)
 
     def check(self) -> None:
         """Invariants, for tests."""

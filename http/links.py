@@ -9,15 +9,21 @@ from collections.abc import Callable, Collection
 
 import zmq
 
+from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError, WireError
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.sockets import dial
 from tokenyard.broker.wire import INC_BYTES, Delta, Idle, LinkUp, Message, Pause, Stop, Tokens, WorkerInfo
+from tokenyard.http.figures import Figures
 from tokenyard.http.inbox import Inbox, Received
 
 REACH_LOOKS = 10
 """At one a beat, a handshake and its repeat: who is up for so long without a link cannot be reached."""
+
+COMPLAIN_S = 1.0
+"""Between two log lines about bad frames: a flood of them must not become a flood of lines."""
 
 log = logging.getLogger(__name__)
 
@@ -44,22 +50,25 @@ class Links:
 
     def __init__(
         self,
-        inc: bytes,
+        me: Identity,
         context: "zmq.Context[zmq.Socket[bytes]]",
         address: BrokerAddress,
         take: Callable[[bytes, list[list[Delta]]], None],
         renewed: Callable[[bytes], None],
         unreachable: Callable[[bytes, str], None],
+        figures: Figures,
     ) -> None:
-        """`inc`: the front's. `take` is called with a worker's incarnation and those of its batches that came at once,
+        """`me`: the front. `take` is called with a worker's incarnation and those of its batches that came at once,
         each in order and once; `renewed` with a worker whose tokens of before are lost; `unreachable` with one that no
         token can come from, and why.
         """
-        self._inc = inc
+        self._me = me
         self._context = context
         self._take = take
         self._renewed = renewed
         self._unreachable = unreachable
+        self._figures = figures
+        self._complaints = logs.Complaints(log, COMPLAIN_S)
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._links: dict[bytes, _Link] = {}
@@ -75,8 +84,9 @@ class Links:
             socket = dial(self._context, zmq.XSUB, worker.endpoint, self._address.keys, worker.key)
         except SetupError as error:
             return self._give_up(worker, str(error))
-        socket.send(b"\x01" + self._inc)
-        link = self._links[worker.inc] = _Link(worker, socket, Inbox(self._inc, worker.inc, self._loop.time()))
+        for topic in (self._me.inc, self._me.proof_topic):
+            socket.send(b"\x01" + topic)
+        link = self._links[worker.inc] = _Link(worker, socket, Inbox(self._me, worker.inc, self._loop.time()))
         self._loop.add_reader(socket.fileno(), self._read, link)
         self._read_soon(link)
         return None
@@ -94,6 +104,11 @@ class Links:
             elif link.num_looks > REACH_LOOKS and link.worker.inc in living:
                 self._give_up(link.worker, f"nobody answers at {link.worker.endpoint}")
 
+    def refused(self, sender: str, error: WireError) -> None:
+        """What came from there is no message."""
+        self._figures.count("refused_messages", "front", error.reason)
+        self._complaints.say(f"dropped a frame from {sender}: {error}", self._loop.time())
+
     def _give_up(self, worker: WorkerInfo, words: str) -> None:
         if self.beyond.get(worker.inc) != words:
             log.error("worker %s cannot be reached: %s", worker.inc.hex(), words)
@@ -109,12 +124,12 @@ class Links:
     def stop(self, worker: bytes, job: int) -> None:
         """Tell a worker that a job needs no more tokens."""
         if link := self._links.get(worker):
-            self._send(link, Stop(self._inc, worker, job))
+            self._send(link, Stop(self._me.inc, worker, job, self._me.secret))
 
     def pause(self, worker: bytes, job: int, ms: int) -> None:
         """Tell a worker to compute nothing for a job during so long; 0: to go on."""
         if link := self._links.get(worker):
-            self._send(link, Pause(self._inc, worker, job, ms))
+            self._send(link, Pause(self._me.inc, worker, job, ms, self._me.secret))
 
     def tick(self, now: float) -> None:
         for link in list(self._links.values()):
@@ -158,9 +173,9 @@ class Links:
         try:
             message = decode(frame[INC_BYTES:])
             if not isinstance(message, LinkUp | Tokens | Idle):
-                raise WireError(f"{type(message).__name__} is not for the token plane")
+                raise WireError(f"{type(message).__name__} is not for the token plane", "role")
         except WireError as error:
-            log.warning("dropped a frame from worker %s: %s", link.worker.inc.hex(), error)
+            self.refused(f"worker {link.worker.inc.hex()}", error)
             return Received([], [])
         received = link.inbox.receive(message, self._loop.time())
         for reply in received.up:

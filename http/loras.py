@@ -9,7 +9,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 
-from tokenyard.broker.errors import KINDS, TokenyardError
+from tokenyard.broker.errors import KINDS, TokenyardError, told_error
 from tokenyard.broker.wire import Adapter, AddAdapter, Card, Message, RemoveAdapter
 from tokenyard.http.adapters import adapter_of
 from tokenyard.http.bodies import read_body
@@ -58,9 +58,9 @@ async def _settle(service: Service, question: Callable[[int], Message]) -> None:
     if answer is None:
         raise TokenyardError("pool_unavailable", "the workers did not answer in time", retry_ms=RETRY_MS)
     if answer.error:
-        code = answer.body.get("code")
-        code = code if code in KINDS else "worker_error"
-        raise TokenyardError(code, answer.error, "lora_name", RETRY_MS if KINDS[code].retry else 0)
+        error = told_error(str(answer.body.get("code")), answer.error, "lora_name")
+        error.retry_ms = RETRY_MS if KINDS[error.code].retry else 0
+        raise error
 
 
 def _base(service: Service, name: str | None, source: str) -> Card:

@@ -7,7 +7,8 @@ they are asked for: the front then asks the broker, which has them from their be
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from tokenyard.http.figures import FIGURES, Figures
+from tokenyard.http.figures import FIGURES, Figures, Labels
 from tokenyard.http.service import Service
 
 log = logging.getLogger(__name__)
@@ -143,11 +144,23 @@ class _Families:
 def exposition(figures: Figures, body: dict[str, Any] | None) -> bytes:
     """Prometheus's text. `body`: the broker's Status; None where there is none, and so no word of workers."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families([*_front_families(figures), *_pool_families(body)]))
+    counts = {**figures.counts, "refused_messages": _refused(figures, body or {})}
+    registry.register(_Families([*_front_families(figures, counts), *_pool_families(body)]))
     return generate_latest(registry)
 
 
-def _front_families(figures: Figures) -> Iterator[Metric]:
+def _refused(figures: Figures, body: dict[str, Any]) -> Counter[Labels]:
+    """By fronts, as they count themselves, and by broker and workers, as the broker says."""
+    counts = Counter(figures.counts["refused_messages"])
+    counts.update({("broker", reason): count for reason, count in body.get("broker", {}).get("refused", {}).items()})
+    for row in body.get("workers", []):
+        for key, count in row.get("load", {}).items():
+            if key.startswith("refused_"):
+                counts[f"worker {row['inc'][:8]}", key.removeprefix("refused_")] += count
+    return counts
+
+
+def _front_families(figures: Figures, counts: Mapping[str, Counter[Labels]]) -> Iterator[Metric]:
     for name, figure in FIGURES.items():
         if figure.bounds:
             histograms = HistogramMetricFamily(PREFIX + name, figure.help, labels=figure.labels)
@@ -157,33 +170,38 @@ def _front_families(figures: Figures) -> Iterator[Metric]:
                 histograms.add_metric(labels, buckets, one.total)
             yield histograms
         else:
-            yield _family(CounterMetricFamily, name, figure.help, figure.labels, figures.counts[name].items())
+            yield _family(CounterMetricFamily, name, figure.help, figure.labels, counts.get(name, Counter()).items())
 
 
 def _pool_families(body: dict[str, Any] | None) -> Iterator[Metric]:
     yield _family(GaugeMetricFamily, "broker_up", "Whether the broker answers.", (), [((), int(body is not None))])
     if body is None:
         return
-    workers = [
-        ((row["inc"][:8], row["models"][0] if row["models"] else row["name"], row["device"]), row["load"])
-        for row in body["workers"]
-    ]
+    # A broker of another version may know less: what it does not tell is missing here, too.
+    workers = [(_labels(row), row.get("load", {})) for row in body.get("workers", [])]
     for kind, table in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
         for name, (words, key) in table.items():
             told = [(labels, load[key]) for labels, load in workers if key in load]
             yield _family(kind, name, words, WORKER, told)
     used = [
-        (labels, 1 - load["free_blocks"] / load["num_blocks"]) for labels, load in workers if load.get("num_blocks")
+        (labels, 1 - load["free_blocks"] / load["num_blocks"])
+        for labels, load in workers
+        if load.get("num_blocks") and "free_blocks" in load
     ]
     yield _family(GaugeMetricFamily, "kv_cache_usage_perc", "Share of KV blocks in use; 1 is all.", WORKER, used)
-    models = body["models"].items()
-    queued = [((name,), row["queued"]) for name, row in models]
+    models = body.get("models", {}).items()
+    queued = [((name,), row["queued"]) for name, row in models if "queued" in row]
     yield _family(GaugeMetricFamily, "num_requests_queued", "Jobs that wait in the broker.", ("model_name",), queued)
-    alive = [((name,), row["workers"]) for name, row in models]
+    alive = [((name,), row["workers"]) for name, row in models if "workers" in row]
     yield _family(GaugeMetricFamily, "workers", "Workers that serve the model.", ("model_name",), alive)
-    lost = [((name,), count) for name, count in body["broker"]["lost_workers"].items()]
+    lost = [((name,), count) for name, count in body.get("broker", {}).get("lost_workers", {}).items()]
     words = "Workers that died unasked, since the broker started."
     yield _family(CounterMetricFamily, "lost_workers", words, ("model_name",), lost)
+
+
+def _labels(row: dict[str, Any]) -> Labels:
+    models = row.get("models") or [row.get("name", "")]
+    return row["inc"][:8], models[0], row.get("device", "")
 
 
 def _family(

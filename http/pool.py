@@ -18,12 +18,12 @@ import zmq
 
 from tokenyard.broker import prefix
 from tokenyard.broker.codec import decode, encode, pack_ids
-from tokenyard.broker.config import BEAT_S, PAUSE_S, SILENCE_S
+from tokenyard.broker.config import BEAT_S, MAX_FRAMES, PAUSE_S, SILENCE_S
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError, WireError
+from tokenyard.broker.identity import SECRET_BYTES, Identity
 from tokenyard.broker.line import BrokerLine
 from tokenyard.broker.wire import (
-    INC_BYTES,
     PROTOCOL,
     Accepted,
     Answer,
@@ -91,7 +91,7 @@ class Pool:
         """`load_timeout_s`: how long one may wait for a model."""
         self._address = address
         self._load_timeout_s = load_timeout_s
-        self._inc = secrets.token_bytes(INC_BYTES)
+        self._me = Identity.of(secrets.token_bytes(SECRET_BYTES))
         self.figures = Figures()
         """What requests count and time."""
         self.cork = Cork()
@@ -118,8 +118,8 @@ class Pool:
         """Connect; returns at once, `ready` tells when there is a model."""
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        links = Links(self._inc, self._context, self._address, self._tokens, self._renewed, self._unreachable)
-        self._links = links
+        told = (self._tokens, self._renewed, self._unreachable)
+        self._links = Links(self._me, self._context, self._address, *told, self.figures)
         self._line = BrokerLine(self._context, self._address, self._address.front)
         self._broker = self._line.socket
         self._loop.add_reader(self._broker.fileno(), self._read_broker)
@@ -131,7 +131,7 @@ class Pool:
         """Leave the pool; whatever still runs is cancelled."""
         for job in list(self._sinks):
             self.cancel(job)
-        self._tell_broker(Goodbye(self._inc))
+        self._tell_broker(Goodbye(self._me.inc))
         self._timer.cancel()
         self._links.close_all_but(())
         for socket in (self._broker, self._line.monitor):
@@ -235,13 +235,16 @@ class Pool:
     # The broker.
 
     def _read_broker(self) -> None:
-        while not self._broker.closed:
+        for _ in range(MAX_FRAMES):
+            if self._broker.closed:
+                return
             try:
                 self._from_broker(decode(self._broker.recv(zmq.NOBLOCK)))
             except zmq.Again:
                 return
             except WireError as error:
-                log.warning("dropped a frame from the broker: %s", error)
+                self._links.refused("the broker", error)
+        self._loop.call_soon(self._read_broker)  # its descriptor is edge-triggered
 
     def _from_broker(self, message: Message) -> None:
         now = self._loop.time()
@@ -274,7 +277,7 @@ class Pool:
         elif isinstance(message, Refused):
             log.error("the broker refuses this front: %s", message.words)
         else:
-            raise WireError(f"{type(message).__name__} is not for a front")
+            raise WireError(f"{type(message).__name__} is not for a front", "role")
 
     def _welcome(self, message: Welcome, now: float) -> None:
         if self._epoch not in (None, message.epoch):
@@ -291,7 +294,7 @@ class Pool:
         self.loads.welcomed()
 
     def _hello(self) -> None:
-        self._tell_broker(FrontHello(PROTOCOL, self._inc, os.getpid(), self._streams.claims()))
+        self._tell_broker(FrontHello(PROTOCOL, self._me.inc, os.getpid(), self._streams.claims(), self._me.secret))
 
     def _tend_line(self) -> None:
         """Each finished handshake is a broker that may never have heard of us."""
@@ -386,7 +389,7 @@ class Pool:
         self._timer = self._loop.call_later(TICK_S, self._tick)
         if now >= self._ping_at:
             self._ping_at = now + BEAT_S
-            self._tell_broker(Ping(self._inc))
+            self._tell_broker(Ping(self._me.inc))
             self._tend_line()
             self._links.look(self._roster.workers)
             self._paused &= self._sinks.keys()

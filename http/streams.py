@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tokenyard.broker.codec import pack_ids
 from tokenyard.broker.config import SUBMIT_REPEAT_S
-from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.errors import TokenyardError, told_error
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Cancel, Delta, Finish, FrontJob, Lost, Reject, Submit
 
@@ -185,7 +185,7 @@ class Streams:
             del self._streams[delta.job]
         if finish is None or finish.reason in ("stop", "length"):
             return [Deliver(delta.job, delta.token_ids, delta.extra, finish)]
-        return [Fail(delta.job, TokenyardError(finish.code or "worker_error", finish.words, finish.param))]
+        return [Fail(delta.job, told_error(finish.code, finish.words, finish.param))]
 
     def accepted(self, job: int, attempt: int, worker: bytes | None = None) -> None:
         """Accepted, or with a worker: Placed."""
@@ -197,7 +197,7 @@ class Streams:
         if stream is None or stream.attempt != message.attempt or stream.lost:
             return []
         param = "model" if message.code.startswith("model_") else None
-        error = TokenyardError(message.code, message.words, param, message.retry_ms)
+        error = told_error(message.code, message.words, param, message.retry_ms)
         if message.code == "model_not_found" and not stream.missed:
             stream.missed = True
             stream.again(None, now)

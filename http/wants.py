@@ -7,7 +7,7 @@ said again as long as anybody is left. Must not know sockets, HTTP, or where a m
 from typing import NamedTuple
 
 from tokenyard.broker.config import SUBMIT_REPEAT_S
-from tokenyard.broker.errors import KINDS, TokenyardError
+from tokenyard.broker.errors import TokenyardError, told_error
 from tokenyard.broker.wire import LoadFailed, Loading, Want
 from tokenyard.http.streams import ACCEPT_WITHIN_S
 
@@ -109,8 +109,8 @@ class Wants:
             load.progress, load.unanswered = message, None
 
     def failed(self, message: LoadFailed, now: float) -> list[Action]:
-        code = message.code if message.code in KINDS else "model_load_failed"
-        return self._end(message.model, TokenyardError(code, message.words, "model"), now)
+        error = told_error(message.code, message.words, "model", otherwise="model_load_failed")
+        return self._end(message.model, error, now)
 
     def up(self, model: str, now: float) -> list[Action]:
         """A worker serves it."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, NamedTuple
 
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.wire import (
     PROTOCOL,
     AgentHello,
@@ -77,10 +78,16 @@ class Agency:
     """What this agent has told and been told."""
 
     def __init__(
-        self, inc: bytes, pid: int, devices: Sequence[str], slots: Sequence[int] = (), memory_bytes: Sequence[int] = ()
+        self,
+        me: Identity,
+        pid: int,
+        devices: Sequence[str],
+        slots: Sequence[int] = (),
+        memory_bytes: Sequence[int] = (),
     ) -> None:
         """`slots` and `memory_bytes` of each device, as AgentHello has them."""
-        self.inc = inc
+        self._me = me
+        self.inc = me.inc
         self._pid = pid
         self._devices = list(devices)
         self._slots = list(slots)
@@ -110,7 +117,7 @@ class Agency:
         restarts = [self._living[inc] for inc in workers]
         posts, rooms = list(self._posts.values()), (self._slots, self._memory_bytes)
         mine = (PROTOCOL, self.inc, self._pid, self._devices, workers, restarts, posts, *rooms)
-        return Send(AgentHello(*mine, troubles=self._troubles))
+        return Send(AgentHello(*mine, troubles=self._troubles, secret=self._me.secret))
 
     def added(self, post: Post) -> None:
         """There is one more post; the broker hears of it with its first life."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 import zmq
 
 from tokenyard.broker import codec
+from tokenyard.broker.config import MAX_FRAMES
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import WireError
 from tokenyard.broker.line import BrokerLine
@@ -37,16 +38,17 @@ class BrokerPeer:
             self.socket.send(codec.encode(message), zmq.NOBLOCK)
 
     def receive(self) -> list[Message]:
-        """All messages that wait; what is not of the protocol is dropped. To be called now and then."""
+        """What waits, up to MAX_FRAMES; what is not of the protocol is dropped. To be called now and then."""
         self._line.tend(time.monotonic())
         messages: list[Message] = []
-        while True:
+        for _ in range(MAX_FRAMES):
             try:
                 messages.append(codec.decode(self.socket.recv(zmq.NOBLOCK)))
             except zmq.Again:
-                return messages
+                break
             except WireError:
                 continue
+        return messages
 
     def close(self) -> None:
         """At once; what is not sent yet is lost."""

@@ -121,7 +121,7 @@ def _guesses(load: dict[str, int]) -> tuple[str, str]:
     guessed = load.get("guessed")
     if guessed is None:
         return "", ""
-    return f"{guessed:,}", f"{load['confirmed'] / guessed:.0%}" if guessed else ""
+    return f"{guessed:,}", f"{load.get('confirmed', 0) / guessed:.0%}" if guessed else ""
 
 
 def _place(row: dict[str, Any]) -> str:
@@ -130,6 +130,16 @@ def _place(row: dict[str, Any]) -> str:
     return (
         f"{row['device']} at {endpoint.removeprefix('tcp://')}" if endpoint.startswith("tcp://") else str(row["device"])
     )
+
+
+def _refusals(body: dict[str, Any]) -> list[str]:
+    """Messages that broker and workers have refused, where there were any."""
+    told: dict[str, dict[str, int]] = {"the broker": body.get("broker", {}).get("refused", {})}
+    for row in body["workers"]:
+        counts = {key.removeprefix("refused_"): n for key, n in row["load"].items() if key.startswith("refused_")}
+        told[row["inc"][:SHORT]] = counts
+    words = {who: ", ".join(f"{n:,} {reason}" for reason, n in counts.items()) for who, counts in told.items()}
+    return [f"{who} refused messages: {counts}" for who, counts in words.items() if counts]
 
 
 def _mebibytes(num_bytes: int | None) -> str:
@@ -165,6 +175,7 @@ def status_table(body: dict[str, Any], place: str) -> Group:
         )
     counts = f"{len(body['workers'])} workers, {len(body['fronts'])} fronts, {len(body['agents'])} agents"
     notes = [f"{row['inc'][:SHORT]} is {row['state']}: {row['words']}" for row in body["workers"] if row["words"]]
+    notes += _refusals(body)
     notes += [line for agent in body["agents"] for line in agent["troubles"]]
     notes += [f"{one['model']}: {one['words']}, for {one['waiting_s']:.0f} s now" for one in body["loads"]]
     notes += [f"adapter {one['name']} of {one['base']}: {one['words'] or one['state']}" for one in body["adapters"]]

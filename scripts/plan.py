@@ -183,9 +183,9 @@ class Plan:
         )
         return ["front", *self.reach.front_arguments(), *options, *self._common(run_dir)]
 
-    def worker_arguments(self, run_dir: Path, row: WorkerRow, inc: bytes) -> list[str]:
+    def worker_arguments(self, run_dir: Path, row: WorkerRow) -> list[str]:
         num_sharers = self.slots[self.places.index(row.place)] if row.place in self.places else 1
-        options = as_arguments(inc=inc.hex(), share=num_sharers if num_sharers > 1 and row.gpu is not None else None)
+        options = as_arguments(share=num_sharers if num_sharers > 1 and row.gpu is not None else None)
         return [*row.arguments(), *options, *self.reach.worker_arguments(), *self._common(run_dir)]
 
     def front_environment(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ import typer
 from tokenyard.broker.config import default_run_dir
 from tokenyard.broker.spec import parse_spec
 from tokenyard.scripts import options
+from tokenyard.scripts.tie import SECRET
 
 
 def broker(
@@ -67,7 +68,9 @@ def worker(
     bind: options.WorkersBind = None,
     advertise: options.Advertise = None,
     keys: options.KeyFolder = None,
-    inc: Annotated[str | None, typer.Option(hidden=True, help="Incarnation, in hex.")] = None,
+    secret: Annotated[
+        str | None, typer.Option(hidden=True, envvar=SECRET, help="What its incarnation is made of, in hex.")
+    ] = None,
     share: Annotated[int, typer.Option(min=1, hidden=True, help="Workers that share the device.")] = 1,
     late: Annotated[bool, typer.Option("--late", hidden=True, help="Serve first, compile then.")] = False,
     log_level: options.LogLevel = options.Level.INFO,
@@ -91,7 +94,7 @@ def worker(
             late=late,
             num_sharers=share,
             log_level=log_level.upper(),
-            inc=bytes.fromhex(inc) if inc else None,
+            secret=bytes.fromhex(secret) if secret else None,
             **{**engine, **parse_spec(model).engine},
         )
     )

@@ -22,6 +22,7 @@ from tokenyard.broker import logs, wire
 from tokenyard.broker.answers import Collector
 from tokenyard.broker.config import BEAT_S, RunDir
 from tokenyard.broker.errors import SetupError
+from tokenyard.broker.identity import SECRET_BYTES, Identity
 from tokenyard.scripts import agency, watch
 from tokenyard.scripts.agency import Agency
 from tokenyard.scripts.broker_peer import BrokerPeer
@@ -32,7 +33,7 @@ from tokenyard.scripts.plan import Plan
 from tokenyard.scripts.pool_dir import note_broker, pool_dir
 from tokenyard.scripts.screen import Screen, describe_worker, pool_facts
 from tokenyard.scripts.standby import Standbys
-from tokenyard.scripts.tie import adopt_orphans
+from tokenyard.scripts.tie import SECRET, adopt_orphans
 from tokenyard.scripts.watch import Role, Watch
 
 log = logging.getLogger(__name__)
@@ -123,8 +124,8 @@ class Supervisor:
         """Of each worker post."""
         self._num_workers = 0
         """Worker posts so far: a name is never used again."""
-        inc, memory_bytes = secrets.token_bytes(wire.INC_BYTES), memory_of(plan.devices)
-        self._agency = Agency(inc, os.getpid(), plan.places, plan.slots, memory_bytes)
+        me, memory_bytes = Identity.of(secrets.token_bytes(SECRET_BYTES)), memory_of(plan.devices)
+        self._agency = Agency(me, os.getpid(), plan.places, plan.slots, memory_bytes)
         self._standbys = Standbys(plan.places if plan.standby else [])
         self._num_oom_kills = count_oom_kills()
         """As of the last look."""
@@ -237,13 +238,14 @@ class Supervisor:
 
     def _start(self, name: str) -> None:
         run_dir = self._run_dir.path
-        inc = secrets.token_bytes(wire.INC_BYTES)
+        inc, secret = Identity.of(secrets.token_bytes(SECRET_BYTES))
         if name in self._rows:
-            arguments = self._plan.worker_arguments(run_dir, self._rows[name], inc)
+            arguments = self._plan.worker_arguments(run_dir, self._rows[name])
             if name in self._on_demand:
                 arguments.append("--late")
-            standby = self._standbys.take(self._rows[name].place, arguments, inc)
-            self._children[name] = standby or start_child(arguments, inc, has_bells=True)
+            # The secret goes by ways that only this user can read; arguments are there for all.
+            standby = self._standbys.take(self._rows[name].place, [*arguments, "--secret", secret.hex()], inc)
+            self._children[name] = standby or start_child(arguments, inc, {SECRET: secret.hex()}, has_bells=True)
             self._answer(self._agency.started(number_of(name), inc, self._num_starts[name]), time.monotonic())
             self._num_starts[name] += 1
         elif name == "broker":

@@ -10,6 +10,8 @@ BELLS = "TOKENYARD_BELLS"
 """Set by a parent that wants to hear at once when this process begins to die: two descriptors to hold until then."""
 PARENT_PID = "TOKENYARD_PARENT_PID"
 """Set by a parent whose death should be this process's death."""
+SECRET = "TOKENYARD_SECRET"
+"""Set for a worker by its agent: what its incarnation is made of, in hex."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("broker", "workers", "http", "scripts")
 CONTRACT = {
-    *("wire", "ranges", "structures", "token_plane", "adapter_messages", "answers"),
+    *("wire", "ranges", "structures", "token_plane", "adapter_messages", "answers", "identity"),
     *("codec", "params", "prefix", "errors", "config", "logs", "spec", "hub", "gguf_file", "gguf_tokenizer"),
     *("curve", "door", "endpoints", "line", "sockets"),
 }
@@ -22,7 +22,7 @@ CONTRACT = {
 
 SANS_IO = {
     "broker": {
-        *("wire", "ranges", "structures", "token_plane"),
+        *("wire", "ranges", "structures", "token_plane", "identity"),
         *("adapter_messages", "load_messages", "retire_messages", "death_messages"),
         *("answers", "codec", "params", "prefix", "spec"),
         *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room"),

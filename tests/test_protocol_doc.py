@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tokenyard.broker import config, wire
-from tokenyard.broker.errors import KINDS
+from tokenyard.broker.errors import KINDS, REFUSALS
 from tokenyard.broker.params import Grammar, Params, Processors, SequenceBias
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
@@ -45,6 +45,11 @@ def test_every_error_code_stands_in_the_table() -> None:
     assert {code: (int(status), kind) for code, status, kind in rows} == {
         code: (kind.status, kind.type) for code, kind in KINDS.items()
     }
+
+
+def test_every_reason_of_a_refusal_stands_in_the_table() -> None:
+    for reason, words in REFUSALS.items():
+        assert f"| `{reason}` | {words} |" in PAGE
 
 
 def test_timers_and_version_are_those_of_the_code() -> None:

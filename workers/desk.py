@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES
-from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.errors import TokenyardError, WireError
+from tokenyard.broker.identity import Identity, incarnation_of
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     FRONT_GONE,
@@ -107,10 +108,11 @@ class Desk:
     """One worker life: loading → ready → draining → Exit."""
 
     def __init__(
-        self, inc: bytes, pid: int, endpoint: str, name: str, capacity: int, now: float, key: str = ""
+        self, me: Identity, pid: int, endpoint: str, name: str, capacity: int, now: float, key: str = ""
     ) -> None:
         """`key`: as in WorkerHello."""
-        self._inc = inc
+        self._me = me
+        self._inc = me.inc
         self._pid = pid
         self._endpoint = endpoint
         self._name = name
@@ -219,6 +221,9 @@ class Desk:
             self.unsubscribed(front, now)
 
     def from_front(self, message: TokensUp, now: float) -> list[Action]:
+        """Raises WireError where another speaks for the front: a false Ack would lose its tokens."""
+        if incarnation_of(message.secret) != message.front:
+            raise WireError(f"a {type(message).__name__} without the secret of its front", "identity")
         if message.worker != self._inc:
             return []
         if isinstance(message, Stop):
@@ -317,6 +322,7 @@ class Desk:
             self._jobs(),
             self._name,
             self._key,
+            self._me.secret,
         )
 
     def check(self) -> None:

@@ -7,7 +7,7 @@ Must not know sockets, engines or jobs: a batch is bytes with a number.
 from collections import deque
 
 from tokenyard.broker.codec import encode
-from tokenyard.broker.config import RING_BYTES, UNSUBSCRIBED_S, WINDOW
+from tokenyard.broker.config import RESUME_S, RING_BYTES, UNSUBSCRIBED_S, WINDOW
 from tokenyard.broker.wire import Delta, Idle, LinkUp, Tokens
 
 IDLE_FIRST_S = 0.05
@@ -36,6 +36,8 @@ class SendLink:
         self.subscribed = False
         self._resumed = False
         """Tokens flow only after the front's Resume: before it, a SUB may drop anything (measured)."""
+        self._resume_s = now
+        """From when on the next Resume is heeded: the front sends one at most every RESUME_S."""
         self._away_since: float | None = now
         """When the subscription was last seen to be gone; None while it is there."""
         self._idle_at: float | None = None
@@ -78,9 +80,13 @@ class SendLink:
     def resume(self, from_seq: int, now: float) -> list[bytes]:
         """The front misses everything from `from_seq` on: send it again, or say that there is nothing.
 
-        A number outside the ring can only come from a front that is confused or hostile; it gets what is here.
+        A number outside the ring can only come from a front that is confused or hostile; it gets what is here. One that
+        asks sooner than a front may is answered when it asks again: a window for each of a flood would be all the time.
         """
         self._acknowledge(from_seq)
+        if self._resumed and now < self._resume_s:
+            return self._pump(now)
+        self._resume_s = now + RESUME_S / 2
         self._resumed = True
         self.num_resent += self._next_unsent - self.oldest
         self._next_unsent = self.oldest

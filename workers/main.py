@@ -10,19 +10,23 @@ import secrets
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import zmq
 
 from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
+from tokenyard.broker.config import MAX_FRAMES
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError, WireError
+from tokenyard.broker.identity import SECRET_BYTES, Identity, prover_of
 from tokenyard.broker.line import BrokerLine
+from tokenyard.broker.sockets import sender_pid
 from tokenyard.broker.spec import OFF, parse_spec
 from tokenyard.broker.wire import (
-    INC_BYTES,
     Abort,
     Ack,
     Allowed,
@@ -62,6 +66,8 @@ MAX_WORDS = 200
 """Letters of why an engine failed that the broker is told: a line or two of its log."""
 GOODBYE_MS = 200
 """The last messages have so long to leave; a local socket takes them in under a millisecond."""
+COMPLAIN_S = 1.0
+"""Between two log lines about bad frames: a flood of them must not become a flood of lines."""
 UNSUBSCRIBE, SUBSCRIBE = b"\x00", b"\x01"
 """First byte of an XPUB's subscription events (zmq_socket(3))."""
 
@@ -69,7 +75,9 @@ UNSUBSCRIBE, SUBSCRIBE = b"\x00", b"\x01"
 def run(options: WorkerOptions) -> None:
     """Serve until drained, told to end, or broken. Raises SetupError before the model loads; exits with its status."""
     set_device(options.gpu)
-    logs.setup(f"worker {options.inc.hex()[:4]}" if options.inc else "worker", options.log_level)
+    me = Identity.of(options.secret or secrets.token_bytes(SECRET_BYTES))
+    options = replace(options, secret=me.secret)
+    logs.setup(f"worker {me.inc.hex()[:4]}", options.log_level)
     parse_spec(options.spec)
     parse_speculate(options.speculate)
     if options.threads is not None:
@@ -96,14 +104,15 @@ class WorkerProcess:
     def __init__(self, options: WorkerOptions, load: Loader | None = None) -> None:
         """`load`: makes another engine than the options ask for; the relay benchmark's, which has no model."""
         address = BrokerAddress.of(options.run_dir, options.broker, options.keys)
-        self._inc = options.inc or secrets.token_bytes(INC_BYTES)
+        me = Identity.of(options.secret or secrets.token_bytes(SECRET_BYTES))
+        self._inc = me.inc
         self._context = zmq.Context()
         self._tokens = TokenDoor(self._context, address, options, self._inc)
         self._line = BrokerLine(self._context, address, address.work)
         self._work = self._line.socket
         name = f"{options.spec} on {f'gpu {options.gpu}' if options.gpu is not None else options.device}"
         self._desk = Desk(
-            self._inc,
+            me,
             os.getpid(),
             self._tokens.endpoint,
             name,
@@ -114,6 +123,9 @@ class WorkerProcess:
         self._engine = EngineThread(load or make_loader(options))
         self._num_stop_signals = 0
         self._must_end = False
+        self._complaints = logs.Complaints(log, COMPLAIN_S)
+        self._num_refused: Counter[str] = Counter()
+        """Frames, by key of Beat.load."""
         self._announced = False
         """Whether the desk has been given the card."""
 
@@ -176,7 +188,7 @@ class WorkerProcess:
             self._allow(message, now)
             return
         if not isinstance(message, Start | Abort | Drain | LoadAdapter | UnloadAdapter | Who | Refused):
-            raise WireError(f"{type(message).__name__} is not for a worker")
+            raise WireError(f"{type(message).__name__} is not for a worker", "role")
         self._do(self._desk.from_broker(message, now))
 
     def _allow(self, message: Allowed, now: float) -> None:
@@ -190,28 +202,33 @@ class WorkerProcess:
             self._desk.cut_off(now)
 
     def _from_front(self, frame: bytes, now: float) -> None:
-        kind, front = frame[:1], frame[1:]
+        kind, topic = frame[:1], frame[1:]
         if kind in (UNSUBSCRIBE, SUBSCRIBE):
-            if len(front) == INC_BYTES:
-                if kind == SUBSCRIBE:
-                    self._do(self._desk.subscribed(front, now))
-                else:
-                    self._desk.unsubscribed(front, now)
+            # Of the topic of its tokens, which all know, anybody may say that it was left.
+            if (front := prover_of(topic)) is None:
+                return
+            if kind == SUBSCRIBE:
+                self._do(self._desk.subscribed(front, now))
+            else:
+                self._desk.unsubscribed(front, now)
             return
         message = decode(frame)
         if not isinstance(message, Resume | Ack | Stop | Pause):
-            raise WireError(f"{type(message).__name__} is not for the token plane")
+            raise WireError(f"{type(message).__name__} is not for the token plane", "role")
         self._do(self._desk.from_front(message, now))
 
     def _drain(self, socket: "zmq.Socket[bytes]", take: Callable[[bytes, float], None], now: float) -> None:
-        """Take all frames that wait; a bad one is dropped with a word."""
-        while True:
+        """Take frames that wait, up to MAX_FRAMES; a bad one is dropped with a word, and counted."""
+        for _ in range(MAX_FRAMES):
             try:
-                take(socket.recv(zmq.NOBLOCK), now)
+                frame = socket.recv(zmq.NOBLOCK, copy=False)
+                sender_pid(frame)
+                take(frame.bytes, now)
             except zmq.Again:
                 return
             except WireError as error:
-                log.warning("dropped a frame: %s", error)
+                self._num_refused[f"refused_{error.reason}"] += 1
+                self._complaints.say(f"dropped a frame: {error}", now)
 
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
@@ -233,7 +250,8 @@ class WorkerProcess:
             log.debug("no broker to tell")
 
     def _load_figures(self) -> dict[str, int]:
-        return self._engine.load_figures or {"loading_percent": round(100 * self._engine.progress)}
+        figures = self._engine.load_figures or {"loading_percent": round(100 * self._engine.progress)}
+        return figures | self._num_refused
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._num_stop_signals += 1

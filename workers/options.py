@@ -56,6 +56,6 @@ class WorkerOptions:
     """LoRA adapters that may be loaded at once; 0: none."""
     max_lora_rank: int = 16
     """The largest rank of one."""
-    inc: bytes | None = None
-    """The incarnation that the agent chose; drawn here where no agent is."""
+    secret: bytes | None = None
+    """Of the incarnation, as the agent chose it; drawn here where no agent is."""
     log_level: str = "INFO"

@@ -21,7 +21,6 @@ from tokenyard.broker.wire import (
     Start,
     Status,
     UnloadAdapter,
-    WorkerHello,
     WorkerUp,
 )
 
@@ -384,7 +383,7 @@ def test_a_kept_out_worker_is_told_nothing() -> None:
     switch = Switch(adapters=[GIVEN])
     has(switch, "a", loaded(GIVEN))
     other = card(commit="other", adapters=[loaded(GIVEN, "v9")], created=9)
-    hello = WorkerHello(1, inc("b"), 2, "ready", "ipc://b", 4, other, [], "b")
+    hello = Switch.hello("b")._replace(card=other)
     assert switch.say("b", hello) == []
     switch.gone("a")
     switch.wait(GRACE_S)

@@ -2,7 +2,7 @@
 
 import msgpack
 import pytest
-from switch import EPOCH, MODEL, Switch, inc, submit
+from switch import EPOCH, MODEL, Switch, inc, secret, submit
 
 from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import BEAT_S
@@ -114,7 +114,12 @@ def test_old_requests_are_forgotten() -> None:
 
 def test_status_tells_speed_restarts_and_losses() -> None:
     switch = Switch()
-    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("worker")], [2], troubles=["w died"]))
+    switch.say(
+        "agent",
+        AgentHello(
+            PROTOCOL, inc("agent"), 3, ["cpu"], [inc("worker")], [2], troubles=["w died"], secret=secret("agent")
+        ),
+    )
     switch.worker()
     switch.worker("alone")
     for emitted in range(0, 1000, 100):

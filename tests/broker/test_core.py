@@ -6,7 +6,7 @@ import pytest
 from contract import values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from switch import EPOCH, MODEL, Switch, card, held, inc, submit
+from switch import EPOCH, MODEL, Switch, card, held, inc, secret, submit
 
 from tokenyard.broker.config import GRACE_S, SILENCE_S
 from tokenyard.broker.wire import (
@@ -81,10 +81,10 @@ def test_another_protocol_is_refused_with_words(hello: Message) -> None:
 @pytest.mark.parametrize(
     "hello",
     [
-        FrontHello(PROTOCOL, b"short", 1, []),
-        WorkerHello(PROTOCOL, inc("x"), 1, "ready", "ipc://x", 0, card(), []),
-        WorkerHello(PROTOCOL, inc("x"), 1, "asleep", "ipc://x", 1, card(), []),
-        WorkerHello(PROTOCOL, inc("x"), 1, "ready", "ipc://x", 1, card()._replace(names=[]), []),
+        FrontHello(PROTOCOL, inc("y"), 1, [], secret("x")),
+        Switch.hello("x", capacity=0),
+        Switch.hello("x", state="asleep"),
+        Switch.hello("x", names=[]),
     ],
 )
 def test_a_senseless_hello_is_refused(hello: Message) -> None:

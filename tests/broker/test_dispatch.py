@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from switch import Switch, card, inc, submit
+from switch import NAMES, Switch, card, inc, secret, submit
 
 from tokenyard.broker.core import Core
 from tokenyard.broker.dispatch import MAX_PREFIX_WORKERS, PrefixMemory
@@ -19,7 +19,7 @@ def place(switch: Switch, job: int, **fields: Any) -> str:
     """Submit and return the worker that got it."""
     (placed,) = switch.say("front", submit(job, **fields))
     assert isinstance(placed, Placed)
-    return placed.worker.decode().rstrip(".")
+    return NAMES[placed.worker]
 
 
 def make(**capacities: int) -> Switch:
@@ -126,9 +126,10 @@ def test_many_random_jobs_stay_balanced_and_all_run() -> None:
 def num_lines_for_one_job(num_workers: int, num_queued: int) -> int:
     """Lines of Python that run to place a job and to end one, in a pool of that size."""
     core = Core(inc("epoch"), 0.0, queue_limit=num_queued + 1)
-    core.handle(b"front", FrontHello(PROTOCOL, inc("front"), 1, []), 0.0)
+    core.handle(b"front", FrontHello(PROTOCOL, inc("front"), 1, [], secret("front")), 0.0)
     for index in range(num_workers):
-        hello = WorkerHello(PROTOCOL, inc(str(index)), 1, "ready", "ipc://w", 2, card(), [])
+        mine = ("ipc://w", 2, card(), [], "", "", secret(str(index)))
+        hello = WorkerHello(PROTOCOL, inc(str(index)), 1, "ready", *mine)
         core.handle(b"%d" % index, hello, 0.0)
     num_running = 2 * num_workers if num_queued else num_workers
     for job in range(num_running + num_queued):

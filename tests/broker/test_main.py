@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 import zmq
-from switch import card, inc, submit
+from switch import card, inc, secret, submit
 
 from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import GRACE_S, MAX_MESSAGE_BYTES, RunDir
@@ -111,7 +111,7 @@ class Place:
     def front(self, *claims: FrontJob, name: str = "front") -> Peer:
         """Connected and welcomed."""
         peer = self.connect(self.run_dir.front_endpoint)
-        peer.send(FrontHello(PROTOCOL, inc(name), os.getpid(), list(claims)))
+        peer.send(FrontHello(PROTOCOL, inc(name), os.getpid(), list(claims), secret(name)))
         peer.wait_for(Welcome)
         return peer
 
@@ -139,7 +139,8 @@ class Place:
 
 
 def worker_hello(name: str, *jobs: WorkerJob) -> WorkerHello:
-    return WorkerHello(PROTOCOL, inc(name), 0, "ready", f"ipc://{name}", 4, card(), list(jobs))
+    mine = (f"ipc://{name}", 4, card(), list(jobs), "", "", secret(name))
+    return WorkerHello(PROTOCOL, inc(name), 0, "ready", *mine)
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -200,7 +201,9 @@ def test_a_process_that_was_two_peers_takes_only_itself_away(place: Place) -> No
     watcher.wait_for(WorkerUp)
     worker.send(Goodbye(inc("worker")))  # from now on the model is known, and its jobs wait for a worker
     watcher.wait_for(WorkerDown)
-    process = place.fake(front=[FrontHello(PROTOCOL, inc("both"), 0, []), submit(1)], work=[worker_hello("victim")])
+    process = place.fake(
+        front=[FrontHello(PROTOCOL, inc("both"), 0, [], secret("both")), submit(1)], work=[worker_hello("victim")]
+    )
 
     def status() -> dict[str, Any]:
         watcher.send(Status(1))
@@ -299,6 +302,9 @@ def test_a_flood_of_garbage_is_harmless(place: Place) -> None:
     front.send(submit(1))
     worker.wait_for(Start)
     front.wait_for(Placed)
+    front.send(Status(1))
+    counts = front.wait_for(Answer).body["broker"]["refused"]
+    assert counts["malformed"] > 100, "those that came before libzmq hung up"
     place.broker.terminate()
     _, log = place.broker.communicate(timeout=WAIT_MS / 1000)
     assert b"dropped a frame" in log

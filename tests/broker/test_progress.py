@@ -1,6 +1,6 @@
 """Workers that live and do not go on: hung engines, and processes that stay silent."""
 
-from switch import MODEL, Switch, held, inc, submit
+from switch import MODEL, NAMES, Switch, held, inc, submit
 
 from tokenyard.broker.config import BEAT_S, SILENCE_S
 from tokenyard.broker.progress import SILENT_KILL_S
@@ -92,7 +92,7 @@ def test_a_job_that_hangs_every_engine_fails_after_three() -> None:
             pool.say("front", submit(1, attempt, crashes=crashes))
         job = pool.core._state.fronts[inc("front")].jobs[1]
         assert job.worker is not None
-        name = job.worker.inc.rstrip(b".").decode()
+        name = NAMES[job.worker.inc]
         others = [other for other in ("w1", "w2", "w3") if other != name]
         for _ in range(10):
             for other in others:

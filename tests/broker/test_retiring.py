@@ -1,6 +1,6 @@
 """Emptying and replacing a worker: who is asked, and when its operator is answered."""
 
-from switch import Switch, inc
+from switch import Switch, inc, secret
 
 from tokenyard.broker.wire import (
     PROTOCOL,
@@ -24,7 +24,10 @@ def post(number: int, worker: str, predecessor: str = "") -> Post:
 
 def owned() -> Switch:
     switch = Switch()
-    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("w")], posts=[post(0, "w")]))
+    switch.say(
+        "agent",
+        AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("w")], posts=[post(0, "w")], secret=secret("agent")),
+    )
     switch.worker("w")
     return switch
 
@@ -54,7 +57,9 @@ def test_a_new_broker_finds_the_agent_although_the_worker_has_gone() -> None:
     """It knows nothing of the request, and the worker's place is another's."""
     switch = Switch()
     posts = [post(1, "new", predecessor="w")]
-    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("new")], posts=posts))
+    switch.say(
+        "agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("new")], posts=posts, secret=secret("agent"))
+    )
     assert switch.say("operator", ASKED) == []
     assert switch.mail("agent") == [Retire(inc("w"), "auto", 30_000)]
 

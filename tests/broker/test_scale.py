@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from broker_bench import PlainBroker
 from broker_sim import Broker, World
+from switch import inc, secret
 
 from tokenyard.broker.codec import encode
 from tokenyard.broker.config import MAX_MESSAGE_BYTES
@@ -112,7 +113,8 @@ def test_no_event_leaves_a_cycle_for_the_collector() -> None:
 def test_a_front_hears_of_all_workers_however_many() -> None:
     core = Core(b"a broker", 0.0)
     World(core, 3_000, lambda: 0, in_flight=0)
-    welcomes = [message for _, message in core.handle(b"f", FrontHello(PROTOCOL, b"newcomer", 1, []), 3.0)]
+    hello = FrontHello(PROTOCOL, inc("newcomer"), 1, [], secret("newcomer"))
+    welcomes = [message for _, message in core.handle(b"f", hello, 3.0)]
     told: set[bytes] = set()
     for welcome in welcomes:
         assert isinstance(welcome, Welcome)

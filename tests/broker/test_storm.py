@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from switch import card, submit
+from switch import card, secret, submit
 
 from tokenyard.broker.config import BEAT_S, SILENCE_S, SUBMIT_REPEAT_S
 from tokenyard.broker.core import Core
 from tokenyard.broker.deaths import DEATH_MEMORY_S
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.jobs import LINGER_S
 from tokenyard.broker.progress import SILENT_KILL_S
 from tokenyard.broker.wire import (
@@ -31,6 +32,7 @@ from tokenyard.broker.wire import (
     Exited,
     FrontHello,
     FrontJob,
+    Goodbye,
     Kill,
     Lost,
     Message,
@@ -84,14 +86,20 @@ class SimWorker:
         return [WorkerJob(front, job, attempt) for (front, job), attempt in self.running.items()]
 
 
+STRANGER = Identity.of(secret("stranger"))
+STRANGER_HELLO = (STRANGER.inc, 2, ["cpu"], [], [], [], [], [], [], STRANGER.secret)
+"""Of an agent without workers."""
+
+
 class Storm(RuleBasedStateMachine):
-    AGENT = b"agent..."
+    AGENT = Identity.of(secret("agent")).inc
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.num_incs = 0
         self.num_crashes = 0
+        self.secrets: dict[bytes, bytes] = {}
         self.fronts: dict[bytes, SimFront] = {}
         self.workers: dict[bytes, SimWorker] = {}
         self.to_broker: list[tuple[float, bytes, Message]] = []
@@ -116,24 +124,26 @@ class Storm(RuleBasedStateMachine):
 
     def new_inc(self, letter: str) -> bytes:
         self.num_incs += 1
-        return f"{letter}{self.num_incs:07}".encode()
+        me = Identity.of(f"{letter}{self.num_incs:015}".encode())
+        self.secrets[me.inc] = me.secret
+        return me.inc
 
     def send(self, peer: bytes, message: Message) -> None:
         self.to_broker.append((self.now, peer, message))
 
     def front_hello(self, front: SimFront) -> None:
         claims = [FrontJob(job, stream.attempt) for job, stream in front.streams.items() if stream.accepted]
-        self.send(front.inc, FrontHello(PROTOCOL, front.inc, 1, claims))
+        self.send(front.inc, FrontHello(PROTOCOL, front.inc, 1, claims, self.secrets[front.inc]))
 
     def worker_hello(self, worker: SimWorker) -> None:
         if not worker.stopped:
-            hello = WorkerHello(
-                PROTOCOL, worker.inc, 1, "ready", "ipc://w", worker.capacity, worker.card, worker.claims, "w"
-            )
+            mine = ("ipc://w", worker.capacity, worker.card, worker.claims, "w", "", self.secrets[worker.inc])
+            hello = WorkerHello(PROTOCOL, worker.inc, 1, "ready", *mine)
             self.send(worker.inc, hello)
 
     def agent_hello(self) -> None:
-        self.send(self.AGENT, AgentHello(PROTOCOL, self.AGENT, 1, ["cpu"], list(self.workers)))
+        hello = AgentHello(PROTOCOL, self.AGENT, 1, ["cpu"], list(self.workers), secret=secret("agent"))
+        self.send(self.AGENT, hello)
 
     def send_submit(self, front: SimFront, job: int) -> None:
         stream = front.streams[job]
@@ -266,6 +276,20 @@ class Storm(RuleBasedStateMachine):
         self.workers[inc] = SimWorker(inc, capacity, card(commit=commit, created=self.num_incs))
         self.agent_hello()
         self.worker_hello(self.workers[inc])
+
+    @rule(data=st.data())
+    def lie(self, data: st.DataObject) -> None:
+        """Another agent, or a connection that is nobody's, speaks for or of a peer of this pool."""
+        self.post(self.core.handle(STRANGER.inc, AgentHello(PROTOCOL, *STRANGER_HELLO), self.now))
+        inc = data.draw(st.sampled_from([*self.fronts, *self.workers, self.AGENT]))
+        lies: list[Message] = [
+            FrontHello(PROTOCOL, inc, 1, []),
+            WorkerHello(PROTOCOL, inc, 1, "ready", "ipc://lie", 1, card(), [], "w"),
+            AgentHello(PROTOCOL, inc, 1, [], []),
+            *(Goodbye(inc, "a crash"), Dying(inc), Exited(inc, "crash", "a lie")),
+        ]
+        liar, told = data.draw(st.sampled_from([STRANGER.inc, b"liar"])), data.draw(st.sampled_from(lies))
+        self.post(self.core.handle(liar, told, self.now))
 
     @rule(data=st.data(), num_jobs=st.integers(1, 4))
     def submit_jobs(self, data: st.DataObject, num_jobs: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zmq
 from strangers import callers
-from switch import card, inc, submit
+from switch import card, inc, secret, submit
 from yard import free_port, wait_until
 
 from tokenyard.broker.codec import decode, encode
@@ -26,6 +26,7 @@ from tokenyard.broker.wire import (
     Message,
     Placed,
     Refused,
+    Start,
     Status,
     Welcome,
     WorkerDown,
@@ -115,13 +116,15 @@ def guarded() -> Iterator[Guarded]:
 
 def hello_of(worker: Box, key: str | None = None, name: str = "worker", *jobs: WorkerJob) -> WorkerHello:
     shown = worker.keys.public if key is None else key
-    return WorkerHello(PROTOCOL, inc(name), 1, "ready", "tcp://127.0.0.1:9", 4, card(), list(jobs), "m", shown)
+    return WorkerHello(
+        PROTOCOL, inc(name), 1, "ready", "tcp://127.0.0.1:9", 4, card(), list(jobs), "m", shown, secret(name)
+    )
 
 
 def front_of(guarded: Guarded, box: str = "box3", name: str = "front") -> Box:
     """Connected and welcomed."""
     front = guarded.box(box)
-    front.say(FrontHello(PROTOCOL, inc(name), 1, []))
+    front.say(FrontHello(PROTOCOL, inc(name), 1, [], secret(name)))
     front.hear(Welcome)
     return front
 
@@ -181,6 +184,22 @@ def test_a_worker_is_not_known_by_another_boxes_key(guarded: Guarded) -> None:
     front.hear(WorkerUp)
 
 
+def test_a_box_speaks_for_no_process_of_another(guarded: Guarded) -> None:
+    front, worker, thief = front_of(guarded), guarded.box("box2"), guarded.box("box3")
+    worker.say(hello_of(worker))
+    front.hear(WorkerUp)
+    for lie in (hello_of(thief), FrontHello(PROTOCOL, inc("front"), 1, [])):
+        thief.say(lie._replace(secret=b""))
+        assert isinstance(thief.hear(Refused), Refused)
+    front.say(submit(1))
+    assert front.hear(Placed, WorkerDown, WorkerUp) == Placed(1, 1, inc("worker"))
+    worker.hear(Start)
+    front.say(Status(1))
+    answer = front.hear(Answer)
+    assert isinstance(answer, Answer)
+    assert answer.body["broker"]["refused"] == {"identity": 2}
+
+
 def test_a_key_taken_back_ends_its_peers_and_one_given_again_brings_them_back(guarded: Guarded) -> None:
     front, worker = front_of(guarded), guarded.box("box2")
     worker.say(hello_of(worker))
@@ -233,7 +252,7 @@ def test_a_new_broker_finds_its_peers_again(guarded: Guarded) -> None:
     guarded.process.kill()
     guarded.process.wait()
     guarded.start()
-    for box, hello in ((front, FrontHello(PROTOCOL, inc("front"), 1, [])), (worker, hello_of(worker))):
+    for box, hello in ((front, FrontHello(PROTOCOL, inc("front"), 1, [], secret("front"))), (worker, hello_of(worker))):
         wait_until(box.tend, "a handshake", WAIT_S)
         box.say(hello)
     front.hear(WorkerUp)
@@ -250,7 +269,7 @@ def test_a_new_broker_waits_for_the_workers_that_the_last_one_knew(guarded: Guar
     guarded.start()
     for box in (front, worker, eager):
         wait_until(box.tend, "a handshake", WAIT_S)
-    front.say(FrontHello(PROTOCOL, inc("front"), 1, []))
+    front.say(FrontHello(PROTOCOL, inc("front"), 1, [], secret("front")))
     eager.say(hello_of(eager, None, "eager"))
     front.hear(WorkerUp)
     front.say(submit(1))

@@ -1,6 +1,7 @@
 """Tokens from workers' sockets to the front's sinks: all, in order, a bounded number at a time."""
 
 import asyncio
+import math
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import RunDir
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.identity import prover_of
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     Accepted,
@@ -28,9 +30,10 @@ from tokenyard.broker.wire import (
     Tokens,
     TokensDown,
     Welcome,
+    WorkerDown,
     WorkerInfo,
 )
-from tokenyard.http import links
+from tokenyard.http import links, pool
 from tokenyard.http.pool import JobRequest, Pool
 
 WORKER = b"worker.."
@@ -70,7 +73,7 @@ class FarEnd:
 
     def __init__(self, broker: Any, tokens: Any, pool: Pool) -> None:
         self.pool = pool
-        self.front = b""
+        self.front = self.peer = b""
         self._broker = broker
         self._tokens = tokens
 
@@ -102,21 +105,23 @@ async def far_end() -> AsyncIterator[FarEnd]:
         broker.linger = tokens.linger = 0
         broker.bind(run_dir.front_endpoint)
         tokens.bind(run_dir.tokens_endpoint(WORKER))
-        pool = Pool(BrokerAddress.of(Path(folder)))
-        await pool.start()
-        end = FarEnd(broker, tokens, pool)
+        client = Pool(BrokerAddress.of(Path(folder)))
+        await client.start()
+        end = FarEnd(broker, tokens, client)
         try:
             async with asyncio.timeout(20):
                 peer, _ = await broker.recv_multipart()
+                end.peer = peer
                 worker = WorkerInfo(WORKER, run_dir.tokens_endpoint(WORKER), CARD)
                 await broker.send_multipart([peer, encode(Welcome(b"epoch...", [worker]))])
-                end.front = (await tokens.recv())[1:]
+                end.front, proven = (await tokens.recv())[1:], prover_of((await tokens.recv())[1:])
+                assert end.front == proven
                 await tokens.send(end.front + encode(LinkUp(WORKER, 0, 0)))
                 while not isinstance(decode(await tokens.recv()), Resume):
                     pass
                 yield end
         finally:
-            await pool.close()
+            await client.close()
             broker.close()
             tokens.close()
 
@@ -178,6 +183,20 @@ def test_a_front_that_is_behind_lets_others_have_their_turn(monkeypatch: pytest.
             assert sink.token_ids == list(range(1000, 1200))
             # The socket may wake its reader in the round in which it is read on anyway.
             assert max(after - before for before, after in zip(seen, [*seen[1:], 200], strict=True)) <= 20
+
+    asyncio.run(run())
+
+
+def test_what_the_broker_says_is_read_on_after_others_had_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MAX_FRAMES", 10)
+
+    async def run() -> None:
+        async with far_end() as end:
+            end.pool._ping_at = math.inf  # a send looks at the socket again, too
+            for message in (*[Accepted(99, 1)] * 25, WorkerDown(WORKER)):
+                await end._broker.send_multipart([end.peer, encode(message)])
+            time.sleep(0.05)
+            await until(lambda: not end.pool.num_workers)
 
     asyncio.run(run())
 

@@ -97,6 +97,28 @@ def test_workers_are_as_the_broker_sees_them() -> None:
     assert not [key for key in found if key[0].startswith("spec_decode")]
 
 
+def test_what_was_refused_is_told_by_whom_and_why() -> None:
+    figures, body = Figures(), status(refused_user=2)
+    figures.count("refused_messages", "front", "malformed")
+    body["broker"]["refused"] = {"identity": 3}
+    found = samples(exposition(figures, body).decode())
+    assert found["refused_messages_total", "front", "malformed"] == 1
+    assert found["refused_messages_total", "broker", "identity"] == 3
+    assert found["refused_messages_total", "worker abababab", "user"] == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"broker": {}, "workers": [{"inc": "ab" * 8}], "models": {"m": {}}},
+        {"workers": [{"inc": "ab" * 8, "models": [], "load": {"num_blocks": 5, "of_tomorrow": 1}}], "of_tomorrow": 1},
+    ],
+)
+def test_a_broker_of_another_version_may_tell_less_or_more(body: dict[str, Any]) -> None:
+    assert samples(exposition(Figures(), body).decode())["broker_up",] == 1
+
+
 def test_any_front_answers_for_all(tmp_path: Path) -> None:
     figures = Figures()
     figures.count("prompt_tokens", "m", by=3)

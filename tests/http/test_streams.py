@@ -175,6 +175,17 @@ def test_an_error_finish_fails_the_job() -> None:
     assert (failed.error.code, failed.error.param) == ("invalid_value", "prompt")
 
 
+def test_a_code_of_another_version_is_an_error_like_any_other() -> None:
+    streams, job = started()
+    *_, fail = streams.rejected(Reject(job, 1, "of_tomorrow", "words", 0), 0.0)
+    assert isinstance(fail, Fail)
+    assert (fail.error.code, fail.error.words) == ("worker_error", "words")
+    streams, job = started()
+    *_, fail = streams.delta(W1, Delta(job, 1, 0, [], {}, Finish("error", "of_tomorrow", "words")), 0.0)
+    assert isinstance(fail, Fail)
+    assert (fail.error.code, fail.error.words) == ("worker_error", "words")
+
+
 def test_a_deadline_ends_a_wait_without_a_broker() -> None:
     streams, _ = started(deadline_ms=1000)
     (repeat,) = submits(streams.tick(0.6))

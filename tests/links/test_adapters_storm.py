@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-from switch import MODEL, card, submit
+from switch import MODEL, card, inc, secret, submit
 
 from tokenyard.broker.adapters import RETRY_S
 from tokenyard.broker.config import BEAT_S, GRACE_S
 from tokenyard.broker.core import Core
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.wire import (
     PLAIN,
     PROTOCOL,
@@ -40,7 +41,7 @@ from tokenyard.workers.adapter_desk import Adopt
 from tokenyard.workers.adoption import CHANGED
 from tokenyard.workers.desk import Action, Add, Desk, ToBroker
 
-FRONT = b"front..."
+FRONT = inc("front")
 NAMES = ["x", "y"]
 SOURCES = ["one", "two"]
 GIVEN = Adapter("given", MODEL, "one")
@@ -93,7 +94,7 @@ class AdapterStorm(RuleBasedStateMachine):
             self.num_incs.to_bytes(8, "big"), self.now, awaited=self.workers, load_timeout_s=20.0, adapters=[GIVEN]
         )
         self.mail.clear()
-        self.post(self.core.handle(FRONT, FrontHello(PROTOCOL, FRONT, 1, []), self.now))
+        self.post(self.core.handle(FRONT, FrontHello(PROTOCOL, FRONT, 1, [], secret("front")), self.now))
         for worker in self.workers.values():
             worker.to_broker.clear()
             worker.from_broker.clear()
@@ -103,8 +104,8 @@ class AdapterStorm(RuleBasedStateMachine):
     @rule()
     def add_worker(self) -> None:
         self.num_incs += 1
-        inc = f"w{self.num_incs:07}".encode()
-        worker = self.workers[inc] = SimWorker(inc, Desk(inc, 1, "ipc://w", "w", 3, self.now))
+        me = Identity.of(f"w{self.num_incs:015}".encode())
+        worker = self.workers[me.inc] = SimWorker(me.inc, Desk(me, 1, "ipc://w", "w", 3, self.now))
         self.do(worker, worker.desk.loaded(card()))
 
     @precondition(lambda self: self.workers)
@@ -214,7 +215,7 @@ class AdapterStorm(RuleBasedStateMachine):
                         stream.attempt += 1
                 self.epoch = epoch
             case Who():
-                self.tell(FrontHello(PROTOCOL, FRONT, 1, []))
+                self.tell(FrontHello(PROTOCOL, FRONT, 1, [], secret("front")))
             case Placed():
                 pass
 

@@ -6,11 +6,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tokenyard.broker.codec import decode
 from tokenyard.broker.config import ACK_BATCHES, RESUME_S, WINDOW
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.wire import Ack, Delta, Idle, LinkUp, Resume, Tokens
 from tokenyard.http.inbox import Inbox
 from tokenyard.workers.link import IDLE_MAX_S, SendLink
 
-FRONT, WORKER = b"front___", b"worker__"
+FRONT, WORKER = Identity.of(b"front"), b"worker__"
 
 
 class Pair:
@@ -205,6 +206,19 @@ def test_no_more_than_a_window_is_ever_in_flight() -> None:
     assert not pair.sender.full
 
 
+def test_a_flood_of_resumes_is_answered_as_often_as_a_front_may_ask() -> None:
+    """A window for each would take the worker's time, and the memory of whoever does not read it."""
+    pair = connected()
+    for _ in range(100):
+        pair.push()
+    pair.wait(RESUME_S)
+    num_sent = sum(len(pair.sender.resume(0, pair.now + index / 1000)) for index in range(100))
+    assert num_sent == 4 * 100, "in 0.1 s"
+    pair.now += 1
+    pair.settle()
+    assert pair.delivered == pair.pushed
+
+
 def test_acks_come_every_64_batches_not_every_batch() -> None:
     pair = connected()
     for _ in range(10 * ACK_BATCHES):
@@ -247,7 +261,7 @@ def test_a_link_made_anew_is_noticed_and_counts_from_its_own_beginning() -> None
     assert isinstance(link_up, LinkUp)
     _, up, renewed = pair.inbox.receive(link_up, pair.now)
     assert renewed
-    assert up == [Resume(FRONT, WORKER, 0)]
+    assert up == [Resume(FRONT.inc, WORKER, 0, FRONT.secret)]
     assert not pair.inbox.receive(link_up, pair.now).renewed, "said again"
     pair.push()
     pair.settle()

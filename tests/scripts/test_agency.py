@@ -1,5 +1,6 @@
 """The agent's side of the broker's protocol."""
 
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.wire import (
     PROTOCOL,
     AgentHello,
@@ -18,11 +19,12 @@ from tokenyard.broker.wire import (
 )
 from tokenyard.scripts.agency import MAX_ANSWERS, Agency, DismissPost, KillWorker, RetireWorker, Say, Send, StartWorker
 
-INC, W1, W2 = (bytes([n]) * 8 for n in (1, 2, 3))
+ME = Identity.of(bytes(16))
+W1, W2 = (bytes([n]) * 8 for n in (2, 3))
 
 
 def make_agency(*numbers: int) -> Agency:
-    agency = Agency(INC, 77, ["cpu"], [2], [1 << 30])
+    agency = Agency(ME, 77, ["cpu"], [2], [1 << 30])
     for number in numbers:
         agency.added(post(number))
     return agency
@@ -35,7 +37,8 @@ def post(number: int, inc: bytes = b"", leaving: bool = False) -> Post:
 def hello(*posts: Post, restarts: tuple[int, ...] = ()) -> Send:
     workers = sorted(one.inc for one in posts if one.inc)
     lives = list(restarts) or [0] * len(workers)
-    return Send(AgentHello(PROTOCOL, INC, 77, ["cpu"], workers, lives, list(posts), [2], [1 << 30]))
+    mine = (["cpu"], workers, lives, list(posts), [2], [1 << 30], [], ME.secret)
+    return Send(AgentHello(PROTOCOL, ME.inc, 77, *mine))
 
 
 def test_hello_tells_who_lives_and_what_fills_the_devices() -> None:

@@ -17,7 +17,9 @@ from yard import wait_until
 
 from tokenyard.broker import codec
 from tokenyard.broker.config import RunDir
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.wire import AgentHello, Dying, Exited, Kill, Message, Ping, Spawn, Spawned, Who
+from tokenyard.scripts.tie import SECRET
 
 M = TypeVar("M", bound=Message)
 PATIENCE_S = 20.0
@@ -75,7 +77,8 @@ class Agent:
             found = []
             for child in psutil.Process(self.process.pid).children():
                 try:
-                    found += [child] if inc.hex() in child.cmdline() else []
+                    secret = bytes.fromhex(child.environ().get(SECRET, ""))
+                    found += [child] if Identity.of(secret).inc == inc else []
                 except (psutil.NoSuchProcess, psutil.ZombieProcess):
                     continue
             return found

@@ -56,7 +56,7 @@ def test_broker_workers_and_fronts_are_told(lora: Path, tmp_path: Path) -> None:
     assert [row.engine.get("max_loras") for row in made.workers] == [2, None]
     given = made.broker_arguments(tmp_path)
     assert offered([given[at + 1] for at, one in enumerate(given) if one == "--lora"]) == tuple(made.loras)
-    assert "--max-loras" in made.worker_arguments(tmp_path, made.workers[0], b"12345678")
+    assert "--max-loras" in made.worker_arguments(tmp_path, made.workers[0])
     front = made.front_arguments(tmp_path, 3, 0)
     assert offered([front[at + 1] for at, one in enumerate(front) if one == "--lora"]) == tuple(made.loras)
     assert front[front.index("--lora-dir") + 1] == str(lora.parent)

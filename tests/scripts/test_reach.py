@@ -36,7 +36,7 @@ def test_each_process_of_the_brokers_box_gets_what_it_needs(tmp_path: Path, keys
     pair = ["--keys", str(keys)]
     assert made.broker_arguments(Path("/run"))[1:5] == ["--bind", "tcp://0.0.0.0:7420", *pair]
     assert made.front_arguments(Path("/run"), 3, 0)[1:3] == pair
-    worker = made.worker_arguments(Path("/run"), WorkerRow("demo", "cpu", None), b"\1")
+    worker = made.worker_arguments(Path("/run"), WorkerRow("demo", "cpu", None))
     assert worker[worker.index("--keys") :][:2] == pair
     assert "--bind" not in worker, "fronts of this box are near"
 
@@ -44,7 +44,7 @@ def test_each_process_of_the_brokers_box_gets_what_it_needs(tmp_path: Path, keys
 def test_another_boxs_workers_get_the_brokers_endpoint(tmp_path: Path, keys: Path) -> None:
     pool = f'broker = "tcp://box1:7420"\nworkers_bind = "tcp://10.0.0.2:7500-7509"\nkeys = "{keys / "for" / "box2"}"'
     made = plan(tmp_path, pool, advertise="box2.lan")
-    worker = shlex.join(made.worker_arguments(Path("/run"), WorkerRow("demo", "cpu", None), b"\1"))
+    worker = shlex.join(made.worker_arguments(Path("/run"), WorkerRow("demo", "cpu", None)))
     assert f"--broker tcp://box1:7420 --bind tcp://10.0.0.2:7500-7509 --advertise box2.lan --keys {keys}" in worker
 
 

@@ -1,6 +1,6 @@
 """A box of devices on a Switch: an agent that spawns and dismisses as it is told, and its workers, by hand."""
 
-from switch import Switch, card, inc
+from switch import Switch, card, inc, secret
 
 from tokenyard.broker.wire import (
     PROTOCOL,
@@ -62,7 +62,8 @@ class Box:
         workers = [post.inc for post in posts if post.inc]
         devices = list(self.slots)
         slots, memory = list(self.slots.values()), [self.memory_bytes.get(device, 0) for device in devices]
-        hello = AgentHello(PROTOCOL, inc(self.name), 3, devices, workers, [], posts, slots, memory)
+        mine = (devices, workers, [], posts, slots, memory)
+        hello = AgentHello(PROTOCOL, inc(self.name), 3, *mine, secret=secret(self.name))
         self.switch.tell(self.name, hello)
 
     def post(self, model: str, device: str, named: bool = True, pinned: bool = False) -> int:
@@ -116,4 +117,5 @@ class Box:
     def _worker_says(self, number: int, state: str) -> None:
         worker, post = self.worker(number), self.posts[number]
         known = card(post.model, created=1) if state == "ready" else None
-        self.switch.tell(worker, WorkerHello(PROTOCOL, inc(worker), 2, state, f"ipc://{worker}", 4, known, [], worker))
+        mine = (f"ipc://{worker}", 4, known, [], worker, "", secret(worker))
+        self.switch.tell(worker, WorkerHello(PROTOCOL, inc(worker), 2, state, *mine))

@@ -14,6 +14,7 @@ from models import CARD, demo_tokenizer
 
 from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import RunDir
+from tokenyard.broker.identity import prover_of
 from tokenyard.broker.wire import (
     Ack,
     Card,
@@ -66,7 +67,9 @@ class ScriptedWorker:
         while True:
             frame = await self._socket.recv()
             if frame[:1] == b"\x01":
-                self._front = frame[1:]
+                if (front := prover_of(frame[1:])) is None:
+                    continue
+                self._front = front
                 await self._send(self._link.subscribe(0.0))
             elif frame[:1] != b"\x00":
                 message = decode(frame)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenyard.broker.config import GRACE_S, SILENCE_S
 from tokenyard.broker.core import SWEEP_S, Core
+from tokenyard.broker.identity import SECRET_BYTES, Identity
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     PROTOCOL,
@@ -30,9 +31,17 @@ def card(model: str = MODEL, **fields: Any) -> Card:
     return known._replace(**fields)
 
 
+NAMES: dict[bytes, str] = {}
+"""Of incarnations."""
+
+
+def secret(name: str) -> bytes:
+    return name.encode().ljust(SECRET_BYTES, b".")
+
+
 def inc(name: str) -> bytes:
-    """An incarnation that can be read in a failing test."""
-    return name.encode().ljust(8, b".")
+    NAMES[found := Identity.of(secret(name)).inc] = name
+    return found
 
 
 def submit(job: int, attempt: int = 1, model: str = MODEL, **fields: Any) -> Submit:
@@ -90,7 +99,7 @@ class Switch:
     # common peers
 
     def front(self, name: str = "front", *claims: FrontJob, peer: str = "") -> list[Message]:
-        return self.say(peer or name, FrontHello(PROTOCOL, inc(name), 1, list(claims)))
+        return self.say(peer or name, FrontHello(PROTOCOL, inc(name), 1, list(claims), secret(name)))
 
     def worker(
         self, name: str = "worker", *jobs: WorkerJob, capacity: int = 4, state: str = "ready", model: str = MODEL,
@@ -104,10 +113,12 @@ class Switch:
         name: str, *jobs: WorkerJob, capacity: int = 4, state: str = "ready", model: str = MODEL, **fields: Any
     ) -> WorkerHello:
         known = None if state == "loading" else card(model, **fields)
-        return WorkerHello(PROTOCOL, inc(name), 2, state, f"ipc://{name}", capacity, known, list(jobs), name)
+        mine = (f"ipc://{name}", capacity, known, list(jobs), name, "", secret(name))
+        return WorkerHello(PROTOCOL, inc(name), 2, state, *mine)
 
     def agent(self, *workers: str, name: str = "agent") -> list[Message]:
-        return self.say(name, AgentHello(PROTOCOL, inc(name), 3, ["cpu"], [inc(worker) for worker in workers]))
+        incs = [inc(worker) for worker in workers]
+        return self.say(name, AgentHello(PROTOCOL, inc(name), 3, ["cpu"], incs, secret=secret(name)))
 
     def beat(self, name: str, *jobs: WorkerJob, patience_ms: int = 0) -> list[Message]:
         return self.say(name, Beat(inc(name), "ready", 1, patience_ms, list(jobs)))

@@ -10,6 +10,7 @@ from yard import wait_until
 
 from tokenyard.broker.codec import pack_ids
 from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.wire import (
     PLAIN,
     Adapter,
@@ -32,7 +33,7 @@ KEY = AdapterKey("x", "v1")
 
 @pytest.fixture
 def desk() -> Desk:
-    desk = Desk(b"worker_1", 7, "ipc:///w", "m on cpu", 4, 0.0)
+    desk = Desk(Identity.of(b"worker"), 7, "ipc:///w", "m on cpu", 4, 0.0)
     desk.loaded(Card(["m"], "/m", "c0", 128, 1024, 16, "paged", "float32", "cpu", 100, [2]))
     return desk
 

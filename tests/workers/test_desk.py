@@ -6,6 +6,8 @@ import pytest
 
 from tokenyard.broker.codec import decode
 from tokenyard.broker.config import BEAT_S, MAX_FINISH_BYTES, PAUSE_S, UNSUBSCRIBED_S
+from tokenyard.broker.errors import WireError
+from tokenyard.broker.identity import Identity
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import (
     FRONT_GONE,
@@ -31,7 +33,8 @@ from tokenyard.broker.wire import (
 )
 from tokenyard.workers.desk import Action, Add, Desk, Drop, Exit, ToBroker, ToFront
 
-INC, FRONT, OTHER = b"worker_1", b"front__1", b"front__2"
+ME, FRONT_1, FRONT_2 = (Identity.of(name) for name in (b"worker", b"front 1", b"front 2"))
+INC, FRONT, OTHER = ME.inc, FRONT_1.inc, FRONT_2.inc
 CARD = Card(["m"], "/m", "c0", 128, 1024, 16, "paged", "float32", "cpu", 100, [2])
 PARAMS = Params(max_tokens=8)
 
@@ -50,15 +53,15 @@ def frames(actions: Sequence[Action]) -> list[object]:
 
 @pytest.fixture
 def desk() -> Desk:
-    desk = Desk(INC, 7, "ipc:///w", "m on cpu", 4, 0.0)
+    desk = Desk(ME, 7, "ipc:///w", "m on cpu", 4, 0.0)
     desk.loaded(CARD)
     desk.subscribed(FRONT, 0.0)
-    desk.from_front(Resume(FRONT, INC, 0), 0.0)
+    desk.from_front(Resume(FRONT, INC, 0, FRONT_1.secret), 0.0)
     return desk
 
 
 def test_hello_says_what_the_worker_is_at_each_change() -> None:
-    desk = Desk(INC, 7, "ipc:///w", "m on cpu", 4, 0.0)
+    desk = Desk(ME, 7, "ipc:///w", "m on cpu", 4, 0.0)
     (loading,) = told(desk.connected())
     assert isinstance(loading, WorkerHello)
     assert (loading.state, loading.card) == ("loading", None)
@@ -85,7 +88,7 @@ def test_a_repeated_start_begins_one_job_and_a_newer_one_fences(desk: Desk) -> N
 
 def test_one_batch_a_step_a_front(desk: Desk) -> None:
     desk.subscribed(OTHER, 0.0)
-    desk.from_front(Resume(OTHER, INC, 0), 0.0)
+    desk.from_front(Resume(OTHER, INC, 0, FRONT_2.secret), 0.0)
     for job, front in ((1, FRONT), (2, FRONT), (1, OTHER)):
         desk.from_broker(start(job, 1, front), 0.0)
     outputs = [(WorkerJob(front, job, 1), Delta(job, 1, 0, [5])) for job, front in ((1, FRONT), (2, FRONT), (1, OTHER))]
@@ -122,28 +125,49 @@ def test_abort_of_an_older_attempt_leaves_a_newer_one_alone(desk: Desk) -> None:
 
 def test_a_front_stops_its_own_streams_only(desk: Desk) -> None:
     desk.from_broker(start(), 0.0)
-    assert desk.from_front(Stop(OTHER, INC, 1), 0.0) == []
-    assert desk.from_front(Stop(FRONT, b"worker_2", 1), 0.0) == [], "meant for another life of this worker"
-    assert Drop(WorkerJob(FRONT, 1, 1)) in desk.from_front(Stop(FRONT, INC, 1), 0.0)
+    assert desk.from_front(Stop(OTHER, INC, 1, FRONT_2.secret), 0.0) == []
+    assert desk.from_front(Stop(FRONT, b"worker_2", 1, FRONT_1.secret), 0.0) == [], (
+        "meant for another life of this worker"
+    )
+    assert Drop(WorkerJob(FRONT, 1, 1)) in desk.from_front(Stop(FRONT, INC, 1, FRONT_1.secret), 0.0)
+
+
+@pytest.mark.parametrize("shown", [b"", FRONT_2.secret], ids=["no secret", "another's"])
+def test_nobody_speaks_for_a_front(desk: Desk, shown: bytes) -> None:
+    desk.from_broker(start(), 0.0)
+    desk.stepped([(WorkerJob(FRONT, 1, 1), Delta(1, 1, 0, [5]))], 0.0)
+    job = (FRONT, INC, 1)
+    for lie in (Ack(*job, shown), Resume(*job, shown), Stop(*job, shown), Pause(*job, 9, shown)):
+        with pytest.raises(WireError, match="without the secret") as caught:
+            desk.from_front(lie, 0.0)
+        assert caught.value.reason == "identity"
+    (again,) = frames(desk.from_front(Resume(FRONT, INC, 0, FRONT_1.secret), 1.0))
+    assert again == Tokens(0, [Delta(1, 1, 0, [5])]), "its token is still here"
+    assert told(desk.stepped([(WorkerJob(FRONT, 1, 1), Delta(1, 1, 1, [6], {}, Finish("stop")))], 1.0))
 
 
 def test_a_front_pauses_its_own_streams_for_a_time(desk: Desk) -> None:
     ms = round(1000 * PAUSE_S)
-    for pause in (Pause(FRONT, INC, 1, ms), Pause(OTHER, INC, 2, ms), Pause(FRONT, b"worker_2", 2, ms)):
+    mine, other = FRONT_1.secret, FRONT_2.secret
+    for pause in (
+        Pause(FRONT, INC, 1, ms, mine),
+        Pause(OTHER, INC, 2, ms, other),
+        Pause(FRONT, b"worker_2", 2, ms, mine),
+    ):
         desk.from_front(pause, 1.0)
     desk.from_broker(start(1), 1.0)
     desk.from_broker(start(2), 1.0)
     assert desk.held(1.0) == set(), "of a job that was not there, in another's name, for another life of this worker"
-    desk.from_front(Pause(FRONT, INC, 2, ms), 1.0)
+    desk.from_front(Pause(FRONT, INC, 2, ms, mine), 1.0)
     assert desk.held(1.1) == {WorkerJob(FRONT, 2, 1)}
-    desk.from_front(Pause(FRONT, INC, 2, ms), 2.0)
+    desk.from_front(Pause(FRONT, INC, 2, ms, mine), 2.0)
     assert desk.held(2.0 + PAUSE_S - 0.1) == {WorkerJob(FRONT, 2, 1)}
     assert desk.held(2.0 + PAUSE_S) == set(), "its front has said nothing more"
     for job in (1, 2):
-        desk.from_front(Pause(FRONT, INC, job, ms), 5.0)
-    desk.from_front(Pause(FRONT, INC, 2, 0), 5.1)
+        desk.from_front(Pause(FRONT, INC, job, ms, mine), 5.0)
+    desk.from_front(Pause(FRONT, INC, 2, 0, mine), 5.1)
     assert desk.held(5.1) == {WorkerJob(FRONT, 1, 1)}
-    desk.from_front(Stop(FRONT, INC, 1), 5.2)
+    desk.from_front(Stop(FRONT, INC, 1, mine), 5.2)
     assert desk.held(5.2) == set()
 
 
@@ -194,7 +218,7 @@ def test_draining_waits_for_jobs_and_for_the_last_ack(desk: Desk) -> None:
     assert hello.state == "draining"
     desk.stepped([(WorkerJob(FRONT, 1, 1), Delta(1, 1, 0, [5], {}, Finish("stop")))], 0.1)
     assert not any(isinstance(action, Exit) for action in desk.tick(1, {}, 0.1))
-    desk.from_front(Ack(FRONT, INC, 1), 0.2)
+    desk.from_front(Ack(FRONT, INC, 1, FRONT_1.secret), 0.2)
     actions = desk.tick(1, {}, 0.2)
     assert Goodbye(INC) in told(actions)
     assert Exit(0, "drained") in actions

@@ -10,6 +10,7 @@ import pytest
 import zmq
 from yard import free_port
 
+from tokenyard.broker.config import MAX_UPWARD_BYTES, TOKENS_HWM, WINDOW
 from tokenyard.broker.curve import Keys, read_keys
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError
@@ -77,6 +78,29 @@ def test_it_is_in_the_run_directory_unless_asked_otherwise(opened: Opened, tmp_p
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     door.remove()
     assert not path.exists()
+
+
+def test_what_a_front_does_not_read_is_not_kept_for_it_without_end(context: Context, opened: Opened) -> None:
+    door = opened()
+    with dial(context, zmq.XSUB, door.endpoint) as front:
+        front.send(b"\x01topic")
+        assert door.socket.recv() == b"\x01topic"
+        for _ in range(8 * TOKENS_HWM):
+            door.socket.send(b"topic" + bytes(1000), zmq.NOBLOCK)
+        num_kept = 0
+        while front.poll(200):
+            front.recv()
+            num_kept += 1
+    # Here, there, and in the kernel between.
+    assert WINDOW < num_kept < 3 * TOKENS_HWM
+
+
+def test_what_goes_up_is_small(context: Context, opened: Opened) -> None:
+    door = opened()
+    with dial(context, zmq.XSUB, door.endpoint) as front:
+        front.send(b"\x01topic")
+        front.send(b"\x93" + bytes(MAX_UPWARD_BYTES))
+        assert [door.socket.recv() for _ in range(2)] == [b"\x01topic", b"\x00topic"], "it is hung up on"
 
 
 def test_with_a_broker_on_tcp_it_is_at_the_address_that_leads_there(opened: Opened) -> None:

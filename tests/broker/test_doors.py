@@ -1,0 +1,256 @@
+"""A bad neighbour among the broker's peers: what it says of others is refused and counted, and harms nobody."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from switch import EPOCH, MODEL, Switch, card, held, inc, secret, submit
+
+from tokenyard.broker import jobs
+from tokenyard.broker.adapters import ADAPTER_BYTES, MAX_ADAPTERS_BYTES
+from tokenyard.broker.codec import encode
+from tokenyard.broker.core import WELCOME_WORKERS
+from tokenyard.broker.errors import REFUSALS
+from tokenyard.broker.gate import MAX_DESCRIPTION_BYTES
+from tokenyard.broker.wire import (
+    PROTOCOL,
+    Accepted,
+    Adapter,
+    AddAdapter,
+    AgentHello,
+    Answer,
+    Cancel,
+    Done,
+    DrainWorker,
+    Dying,
+    Exited,
+    FrontHello,
+    Goodbye,
+    Message,
+    Placed,
+    Refused,
+    Reject,
+    Retired,
+    Spawned,
+    Start,
+    Status,
+    Welcome,
+    Who,
+)
+
+NAME_BYTES = 20_000
+"""Of an adapter: a few are as many as there may be."""
+
+
+def refused(switch: Switch) -> dict[str, int]:
+    """As the broker's Status tells."""
+    (answer,) = switch.say("onlooker", Status(1))
+    assert isinstance(answer, Answer)
+    counts: dict[str, int] = answer.body["broker"]["refused"]
+    return counts
+
+
+def pool() -> Switch:
+    """A front with a job on a worker that an agent owns, and another agent with a worker of its own."""
+    switch = Switch()
+    switch.agent("worker")
+    switch.agent("other", name="stranger")
+    switch.worker()
+    switch.front()
+    switch.say("front", submit(1))
+    assert isinstance(switch.mail("worker")[-1], Start)
+    return switch
+
+
+HELLOS = {
+    "front": FrontHello(PROTOCOL, inc("front"), 9, []),
+    "worker": Switch.hello("worker"),
+    "agent": AgentHello(PROTOCOL, inc("agent"), 9, ["cpu"], []),
+}
+
+
+@pytest.mark.parametrize("shown", [b"", secret("thief")], ids=["no secret", "another's"])
+@pytest.mark.parametrize("victim", HELLOS)
+def test_nobody_takes_a_living_peers_place(victim: str, shown: bytes) -> None:
+    switch = pool()
+    (answer,) = switch.say("thief", HELLOS[victim]._replace(secret=shown))
+    assert isinstance(answer, Refused)
+    assert refused(switch) == {"identity": 1}
+    assert switch.say("thief", Cancel(1)) == [Who(EPOCH)], "it is nobody"
+    assert switch.mail("front") == switch.mail("worker") == switch.mail("agent") == [], "they heard of nothing"
+    assert isinstance(switch.say("front", submit(2))[0], Placed)
+    switch.say("worker", Done(inc("front"), 1, 1, "stop"))
+    switch.say("agent", Exited(inc("worker"), "killed", ""))
+    assert switch.core._state.workers == {}
+
+
+@pytest.mark.parametrize("victim", HELLOS)
+def test_nobody_takes_the_place_of_one_that_a_new_broker_does_not_know_yet(victim: str) -> None:
+    switch = Switch(in_grace=True)
+    (answer,) = switch.say("thief", HELLOS[victim]._replace(secret=b""))
+    assert isinstance(answer, Refused)
+    assert not switch.core._state.peers
+
+
+def test_who_has_the_secret_comes_back_at_once_over_any_connection() -> None:
+    switch = pool()
+    switch.worker("worker", held("front", 1), peer="again")
+    switch.front("front", peer="anew")
+    assert refused(switch) == {}
+    assert isinstance(switch.say("anew", submit(2))[0], Placed)
+    assert isinstance(switch.mail("again")[0], Start)
+
+
+def test_one_connection_is_one_peer() -> None:
+    switch = pool()
+    assert isinstance(switch.say("worker", Switch.hello("second"))[0], Refused)
+    assert isinstance(switch.say("front", Switch.hello("second"))[0], Refused)
+    assert isinstance(switch.say("worker", submit(1))[0], Refused)
+    assert refused(switch) == {"identity": 2, "role": 1}
+
+
+@pytest.mark.parametrize("victim", HELLOS)
+def test_nobody_says_anothers_goodbye(victim: str) -> None:
+    switch = pool()
+    for liar in ("stranger", "nobody"):
+        assert isinstance(switch.say(liar, Goodbye(inc(victim), "a crash"))[0], Refused)
+    assert refused(switch) == {"identity": 2}
+    assert {inc(name) for name in HELLOS} <= {peer.inc for peer in switch.core._state.peers.values()}
+
+
+@pytest.mark.parametrize("word", [Exited(inc("worker"), "crash", "made up"), Dying(inc("worker"))], ids=str)
+def test_an_agent_speaks_of_its_own_workers_only(word: Message) -> None:
+    switch = pool()
+    (answer,) = switch.say("stranger", word)
+    assert isinstance(answer, Refused)
+    assert switch.mail("front") == []
+    # Nor when the worker is dead already, and only its agent knows why.
+    switch.gone("worker")
+    assert isinstance(switch.say("stranger", word)[0], Refused)
+    assert refused(switch) == {"ownership": 2}
+    switch.say("agent", Exited(inc("worker"), "killed", ""))
+    (lost,) = switch.mail("front")[-1:]
+    assert lost == type(lost)(1, 1, 0), "no crash was counted"
+
+
+def test_an_agent_claims_no_worker_that_has_another() -> None:
+    switch = pool()
+    switch.agent("other", "worker", name="stranger")
+    switch.say("stranger", Spawned(1, inc("worker")))
+    switch.say("stranger", Exited(inc("worker"), "crash", "made up"))
+    assert refused(switch) == {"ownership": 2}
+    assert switch.core._state.workers[inc("worker")].placements
+
+
+def test_a_word_on_a_worker_that_nobody_knows_harms_nobody_and_is_not_counted() -> None:
+    """An agent may repeat itself."""
+    switch = pool()
+    assert switch.say("stranger", Exited(inc("gone"), "crash", "")) == []
+    assert refused(switch) == {}
+
+
+def test_only_the_agent_that_was_asked_says_that_a_worker_has_retired() -> None:
+    switch = pool()
+    switch.say("operator", DrainWorker(1, inc("worker")))
+    assert isinstance(switch.say("stranger", Retired(inc("worker"), b"", ""))[0], Refused)
+    assert switch.mail("operator") == []
+    switch.say("agent", Exited(inc("worker"), "drained", "", True))
+    switch.say("agent", Retired(inc("worker"), b"", ""))
+    assert switch.mail("operator") == [Answer(1, "", {"successor": ""})]
+    assert refused(switch) == {"ownership": 1}
+
+
+# How much there may be
+
+
+def test_a_worker_that_describes_itself_at_length_is_refused() -> None:
+    switch = Switch()
+    switch.front()
+    for fields in ({"generation_config": {"x": "y" * MAX_DESCRIPTION_BYTES}}, {"eos_token_ids": [1 << 20] * 8000}):
+        (answer,) = switch.say("worker", Switch.hello("worker", **fields))
+        assert isinstance(answer, Refused)
+        assert "bytes" in answer.words
+    assert refused(switch) == {"oversized": 2}
+    assert switch.mail("front") == []
+
+
+def test_a_welcome_fits_in_a_frame_however_long_its_cards_are() -> None:
+    switch = Switch()
+    base = {"generation_config": {"x": "y" * (MAX_DESCRIPTION_BYTES - 400)}}
+    num_fitting = MAX_ADAPTERS_BYTES // (ADAPTER_BYTES + NAME_BYTES)
+    for index in range(WELCOME_WORKERS):
+        switch.worker(f"w{index}", **base)
+    adapters = [
+        Adapter(f"{index:03}".ljust(NAME_BYTES - len(MODEL), "."), MODEL, "", 1) for index in range(num_fitting + 1)
+    ]
+    for req, adapter in enumerate(adapters):
+        answers = switch.say("front", AddAdapter(req, adapter, False))
+        assert bool(answers) == (req == num_fitting), "the last one is too much"
+        if answers:
+            assert isinstance(answers[0], Answer)
+            assert "as many lora adapters as it may" in answers[0].error
+            break
+        for index in range(WELCOME_WORKERS):
+            loaded = [one._replace(version="v") for one in adapters[: req + 1]]
+            switch.worker(f"w{index}", adapters=loaded, **base)
+    (welcome,) = switch.front()
+    assert isinstance(welcome, Welcome)
+    assert len(welcome.workers) == WELCOME_WORKERS
+    assert len(welcome.workers[0].card.adapters) == num_fitting
+    encode(welcome)
+    switch.worker("w0", adapters=[one._replace(version="v") for one in adapters], **base)
+    assert len(switch.core._state.adapters) == num_fitting, "nor by a worker that has one more"
+
+
+def test_resumed_jobs_make_no_names_and_no_queue_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_MODELS", 2)
+    monkeypatch.setattr(jobs, "MAX_RESUMED", 3)
+    switch = Switch()
+    switch.front()
+    assert [type(switch.say("front", submit(job, 2, f"model {job}"))[0]) for job in range(3)] == [
+        *[Accepted] * 2,
+        Reject,
+    ]
+    answers = [switch.say("front", submit(job, 2, "model 1"))[0] for job in (3, 4)]
+    assert [type(answer) for answer in answers] == [Accepted, Reject]
+    assert len(switch.core._state.models) == 2
+
+
+# Whatever a liar says
+
+
+LIES = st.one_of(
+    st.builds(FrontHello, st.just(PROTOCOL), st.sampled_from([inc("front"), inc("new")]), st.just(1), st.just([])),
+    st.builds(lambda name, jobs: Switch.hello(name, *jobs)._replace(secret=b""), st.sampled_from(["worker", "new"]),
+              st.sampled_from([(), (held("front", 1),)])),
+    st.builds(AgentHello, st.just(PROTOCOL), st.just(inc("agent")), st.just(1), st.just(["cpu"]), st.just([])),
+    st.builds(Goodbye, st.sampled_from([inc(name) for name in HELLOS]), st.sampled_from(["", "a crash"])),
+    st.builds(Exited, st.just(inc("worker")), st.sampled_from(["crash", "killed"]), st.just(""), st.just(True)),
+    st.builds(Dying, st.just(inc("worker"))),
+    st.builds(Retired, st.just(inc("worker")), st.just(b""), st.just("")),
+    st.builds(Spawned, st.integers(0, 2), st.just(inc("worker"))),
+    st.builds(Done, st.just(inc("front")), st.just(1), st.just(1), st.just("stop")),
+    st.builds(Cancel, st.just(1)),
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from(["stranger", "thief", "other"]), LIES), max_size=12))
+def test_whatever_liars_say_the_stream_goes_on_and_its_neighbours_hear_nothing(lies: list[tuple[str, Any]]) -> None:
+    """Of a second agent, of its worker, and of a connection that belongs to nobody; invariants hold after each."""
+    switch = pool()
+    switch.worker("other", model="another")
+    switch.mail("front")
+    num_before = sum(refused(switch).values())
+    for liar, lie in lies:
+        switch.tell(liar, lie)
+    assert switch.mail("front") == []
+    assert switch.mail("worker") == []
+    (key,) = switch.core._state.workers[inc("worker")].placements
+    assert key == held("front", 1)
+    assert switch.core._state.workers[inc("worker")].card == card()
+    assert not [job for job in switch.core._state.fronts[inc("front")].jobs.values() if job.crashes]
+    counts = refused(switch)
+    assert set(counts) <= set(REFUSALS)
+    assert sum(counts.values()) - num_before <= len(lies)
