@@ -99,7 +99,7 @@ def _sweep(base: Path) -> None:
     """Remove what supervisors that were killed have left: run directories of ours that nobody holds."""
     for path in base.glob(f"{_PREFIX}*"):
         with suppress(OSError, SetupError):
-            if path.stat().st_uid != os.getuid():
+            if path.is_symlink() or path.stat().st_uid != os.getuid():  # anybody may make links in /tmp
                 continue
             os.close(RunDir(path).lock(_LOCK))
             shutil.rmtree(path)

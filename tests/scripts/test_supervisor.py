@@ -293,8 +293,11 @@ def test_a_private_run_directory_is_removed_at_the_end(runtime_dir: Path) -> Non
 def test_what_a_killed_serve_left_is_swept(runtime_dir: Path) -> None:
     left = runtime_dir / "tokenyard-run-left"
     left.mkdir(mode=0o700)
+    (runtime_dir / "mine").mkdir()
+    (runtime_dir / "tokenyard-run-link").symlink_to(runtime_dir / "mine")
     with pool_dir(None) as first:
         assert not left.exists()
+        assert not list((runtime_dir / "mine").iterdir()), "what a link names is none of ours"
         with pool_dir(None) as second:
             assert first.path.exists()
             assert second.path != first.path
