@@ -105,6 +105,7 @@ class RunDir:
             descriptor = os.open(self.path / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            os.close(descriptor)
             raise SetupError(f"--run-dir {self.path}: another {name} is running there") from error
         except OSError as error:
             raise SetupError(f"--run-dir {self.path}: {error.strerror}") from error

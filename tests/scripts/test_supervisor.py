@@ -298,6 +298,8 @@ def test_what_a_killed_serve_left_is_swept(runtime_dir: Path) -> None:
     with pool_dir(None) as first:
         assert not left.exists()
         assert not list((runtime_dir / "mine").iterdir()), "what a link names is none of ours"
+        held = len(os.listdir("/proc/self/fd"))
         with pool_dir(None) as second:
+            assert len(os.listdir("/proc/self/fd")) == held + 1, "its own lock; the other's was looked at and left"
             assert first.path.exists()
             assert second.path != first.path
