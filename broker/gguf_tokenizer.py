@@ -62,10 +62,14 @@ def _convert(source: str, commit: str, file: str, directory: Path) -> None:
     """Whole or not at all."""
     from transformers import PreTrainedTokenizerFast
 
-    local = Path(source).is_dir()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        source, gguf_file=file, revision="main" if local else commit, local_files_only=local
-    )
+    files = Path(source)
+    if not files.is_dir():
+        from huggingface_hub import hf_hub_download
+
+        # transformers would ask the Hub for each file that is not there, also where it cannot be reached
+        path = hf_hub_download(source, file, revision=commit)
+        files = Path(path.removesuffix(file))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(files, gguf_file=file, local_files_only=True)
     made = Path(tempfile.mkdtemp(dir=directory.parent))
     try:
         tokenizer.save_pretrained(made)

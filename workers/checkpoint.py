@@ -44,18 +44,20 @@ class Checkpoint:
         with explained():
             self.source = find_source(spec)
             self.directory, self.commit = find_files(self.source, spec.revision, on_download)
-        self.revision = None if self.source.is_local else self.commit
-        """All files are of one commit, whatever is pushed meanwhile."""
-        self._hub: dict[str, Any] = {"revision": self.revision, "trust_remote_code": trust_remote_code}
+        # the directory, not the Hub's name: transformers would ask the Hub for each file that a model does not have
+        self._files: dict[str, Any] = {
+            "pretrained_model_name_or_path": str(self.directory),
+            "trust_remote_code": trust_remote_code,
+        }
         self.header: Header | None = None
         """Of a GGUF file."""
         self._readers: dict[Any, Any] = {}
         """Of that file, until its weights are read."""
         if self.source.file:
             self.header = open_gguf(self.directory / self.source.file)
-            self._hub["gguf_file"] = self.source.file
+            self._files["gguf_file"] = self.source.file
         with explained(self.directory), self._reading():
-            self.config: PreTrainedConfig = AutoConfig.from_pretrained(self.source.name, **self._hub)
+            self.config: PreTrainedConfig = AutoConfig.from_pretrained(**self._files)
         self.text_config = self.config.get_text_config()
         if getattr(self.text_config, "vocab_size", None) is None:
             raise SetupError("it is no model of texts: its config has no vocab_size")
@@ -83,7 +85,7 @@ class Checkpoint:
             how |= {"config": self.config, "quantization_config": GgufConfig(dequantize=True)}
         with explained(self.directory), self._reading():
             loaded: Any = family.from_pretrained(
-                self.source.name, output_loading_info=True, ignore_mismatched_sizes=True, **self._hub, **how
+                output_loading_info=True, ignore_mismatched_sizes=True, **self._files, **how
             )
         model: PreTrainedModel = loaded[0]
         self._readers.clear()

@@ -133,7 +133,7 @@ def _load(
     checkpoint = Checkpoint(spec, options.trust_remote_code, stages.download)
     text_config, is_encoder = checkpoint.text_config, checkpoint.is_encoder
     with explained(checkpoint.directory):
-        pooling = read_pooling(checkpoint.source.name, checkpoint.revision, "mean" if is_encoder else "last")
+        pooling = read_pooling(checkpoint.directory, "mean" if is_encoder else "last")
     context_length = _context_length(text_config, options.max_model_len)
     chosen = _dtype(dtype, place, text_config)
     on_progress(0.05)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import normalize
-from transformers.utils.hub import cached_file
 
 from tokenyard.broker.errors import SetupError
 
@@ -31,21 +30,21 @@ class Pooling(NamedTuple):
     """Longest text in tokens, if the model was made for less than its context length."""
 
 
-def read_pooling(source: str, revision: str | None, default: str) -> Pooling:
+def read_pooling(directory: Path, default: str) -> Pooling:
     """What modules.json says; without one, `default` and normalized. Raises SetupError for what is not served."""
-    modules = _read(source, revision, "modules.json")
+    modules = _read(directory, "modules.json")
     if modules is None:
         return Pooling(default)
     mode, normalized = default, False
     for module in modules:
         kind = str(module["type"]).rpartition(".")[2]
         if kind == "Pooling":
-            mode = _mode(_read(source, revision, f"{module['path']}/config.json") or {})
+            mode = _mode(_read(directory, f"{module['path']}/config.json") or {})
         elif kind == "Normalize":
             normalized = True
         elif kind != "Transformer":
             raise SetupError(f"its embeddings go through a part {kind!r}, which is not served")
-    limits = _read(source, revision, "sentence_bert_config.json") or {}
+    limits = _read(directory, "sentence_bert_config.json") or {}
     return Pooling(mode, normalized, limits.get("max_seq_length"))
 
 
@@ -65,7 +64,7 @@ def _mode(config: dict[str, Any]) -> str:
     return wanted[0]
 
 
-def _read(source: str, revision: str | None, name: str) -> Any:
+def _read(directory: Path, name: str) -> Any:
     """A JSON file of the model; None if it has none of that name."""
-    path = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if path is None else json.loads(Path(path).read_bytes())
+    path = directory / name
+    return json.loads(path.read_bytes()) if path.is_file() else None

@@ -84,7 +84,6 @@ def test_ways_to_name_a_file(folder: Path, tmp_path: Path) -> None:
     assert load(tmp_path).card.file == "", "a config.json goes before a file that nobody named"
 
 
-@pytest.mark.faults  # three quarters of a minute where no Hub can be reached
 def test_a_file_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is fetched, and of the files beside it only small ones."""
     repository = tmp_path / "models" / "org" / "tiny-GGUF"
@@ -101,6 +100,25 @@ def test_a_file_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert hub.fetched("q4.gguf") == 0
         with pytest.raises(SetupError, match=r"^model org/tiny-GGUF: it has no file q2\.gguf; .* ,file=q4\.gguf$"):
             load("org/tiny-GGUF,file=q2.gguf")
+
+
+def test_what_is_here_is_loaded_without_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else transformers asks for each file that a model might have: without a network three quarters of a minute."""
+    shutil.copytree(folder / "llama", tmp_path / "models" / "org" / "whole")
+    shutil.copytree(folder / "llama-Q8_0", tmp_path / "models" / "org" / "gguf")
+    with Hub(tmp_path / "models") as hub:
+        point_at(hub, tmp_path / "cache", monkeypatch)
+        specs = [
+            f"org/{name}@{hub.repos[f'org/{name}'].commit}{keys}"
+            for name, keys in (("whole", ""), ("gguf", ",file=tiny.gguf"))
+        ]
+        for spec in specs:
+            load(spec)
+        monkeypatch.setenv("TOKENYARD_CACHE_DIR", str(tmp_path / "fresh"))  # tokenizers are made anew
+        before = len(hub.requests)
+        for spec in specs:
+            load(spec)
+        assert hub.requests[before:] == []
 
 
 def test_all_ends_that_a_file_names_end_a_stream(folder: Path, tmp_path: Path) -> None:
