@@ -61,6 +61,8 @@ class Repository(NamedTuple):
     commit: str
     sizes: dict[str, int]
     """Bytes of each file."""
+    num_gguf_parameters: int = 0
+    """Weights in each of its GGUF files, which differ in their types only; 0: unknown, or there are none."""
 
 
 def weight_names(names: Collection[str]) -> list[str]:
@@ -92,7 +94,8 @@ def look_up(name: str, revision: str | None) -> Repository:
         words = f"what answers at {constants.ENDPOINT} is no Hub"
         raise TokenyardError("hub_unreachable", words, "model", retry_ms=RETRY_MS) from error
     sizes = {one.rfilename: one.size or 0 for one in info.siblings or []}
-    return Repository(info.sha or "", sizes)
+    told = (info.gguf or {}).get("total", 0)
+    return Repository(info.sha or "", sizes, told if isinstance(told, int) else 0)
 
 
 def is_telling(error: Exception) -> bool:

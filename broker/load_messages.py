@@ -15,7 +15,9 @@ class Want(NamedTuple):
     spec: str
     """MODEL_SPEC."""
     weight_bytes: Natural
-    """Of all tensors; 0: unknown."""
+    """Of all tensors, in the memory of a GPU; 0: unknown."""
+    cpu_bytes: Natural = 0
+    """The same in that of a CPU, for which most are widened; 0: as many."""
 
 
 class UnloadModel(NamedTuple):

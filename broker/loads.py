@@ -86,7 +86,7 @@ class Loads:
             return state.send(front.peer, WorkerUp(up.info))
         if failure := self._failures.get(want.model):
             return state.send(front.peer, failure[1])
-        recipe = Recipe(want.model, want.spec, want.weight_bytes)
+        recipe = Recipe(*want)
         if want.model not in self._loads and (refusal := self._refusal(recipe)):
             return state.send(front.peer, refusal)
         self._remember(recipe)
@@ -259,7 +259,7 @@ class Loads:
             load.take(Place(agent.inc, post.device), state.now)
             load.inc = post.inc
             return
-        spots = self._room.spots(recipe.weight_bytes)
+        spots = self._room.spots(recipe)
         for agent, device in spots:
             place = Place(agent.inc, device)
             num_coming = sum(one.spawn is not None and one.place == place for one in self._loads.values())
@@ -305,10 +305,10 @@ class Loads:
         if not spots:
             words = f"{recipe.model} is not up, and no agent is here that could load it"
             return LoadFailed(recipe.model, "pool_unavailable", words)
-        if self._room.spots(recipe.weight_bytes):
+        if self._room.spots(recipe):
             return None
-        room = max(room_bytes(*spot) for spot in spots)
-        words = f"{recipe.model} has {recipe.weight_bytes:,} bytes of weights; a model may have {room:,} here"
+        room, device = max((room_bytes(*spot), spot[1]) for spot in spots)
+        words = f"{recipe.model} takes {recipe.bytes_on(device):,} bytes of memory; a model may take {room:,} here"
         return LoadFailed(recipe.model, "model_too_large", words)
 
     def _remember(self, recipe: Recipe) -> None:

@@ -33,6 +33,8 @@ from tokenyard.broker.wire import (
 if TYPE_CHECKING:
     from tokenyard.broker.dispatch import Model
 
+CPU = "cpu"
+"""As agents call it among their devices; all others are GPUs."""
 MAX_CRASHES = 3
 """Counted attempts that fail a job (docs/protocol.md, Jobs)."""
 
@@ -245,6 +247,12 @@ class Recipe(NamedTuple):
     spec: str
     weight_bytes: int
     """0: unknown."""
+    cpu_bytes: int = 0
+    """0: as many."""
+
+    def bytes_on(self, device: str) -> int:
+        """What its weights take there; 0: unknown."""
+        return (self.cpu_bytes if device == CPU else 0) or self.weight_bytes
 
 
 Peer = Front | Worker | Agent

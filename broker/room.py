@@ -6,7 +6,7 @@ from math import inf
 from typing import NamedTuple
 
 from tokenyard.broker.config import BEAT_S
-from tokenyard.broker.records import Agent, State
+from tokenyard.broker.records import Agent, Recipe, State
 from tokenyard.broker.wire import Answer, Dismiss, Post, UnloadModel
 
 ASKER_S = 2.0
@@ -63,10 +63,12 @@ class Room:
 
     # ---- where there is room
 
-    def spots(self, weight_bytes: int = 0) -> list[Spot]:
-        """Devices on which a model of this size can stand at all."""
+    def spots(self, recipe: Recipe | None = None) -> list[Spot]:
+        """All devices, or those on which this model can stand at all."""
         spots = [(agent, device) for agent in self._state.agents.values() for device in agent.slots]
-        return [spot for spot in spots if not (room := room_bytes(*spot)) or weight_bytes <= room]
+        if recipe is None:
+            return spots
+        return [spot for spot in spots if not (room := room_bytes(*spot)) or recipe.bytes_on(spot[1]) <= room]
 
     def num_free(self, agent: Agent, device: str) -> int:
         return agent.slots[device] - sum(post.device == device for post in agent.posts.values())

@@ -112,7 +112,7 @@ class Models:
             if not self._pool.connected or not (self._pool.cards() or self.on_demand):
                 raise self.starting() from error
             raise
-        return Want(target.id, target.spec, target.weight_bytes)
+        return Want(target.id, target.spec, target.weight_bytes, target.cpu_bytes)
 
     def only_card(self) -> Card:
         """For requests that may leave the model's name out. Raises TokenyardError where there is not one model."""

@@ -168,6 +168,8 @@ class Plan:
             models_dir=self.policy.models_dir,
             named=self.policy.named,
             trust_remote_code=self.policy.trust_remote_code or None,
+            dtype=self.policy.dtype,
+            quantization=self.policy.quantization,
             lora_dir=self.lora_policy.directory,
             allow_loras=",".join(self.lora_policy.allow),
             lora=self._lora_texts(),
@@ -297,7 +299,9 @@ def _policy(wishes: Wishes, config: ConfigFile, models: Sequence[WorkerRow | Mod
             raise SetupError(f"--models-dir {directory}: there is no such directory")
     trusts = any(engine.get("trust_remote_code") for engine in (wishes.engine, *(model.engine for model in models)))
     allow = read_allow(given) if given else ()
-    return Policy(tuple(dict.fromkeys(named.values())), allow, directory.absolute() if directory else None, trusts)
+    widths = {key: str(wishes.engine[key]) for key in ("dtype", "quantization") if wishes.engine.get(key)}
+    known = tuple(dict.fromkeys(named.values()))
+    return Policy(known, allow, directory.absolute() if directory else None, trusts, **widths)
 
 
 def _lora_specs(wishes: Wishes, config: ConfigFile) -> list[LoraSpec]:

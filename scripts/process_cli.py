@@ -116,6 +116,8 @@ def front(
     allow_loras: options.AllowLoras = None,
     named: Annotated[list[str] | None, typer.Option(hidden=True, help="MODEL_SPEC named at start.")] = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    dtype: Annotated[str | None, typer.Option(hidden=True, help="Of models that do not say.")] = None,
+    quantization: Annotated[str | None, typer.Option(hidden=True, help="Of models that do not say.")] = None,
     config: options.ConfigFile = None,
     fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket handed down.")] = None,
     index: Annotated[int, typer.Option(hidden=True, help="Which of several, for the log.")] = 0,
@@ -138,6 +140,7 @@ def front(
     from tokenyard.scripts.plan import Wishes, make_plan
     from tokenyard.scripts.reach import Reach
 
+    engine = {"dtype": dtype, "quantization": quantization, "trust_remote_code": trust_remote_code}
     wishes = Wishes(
         specs=named or [],
         default=None,
@@ -150,7 +153,7 @@ def front(
         models_dir=models_dir,
         lora_dir=lora_dir,
         allow_loras=allow_loras or [],
-        engine={"trust_remote_code": True} if trust_remote_code else {},
+        engine={key: value for key, value in engine.items() if value},
         store=store,
         mcp=mcp,
         ssl_certfile=ssl_certfile,

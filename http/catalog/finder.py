@@ -15,6 +15,7 @@ from tokenyard.broker.hub import Repository
 from tokenyard.broker.spec import (
     DEMO,
     DEMO_DIR,
+    OFF,
     ModelSpec,
     format_spec,
     local_directory,
@@ -25,7 +26,7 @@ from tokenyard.http.catalog.architectures import refusal
 from tokenyard.http.catalog.directories import find_model, only_gguf
 from tokenyard.http.catalog.names import read_name
 from tokenyard.http.catalog.policy import Policy
-from tokenyard.http.catalog.weights import read_config, weight_bytes, widened_bytes
+from tokenyard.http.catalog.weights import Weights, gguf_weights, guessed, read_config, weights_in, widened
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,9 @@ class Target(NamedTuple):
     spec: str
     """MODEL_SPEC for a worker: of a Hub model at its commit, of a directory absolute, with an alias's options."""
     weight_bytes: int
-    """Of all tensors, as the files hold them; those of a GGUF file that is here, as they are widened."""
+    """Of all tensors, in the memory of a GPU."""
+    cpu_bytes: int
+    """The same on a CPU, for which most are widened."""
     cached: bool
     """Nothing needs to be downloaded."""
 
@@ -54,7 +57,7 @@ class Found(NamedTuple):
     """One commit of a Hub model that can be served."""
 
     commit: str
-    weight_bytes: int
+    weights: Weights
     cached: bool
     pickled: bool
     """Its weights are pickles: loading them may run code."""
@@ -90,22 +93,22 @@ class Finder:
         if found.pickled:
             words = "its weights are pickles (pytorch_model.bin), which are loaded only if the model is named at start"
             raise unsupported(name, words)
-        return _target(spec._replace(revision=found.commit), found.weight_bytes, found.cached)
+        return self._target(spec._replace(revision=found.commit), found.weights, found.cached)
 
     def of_spec(self, spec: ModelSpec) -> Target:
         """A model named at start."""
         if path := local_path(spec.source):
             source = DEMO if spec.source == DEMO else str(path)
-            return _target(spec._replace(source=source), self._measure(path, spec), True)
+            return self._target(spec._replace(source=source), self._measure(path, spec), True)
         found = self._on_hub(spec)
-        return _target(spec._replace(revision=found.commit), found.weight_bytes, found.cached)
+        return self._target(spec._replace(revision=found.commit), found.weights, found.cached)
 
     def of_path(self, name: str, path: Path) -> Target:
         """A model under --models-dir."""
         gguf = only_gguf(path)
         spec = ModelSpec(str(path.absolute()), file=gguf.name if gguf else None)
         spec = spec if spec.called == [name] else spec._replace(names=[name])
-        return _target(spec, self._measure(path, spec), True)
+        return self._target(spec, self._measure(path, spec), True)
 
     def in_cache(self, spec: ModelSpec) -> Found | None:
         """A model that is whole in the local Hub cache. Raises TokenyardError: it cannot be served."""
@@ -128,9 +131,14 @@ class Finder:
             return found
         repository = repository or hub.look_up(name, commit)
         weights = [spec.file] if spec.file else hub.weight_names(repository.sizes)
-        self._refuse_unserved(spec, repository, weights)
+        config = self._served_config(spec, repository, weights)
         hub.refuse_full_disk(name, hub.missing_bytes(name, repository, hub.needed_names(repository.sizes, weights)))
-        return Found(commit, sum(repository.sizes[one] for one in weights), False, _pickled(weights))
+        size = sum(repository.sizes[one] for one in weights)
+        if spec.file:
+            told = widened(repository.num_gguf_parameters)
+            # a list of files that differ in more than their types tells of one of them only
+            return Found(commit, told if _may_be(size, repository.num_gguf_parameters) else Weights(size), False, False)
+        return Found(commit, guessed(size, config), False, _pickled(weights))
 
     def _commit(self, spec: ModelSpec) -> tuple[str, Repository | None]:
         name, revision = spec.source, spec.revision
@@ -152,25 +160,26 @@ class Finder:
         _remember(self._branches, (name, revision), (repository.commit, time.monotonic()))
         return repository.commit, repository
 
-    def _measure(self, path: Path, spec: ModelSpec) -> int:
-        """Bytes of the weights in a directory, or of a GGUF file. Raises TokenyardError if it cannot be served."""
+    def _measure(self, path: Path, spec: ModelSpec) -> Weights:
+        """Of a directory, or of a GGUF file. Raises TokenyardError if it cannot be served."""
         name = spec.called[0]
         try:
             if path.is_file() or spec.file:
-                return widened_bytes(path / spec.file if spec.file else path)
-            words = self._refusal(read_config(path), spec)
-            size = weight_bytes(path)
+                return gguf_weights(path / spec.file if spec.file else path)
+            config = read_config(path)
+            words = self._refusal(config, spec)
+            weights = weights_in(path, config)
         except (OSError, ValueError, SetupError) as error:
             raise unsupported(name, in_words(error)) from error
-        if words is None and not size:
+        if words is None and not weights.size:
             words = _no_weights(one.name for one in path.iterdir())
         if words is not None:
             raise unsupported(name, words)
-        return size
+        return weights
 
-    def _refuse_unserved(self, spec: ModelSpec, repository: Repository, weights: list[str]) -> None:
-        """Raise TokenyardError for what the list of files and its config.json, which is fetched, speak against."""
-        words = None
+    def _served_config(self, spec: ModelSpec, repository: Repository, weights: list[str]) -> dict[str, Any]:
+        """config.json, which is fetched. Raises TokenyardError for what it and the list of files speak against."""
+        words, config = None, {}
         if spec.file:
             words = None if spec.file in repository.sizes else f"it has no file {spec.file}"
         elif hub.CONFIG not in repository.sizes:
@@ -179,13 +188,22 @@ class Finder:
         else:
             folder = hub.fetch_config(spec.source, repository.commit)
             try:
-                words = self._refusal(read_config(folder), spec)
+                config = read_config(folder)
+                words = self._refusal(config, spec)
             except (OSError, ValueError) as error:
                 words = in_words(error)
         if words is None and not weights:
             words = _no_weights(repository.sizes)
         if words is not None:
             raise unsupported(spec.called[0], words)
+        return config
+
+    def _target(self, spec: ModelSpec, weights: Weights, cached: bool) -> Target:
+        dtype = spec.engine.get("dtype", self._policy.dtype)
+        gpu_bytes = cpu_bytes = weights.size  # what is quantized at load becomes smaller, the rest wider
+        if spec.engine.get("quantization", self._policy.quantization) in ("", OFF):
+            gpu_bytes, cpu_bytes = (weights.in_memory(dtype, on_cpu) for on_cpu in (False, True))
+        return Target(spec.called[0], format_spec(spec._replace(replicas=None)), gpu_bytes, cpu_bytes, cached)
 
     def _refusal(self, config: dict[str, Any], spec: ModelSpec) -> str | None:
         return refusal(config, spec.engine.get("trust_remote_code", self._policy.trust_remote_code))
@@ -204,8 +222,9 @@ def in_words(error: Exception) -> str:
     return f"its {Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
-def _target(spec: ModelSpec, size: int, cached: bool) -> Target:
-    return Target(spec.called[0], format_spec(spec._replace(replicas=None)), size, cached)
+def _may_be(size: int, num_parameters: int) -> bool:
+    """Whether a GGUF file of this size may hold so many: from 1 to 32 bits each, and some metadata."""
+    return size // 5 <= num_parameters <= 8 * size
 
 
 def _pickled(weights: Iterable[str]) -> bool:

@@ -64,7 +64,7 @@ def _candidates(policy: Policy, finder: Finder) -> Iterator[Listed]:
             continue
         if model is not None and not model.pickled:
             listed = name if revision in (None, constants.DEFAULT_REVISION) else f"{name}@{revision}"
-            yield Listed(listed, model.weight_bytes, _created(hub.snapshot_dir(name, model.commit)), True)
+            yield Listed(listed, model.weights.size, _created(hub.snapshot_dir(name, model.commit)), True)
 
 
 def _named(spec: ModelSpec, finder: Finder) -> Listed:
@@ -74,7 +74,7 @@ def _named(spec: ModelSpec, finder: Finder) -> Listed:
             return Listed(spec.called[0], finder.of_spec(spec).weight_bytes, _created(path), True)
         if model := finder.in_cache(spec):
             created = _created(hub.snapshot_dir(spec.source, model.commit))
-            return Listed(spec.called[0], model.weight_bytes, created, True)
+            return Listed(spec.called[0], model.weights.size, created, True)
     except TokenyardError:
         pass
     return Listed(spec.called[0], 0, 0, False)

@@ -24,6 +24,10 @@ class Policy(NamedTuple):
     models_dir: Path | None = None
     """Whose directories may be loaded, too."""
     trust_remote_code: bool = False
+    dtype: str = ""
+    """In which models are loaded that do not say; empty: auto."""
+    quantization: str = ""
+    """The same; empty: off."""
 
     def allows(self, name: str) -> bool:
         """Whether a Hub name matches a pattern."""

@@ -1,6 +1,7 @@
 """Models on demand: one load for all who want it, room made by the right one, words where it fails."""
 
 from box import Box
+from loading import POLICY, load, only, pass_time, want
 from switch import MODEL, Switch, inc, submit
 
 from tokenyard.broker.config import BEAT_S
@@ -13,7 +14,6 @@ from tokenyard.broker.wire import (
     Done,
     LoadFailed,
     Loading,
-    Message,
     Placed,
     Reject,
     Spawn,
@@ -22,8 +22,6 @@ from tokenyard.broker.wire import (
     Want,
     WorkerUp,
 )
-
-POLICY = Policy(residence_s=5, patience_s=10)
 
 
 def yard(slots: int = 1, policy: Policy = POLICY, memory_bytes: int = 0, named: str = "") -> tuple[Switch, Box]:
@@ -35,34 +33,6 @@ def yard(slots: int = 1, policy: Policy = POLICY, memory_bytes: int = 0, named: 
         box.up(box.post(named, "cpu"))
     switch.mail("front")
     return switch, box
-
-
-def want(switch: Switch, model: str, weight_bytes: int = 0, front: str = "front") -> list[Message]:
-    return switch.say(front, Want(model, model, weight_bytes))
-
-
-def pass_time(switch: Switch, box: Box, seconds: float, *wanted: str) -> None:
-    """All live on and beat with what is placed on them; the front wants these models meanwhile."""
-    end = switch.now + seconds
-    while switch.now < end:
-        switch.wait(0.3, ("front", "box"))
-        for number, post in box.posts.items():
-            box.beat(number, *switch.core._state.workers[post.inc].placements)
-        for model in wanted:
-            want(switch, model)
-
-
-def load(switch: Switch, box: Box, model: str) -> int:
-    """Want it until it is up; returns its post."""
-    want(switch, model)
-    box.obey()
-    number = next(number for number, post in box.posts.items() if post.model == model)
-    box.up(number)
-    return number
-
-
-def only(messages: list[Message], kind: type) -> list[Message]:
-    return [message for message in messages if isinstance(message, kind)]
 
 
 # ---- loading
@@ -164,6 +134,19 @@ def test_models_that_share_a_device_share_its_memory() -> None:
     switch, _ = yard(slots=2, memory_bytes=1000)
     assert only(want(switch, "b", 501), LoadFailed)
     assert only(want(switch, "c", 500), Loading)
+
+
+def test_what_a_cpu_widens_counts_as_wide_there_alone() -> None:
+    switch = Switch(policy=POLICY)
+    switch.front()
+    box = Box(switch, {"cpu": 1, "cuda:0": 1}, {"cpu": 1500, "cuda:0": 1000})
+    box.hello()
+    switch.say("front", Want("b", "b", 900, 1800))
+    box.obey()
+    assert [post.device for post in box.posts.values()] == ["cuda:0"]
+    (refusal,) = switch.say("front", Want("c", "c", 1100, 2200))
+    assert isinstance(refusal, LoadFailed)
+    assert refusal.words == "c takes 2,200 bytes of memory; a model may take 1,500 here"
 
 
 def test_without_an_agent_nothing_can_be_loaded() -> None:

@@ -182,12 +182,14 @@ def test_what_may_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_policy_reaches_the_fronts(tmp_path: Path) -> None:
-    made = plan(FILE, tmp_path, allow_models=["Qwen/*,b/?"], models_dir=tmp_path, engine={"trust_remote_code": True})
+    engine = {"trust_remote_code": True, "dtype": "bfloat16", "quantization": "int8"}
+    made = plan(FILE, tmp_path, allow_models=["Qwen/*,b/?"], models_dir=tmp_path, engine=engine)
     arguments = made.front_arguments(tmp_path, 3, 0)
     begin = arguments.index("--allow-models")
-    assert arguments[begin : begin + 7] == [
+    assert arguments[begin : begin + 11] == [
         *("--allow-models", "Qwen/*,b/?", "--models-dir", str(tmp_path)),
-        *("--named", "org/a,name=a,dtype=float16,trust_remote_code", "--trust-remote-code"),
+        *("--named", "org/a,name=a,dtype=bfloat16,quantization=int8,trust_remote_code", "--trust-remote-code"),
+        *("--dtype", "bfloat16", "--quantization", "int8"),
     ]
     assert "--allow-models none" in " ".join(plan(FILE, tmp_path).front_arguments(tmp_path, 3, 0))
 

@@ -18,6 +18,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import constants
 
+from tokenyard.broker.errors import SetupError
+from tokenyard.broker.gguf_file import read_header
+
 CHUNK = 16 << 10
 LARGE = (".safetensors", ".bin", ".gguf")
 """Kept with Git LFS on the Hub: their ETag is a SHA-256, and a link's."""
@@ -49,6 +52,8 @@ class Repo:
         """Bytes of a large file after which the connection is cut, each time; None: never."""
         self.wait_s = 0.0
         """Before each answer."""
+        self.num_gguf_parameters = 0
+        """What is told of GGUF files instead of the truth."""
         self.claims: dict[str, int] = {}
         """Sizes of files that are told instead of the true ones."""
         self.branches = {"main": self.commit}
@@ -85,8 +90,12 @@ class Repo:
             {"rfilename": one["path"], "size": one["size"], "blobId": one["oid"]}
             for one in map(self.file, self.names())
         ]
-        told = {"id": model, "modelId": model, "sha": self.commit, "gated": "manual" if self.gated else False}
-        return {**told, "private": False, "siblings": siblings}
+        told: dict[str, Any] = {"id": model, "modelId": model, "sha": self.commit, "private": False}
+        told |= {"gated": "manual" if self.gated else False, "siblings": siblings}
+        for path in sorted(self.folder.glob("*.gguf"))[:1]:
+            with suppress(SetupError):
+                told["gguf"] = {"total": self.num_gguf_parameters or read_header(path).num_parameters}
+        return told
 
 
 class Hub:

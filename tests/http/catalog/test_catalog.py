@@ -90,16 +90,19 @@ def test_names_stand_for_commits_and_directories(hub: Hub, tmp_path: Path) -> No
 
 
 def test_a_gguf_file_of_the_hub(hub: Hub) -> None:
-    """Here, it counts as large as it will be; there, nobody has read its head."""
+    """It counts as large as it will be, also where only the Hub has read its head."""
     path = hub.repos["org/tiny"].folder / "q4.gguf"
     path.write_bytes(least_gguf(3200))
     size = path.stat().st_size
+    assert size < 6400
     policy = Policy(("org/tiny,name=q4,file=q4.gguf", "org/tiny,name=q8,file=q8.gguf"))
     commit = hub.repos["org/tiny"].commit
-    assert resolve(policy, "q4") == [Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", size, False)]
+    target = Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", 6400, 12800, False)
+    assert resolve(policy, "q4") == [target]
+    hub.repos["org/tiny"].num_gguf_parameters = 1 << 40  # those of a file of another model
+    assert resolve(policy, "q4") == [target._replace(weight_bytes=size, cpu_bytes=size)]
     snapshot_download("org/tiny", allow_patterns=["*.gguf", "*.json", "*.jinja"])
-    assert size < 6400
-    assert resolve(policy, "q4") == [Target("q4", f"org/tiny@{commit},name=q4,file=q4.gguf", 6400, True)]
+    assert resolve(policy, "q4") == [target._replace(cached=True)]
     assert "it has no file q8.gguf" in refused(policy, "q8").words
     assert [one.size for one in listed(policy)] == [6400, 0]
 
