@@ -1,7 +1,7 @@
 """Models on demand: who wants which, where it is loaded, and what is said when that fails. Sans-IO.
 
 A load is a model on its way to a device: first without a place, then spawned on one, then a post whose worker loads.
-room.py has the posts and who makes room for others.
+room.py has the posts and who makes room for others, replicas.py what more workers a model gets that is back.
 """
 
 import logging
@@ -13,6 +13,7 @@ from tokenyard.broker.config import BEAT_S
 from tokenyard.broker.dispatch import Model
 from tokenyard.broker.jobs import Jobs
 from tokenyard.broker.records import Agent, Front, Recipe, State, Worker
+from tokenyard.broker.replicas import Replicas
 from tokenyard.broker.room import Policy, Room, room_bytes
 from tokenyard.broker.wire import Exited, Kill, LoadFailed, Loading, Spawn, Spawned, UnloadModel, Want, WorkerUp
 
@@ -73,6 +74,7 @@ class Loads:
         self._state = state
         self._jobs = jobs
         self._room = Room(state, policy)
+        self._replicas = Replicas(state, self._room)
         self._loads: dict[str, Load] = {}  # by model, oldest first
         self._failures: dict[str, tuple[float, LoadFailed]] = {}  # until when, and what
         self._look_s = 0.0
@@ -116,6 +118,7 @@ class Loads:
     def unload(self, peer: bytes, unload: UnloadModel) -> None:
         if load := self._loads.get(unload.model):
             self._fail(load, "model_load_failed", "it was unloaded by hand while it loaded")
+        self._replicas.forget(unload.model)
         self._room.unload(peer, unload)
 
     def agent_spoke(self, agent: Agent) -> None:
@@ -130,12 +133,14 @@ class Loads:
             has_post = load.place is not None and load.place.agent == agent.inc and load.spawn is None
             if has_post and not any(post.model == load.recipe.model for post in agent.posts.values()):
                 self._fail(load, "model_load_failed", "its process was given up")
+        self._replicas.agent_spoke(agent)
         self._look()
 
     def agent_gone(self, agent: Agent) -> None:
         for load in self._loads.values():
             if load.place is not None and load.place.agent == agent.inc:
                 load.lose_place()
+        self._replicas.agent_gone(agent)
         self._look()
 
     def spawned(self, agent: Agent, spawned: Spawned) -> bool:
@@ -145,14 +150,17 @@ class Loads:
             if is_here and load.spawn is not None and load.spawn.req == spawned.req:
                 load.inc = spawned.inc
                 return True
-        return False
+        return self._replicas.spawned(agent, spawned)
 
     def exited(self, agent: Agent, exited: Exited) -> None:
         """A worker's life has ended; `final`: with it its post."""
         if not exited.final:
             return
-        for number in [post.number for post in agent.posts.values() if post.inc == exited.inc]:
-            del agent.posts[number]
+        for post in [post for post in agent.posts.values() if post.inc == exited.inc]:
+            del agent.posts[post.number]
+            if not self._room.is_leaving(agent, post):
+                self._replicas.forget(post.model)
+        self._replicas.exited(exited)
         for load in list(self._loads.values()):
             if load.inc == exited.inc:
                 self._fail(load, "model_load_failed", exited.words)
@@ -171,7 +179,8 @@ class Loads:
     @property
     def next_look_s(self) -> float:
         """When `tick` has something to do."""
-        return self._look_s if self._loads or self._room.is_being_made else inf
+        is_waiting = self._loads or self._room.is_being_made or self._replicas.is_waiting
+        return self._look_s if is_waiting else inf
 
     def sweep(self) -> None:
         """What is looked at less often: idle models, models whose jobs wait, what can be forgotten."""
@@ -209,6 +218,7 @@ class Loads:
             assert (load.place is None) == (load.moved_s == inf)
             assert load.place is not None or (load.spawn is None and not load.inc)
             assert load.place is None or load.place.agent in self._state.agents
+        self._replicas.check()
 
     # ---- steps
 
@@ -229,6 +239,8 @@ class Loads:
             if load.place is not None and load.spawn is not None and load.asked_s <= state.now - BEAT_S:
                 load.asked_s = state.now
                 state.send(state.agents[load.place.agent].peer, load.spawn)
+        may_spawn = all(load.place is not None for load in self._loads.values())
+        self._replicas.look(self._has_free if may_spawn else None)
 
     def _is_over(self, load: Load) -> bool:
         """Forget what nobody wants, fail what takes too long or went wrong."""
@@ -261,10 +273,8 @@ class Loads:
             return
         spots = self._room.spots(recipe)
         for agent, device in spots:
-            place = Place(agent.inc, device)
-            num_coming = sum(one.spawn is not None and one.place == place for one in self._loads.values())
-            if self._room.num_free(agent, device) > num_coming:
-                load.take(place, state.now)
+            if self._has_free(agent, device):
+                load.take(Place(agent.inc, device), state.now)
                 load.spawn = Spawn(next(state.reqs), recipe.spec, device, True)
                 log.info("%s goes to %s", recipe.model, device)
                 return
@@ -272,7 +282,14 @@ class Loads:
             return  # room is being made already, for this load and for those before it
         if evicted := self._room.evict(spots, state.now - load.since_s, set(self._loads)):
             log.info("%s makes room for %s", evicted.model, recipe.model)
+            self._replicas.made_room(evicted.model)
             load.displaced.append(state.recipes.get(evicted.model) or Recipe(evicted.model, evicted.spec, 0))
+
+    def _has_free(self, agent: Agent, device: str) -> bool:
+        """Beside those for which no post shows yet."""
+        place = Place(agent.inc, device)
+        num_coming = sum(one.spawn is not None and one.place == place for one in self._loads.values())
+        return self._room.num_free(agent, device) > num_coming + self._replicas.num_coming(agent.inc, device)
 
     def _fail(self, load: Load, code: str, words: str) -> None:
         """Tell all who wait, and have those come back who made room for it."""

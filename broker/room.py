@@ -58,6 +58,19 @@ class Room:
         """A post of this model that nobody has dismissed."""
         return next((found for found in self.posts_of(model) if not self.is_leaving(*found)), None)
 
+    def num_staying(self, model: str) -> int:
+        """Posts of this model that nobody has dismissed."""
+        return sum(not self.is_leaving(*found) for found in self.posts_of(model))
+
+    def is_in_use(self, model: str) -> bool:
+        """It is up, and would not be unloaded for idleness."""
+        limit_s = self._policy.idle_timeout_s
+        known = self._state.models.get(model)
+        if known is None or not known.workers:
+            return False
+        used_s = max(known.used_s, known.up_since_s)
+        return not limit_s or not known.is_idle or self._state.now - used_s <= limit_s
+
     def is_leaving(self, agent: Agent, post: Post) -> bool:
         return post.leaving or (agent.inc, post.number) in self._dismissed
 

@@ -25,7 +25,7 @@ SANS_IO = {
         *("wire", "ranges", "structures", "token_plane", "identity"),
         *("adapter_messages", "load_messages", "retire_messages", "death_messages"),
         *("answers", "codec", "params", "prefix", "spec"),
-        *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "room"),
+        *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "replicas", "room"),
         *("adapters", "claims", "deaths", "gate", "progress", "retiring", "silence"),
     },
     "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "patience"},
