@@ -48,7 +48,7 @@ class Settled:
     model_timeout_s: int
     """A model that was loaded on demand is unloaded after so long without a request; 0: never."""
     load_timeout_s: int
-    """So long a request waits for its model."""
+    """So long a request waits for its model, and a load may go without progress."""
     standby: bool
     """Keep a process ready for the next model on each device."""
 

@@ -186,7 +186,12 @@ ModelTimeout = Annotated[
     typer.Option(min=0, help="Idle seconds after which a model loaded on demand is unloaded.", show_default="300"),
 ]
 LoadTimeout = Annotated[
-    int | None, typer.Option(min=1, help="Seconds that a request waits for its model.", show_default="600")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Seconds that a request waits for its model in all, and that a load may go without progress.",
+        show_default="600",
+    ),
 ]
 Standby = Annotated[
     bool | None,
