@@ -155,7 +155,9 @@ def recorded(work: Callable[[], None], device: str) -> Callable[[], None]:
         return work
     from tokenyard.workers.graphs import CudaRecorder
 
-    return CudaRecorder(torch.device(device))(work).replay
+    recorder = CudaRecorder(torch.device(device))
+    recorder.warm_up(work)
+    return recorder(work).replay
 
 
 def run_s(work: Callable[[], None], device: str) -> float:

@@ -23,8 +23,10 @@ from tokenyard.workers.drawn import BANNED, BROKEN, Drawn, Sampled
 from tokenyard.workers.embedder import Embedder
 from tokenyard.workers.grammars import Grammars
 from tokenyard.workers.lane import Guessed, Lane, Logits
-from tokenyard.workers.lanes import make_lane, make_sampler
-from tokenyard.workers.memory import used_bytes
+from tokenyard.workers.lanes import make_capture, make_lane, make_sampler
+from tokenyard.workers.late import Late
+from tokenyard.workers.leisure import Demand
+from tokenyard.workers.memory import Usage
 from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.outputs import Output, make_output
 from tokenyard.workers.pace import Pace, Work
@@ -34,10 +36,6 @@ from tokenyard.workers.scoring import score_end
 from tokenyard.workers.speculation import Speculation
 
 log = logging.getLogger(__name__)
-
-
-MEASURE_STEPS = 256
-"""Between two looks at the memory in use: one takes some 20 µs, and the pool is allocated once."""
 
 
 class Flight(NamedTuple):
@@ -56,7 +54,6 @@ class Engine:
         """`lane`: another one than the model's own, for tests."""
         card = model.card
         self.model = model
-        self.late = model.late
         self.num_steps = 0
         self._limit = min(card.context_length, card.pool_tokens)
         """Tokens that a sequence can have, prompt and emitted together."""
@@ -72,6 +69,8 @@ class Engine:
             whole_prompts=model.verdict.whole_prompts,
         )
         self._sampler = make_sampler(self._lane, card.vocab_size, model.device)
+        self.late: Late | None = make_capture(self._lane, self._sampler, options.late) or model.late
+        """What is left to be done between steps, by whoever calls step()."""
         self._grammars = Grammars(card, model.device)
         self._speculation = Speculation(options.num_drafts if self._lane.most_drafts(0) else 0)
         if options.num_drafts and not self._speculation.num_drafts:
@@ -90,9 +89,7 @@ class Engine:
         self._flight: Flight | None = None
         self._num_emitted = 0
         """Tokens drawn so far, of all sequences."""
-        self._num_device_bytes = 0
-        self._measure_at = 0
-        """When the memory is looked at again, in steps."""
+        self._usage = Usage(model.device)
         self._ready: list[Output] = []
         """Outputs that need no step: ends of sequences that had nothing left to do."""
 
@@ -115,17 +112,11 @@ class Engine:
             "hit_tokens": self._scheduler.hit_tokens,
             "emitted_tokens": self._num_emitted,
             "preempted": self._scheduler.num_preempted,
-            "device_bytes": self._device_bytes(),
+            "device_bytes": self._usage.at(self.num_steps),
             "compiling": self._grammars.num_compiling,
             "embedding": self._embedder.num_waiting,
             **self._speculation.figures(),
         }
-
-    def _device_bytes(self) -> int:
-        if self.num_steps >= self._measure_at:
-            self._measure_at = self.num_steps + MEASURE_STEPS
-            self._num_device_bytes = used_bytes(self.model.device)
-        return self._num_device_bytes
 
     def add(
         self,
@@ -213,6 +204,20 @@ class Engine:
             outputs += self._land()
         self._work = None if embedded else work
         return outputs
+
+    @property
+    def demand(self) -> Demand:
+        """What there is to do."""
+        if not self.has_work:
+            return Demand.NOTHING
+        lacking = any(one.num_pending > 1 for one in self._scheduler.running)
+        waits = lacking or self._scheduler.waiting or self._embedder.num_waiting
+        return Demand.PROMPTS if waits else Demand.STREAMS
+
+    @torch.inference_mode()
+    def settle(self) -> list[Output]:
+        """Land what is in flight: then another may use what a step leaves on the device."""
+        return self._land()
 
     def _expect(self, num_tokens: int) -> None:
         """So much is computed next."""

@@ -3,6 +3,7 @@
 The only thread that touches torch, so that a long prefill or compile never delays a heartbeat.
 """
 
+import math
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     # Imports torch: at run time only the loader does that, in the engine's thread, while the I/O thread already talks.
     from tokenyard.workers.adoption import Adopted, Adoption, Arrived
     from tokenyard.workers.engine import Engine
+    from tokenyard.workers.outputs import Output
 
 Command = Add | Drop | Adopt | Retire
 
@@ -76,14 +78,11 @@ class EngineThread(threading.Thread):
             engine, self.card = self._load(self._set_progress)
             engine.enter_thread()
             self._signal()
-            late = engine.late
-            if late is not None:
-                late.start()
+            if engine.late is not None:
+                engine.late.start()
             while True:
-                self._take_commands(engine, wait=not engine.has_work)
-                if late is not None and late.is_over:
-                    late.install()
-                    late = None
+                self._take_commands(engine, wait=not engine.has_work, timeout_s=self._rest_s(engine))
+                self._improve(engine)
                 began_s = time.monotonic()
                 self._busy = began_s, engine
                 outputs = engine.step(self.held)
@@ -91,13 +90,31 @@ class EngineThread(threading.Thread):
                 engine.took(time.monotonic() - began_s)
                 idle = engine.num_steps == self.num_steps
                 self.num_steps, self.load_figures = engine.num_steps, engine.load()
-                if outputs:
-                    self.results.append([(output.key, output.delta) for output in outputs])
-                    self._signal()
-                elif engine.has_work and idle:
+                self._tell(outputs)
+                if not outputs and engine.has_work and idle:
                     self._take_commands(engine, wait=True, timeout_s=IDLE_WAIT_S)
         except BaseException as error:  # noqa: BLE001 - the process's one place: whatever it is, the I/O thread must know
             self.failure = error
+            self._signal()
+
+    def _rest_s(self, engine: "Engine") -> float | None:
+        """How long nothing is to be done without a command; None: for ever."""
+        due_s = math.inf if engine.late is None else engine.late.due_s(engine.demand)
+        return None if due_s == math.inf else max(0.0, due_s - time.monotonic())
+
+    def _improve(self, engine: "Engine") -> None:
+        """Do a piece of what makes the model quicker, if it is time for one."""
+        if engine.late is None or engine.late.due_s(engine.demand) > time.monotonic():
+            return
+        self._tell(engine.settle())
+        self._busy = time.monotonic(), engine
+        if not engine.late.go_on():
+            engine.late = None
+        self._busy = None
+
+    def _tell(self, outputs: "list[Output]") -> None:
+        if outputs:
+            self.results.append([(output.key, output.delta) for output in outputs])
             self._signal()
 
     def _take_commands(self, engine: "Engine", wait: bool, timeout_s: float | None = None) -> None:

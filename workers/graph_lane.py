@@ -3,32 +3,43 @@
 One graph for each bucket of batch sizes and width of block tables. Guesses are rows like any other: all rows of a layer
 are written before any of them attends, each up to its own position. A replay takes its input tokens from the host or,
 where the host does not know them yet, from the last draw on the device: so a step can be launched before the one
-before it has landed. Must not know how tokens are drawn.
+before it has landed. Must not know how tokens are drawn, nor when graphs are recorded (late.py).
 """
 
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import count
+from typing import NamedTuple
 
 import torch
 
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
-from tokenyard.workers.graphs import Graph, Recorder, buckets
+from tokenyard.workers.graphs import Graph, Recorder, Shape, buckets, in_pieces, smallest
 from tokenyard.workers.lane import Guessed, Lane, Logits
 from tokenyard.workers.model import LoadedModel
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.rack import Masked, Rack
 from tokenyard.workers.scheduler import Chunk, Plan, Sequence
+from tokenyard.workers.selftest import tolerance
 from tokenyard.workers.stage import POSITION, SHELF, TABLE, TOKEN, Row, Stage
 from tokenyard.workers.static_step import DecodeKernel, StaticStep
 
 
+class Trial(NamedTuple):
+    """A sequence of one token more than a block, against which graphs are held."""
+
+    sequence: Sequence
+    num_placed: int
+    """Of the rack, when it was computed."""
+    expected: torch.Tensor  # [1, V]
+
+
 class GraphLane(Lane):
-    """Decodes by graphs, all else by the paged lane."""
+    """Decodes by graphs, as far as they are recorded; all else by the paged lane."""
 
     def __init__(
         self,
@@ -37,6 +48,7 @@ class GraphLane(Lane):
         num_rows: int,
         widths: list[int],
         decode: DecodeKernel,
+        recorder: Recorder,
         most_blocks: int = sys.maxsize,
     ) -> None:
         """`widths`: of block tables, ascending, the last for the longest sequence; more than one where width costs.
@@ -56,51 +68,59 @@ class GraphLane(Lane):
         self._row_of: dict[Sequence, int] = {}
         """Its row of each sequence."""
         self.logits = torch.zeros(num_rows, model.card.vocab_size, dtype=model.dtype, device=device)
-        self.recorder: Recorder | None = None
-        """What recorded the graphs: others that are to share their memory need the same."""
-        self._graphs: dict[tuple[int, int], Graph] = {}
-        self._adapted: dict[tuple[int, int], Graph] = {}
-        """The same with the adapters of all shelves, for batches in which any sequence has one."""
-
-    @torch.inference_mode()
-    def record(self, recorder: Recorder) -> None:
-        """Record all graphs, the largest first. Raises RuntimeError for a model that waits for the device."""
         self.recorder = recorder
+        """Others that are to share the graphs' memory need the same."""
+        self._graphs: dict[Shape, Graph] = {}
+        self._adapted: dict[Shape, Graph] = {}
+        """The same with the adapters of all shelves, for batches in which any sequence has one."""
+        self._trials: dict[Rack | None, Trial] = {}
+
+    def recording(self) -> Iterator[None]:
+        """Record all graphs, the largest first; each serves once it gives the paged lane's logits.
+
+        Between two pieces others may step, if they read the logits of their last step before the next piece. Raises
+        RuntimeError for a model that waits for the device, and for a graph that gives other logits.
+        """
         for width in reversed(self._widths):
             for bucket in reversed(self.buckets):
                 if bucket * width > self._most_blocks:
                     continue
                 if rack := self._model.rack:
-                    self._adapted[bucket, width] = recorder(partial(self._forward, bucket, width, rack))
-                self._graphs[bucket, width] = recorder(partial(self._forward, bucket, width, None))
+                    yield from self._record(self._adapted, bucket, width, rack)
+                yield from self._record(self._graphs, bucket, width, None)
 
-    @torch.inference_mode()
-    def selftest(self) -> float:
-        """The largest difference of any graph's logits from the paged lane's, as a share of the largest logit."""
+    def _record(self, graphs: dict[Shape, Graph], bucket: int, width: int, rack: Rack | None) -> Iterator[None]:
+        # only rows of padding, lest the blocks of whoever came last are written again
+        pad = partial(self._stage.send, [], bucket)
+        graph = yield from in_pieces(self.recorder, partial(self._forward, bucket, width, rack), pad)
+        error = self._error(graph, bucket, rack)
+        if not error <= tolerance(self._model.model):  # NaN fails too
+            raise RuntimeError(f"it gives other logits (by {error:.2g})")
+        graphs[bucket, width] = graph
+        yield
+
+    def _error(self, graph: Graph, bucket: int, rack: Rack | None) -> float:
+        """The largest difference from the paged lane's logits, as a share of the largest, with a trial in each row."""
+        one, _, expected = self._trial(rack)
+        row = Row(1, self._paged.pool.block_size, one.shelf, one.blocks)
+        found = self._replay(graph, [row] * bucket, bucket)
+        return float((found - expected).abs().max() / expected.abs().max())
+
+    def _trial(self, rack: Rack | None) -> Trial:
+        """Kept as long as the adapter that it is computed with, if it has one, lies where it lay."""
+        shelf = rack.trial_shelf() if rack else 0
+        num_placed = rack.num_placed if rack else 0
+        known = self._trials.get(rack)
+        if known is not None and known.num_placed == num_placed:
+            return known
         size = self._paged.pool.block_size
         one = Sequence(WorkerJob(b"", 0, 1), list(range(1, size + 1)), [1], Params(max_tokens=2))
-        one.blocks.extend((0, 1))
-        errors = self._errors(one, self._graphs)
-        if rack := self._model.rack:
-            one.shelf = rack.num_shelves
-            rack.fill(one.shelf)
-            errors += self._errors(one, self._adapted)
-            rack.place(one.shelf, {})
-        self._paged.scrub(one.blocks)
-        return torch.stack(errors).max().item()
-
-    def _errors(self, one: Sequence, graphs: dict[tuple[int, int], Graph]) -> list[torch.Tensor]:
-        """Of each graph, with this sequence of one token more than a block as every row."""
-        size = self._paged.pool.block_size
-        one.num_computed = 0
+        one.shelf = shelf
+        one.blocks.extend(self._paged.pool.trial_blocks[2 * bool(rack) :][:2])
         self._paged.run(Plan([], [Chunk(one, 0, size)]))
         one.num_computed = size
-        expected = self._paged.run(Plan([one], [])).rows
-        errors = []
-        for (bucket, _), graph in graphs.items():
-            found = self._replay(graph, [Row(1, size, one.shelf, one.blocks)] * bucket, bucket)
-            errors.append((found - expected).abs().max() / expected.abs().max())
-        return errors
+        self._trials[rack] = Trial(one, num_placed, self._paged.run(Plan([one], [])).rows)
+        return self._trials[rack]
 
     @property
     def num_graphs(self) -> int:
@@ -113,18 +133,17 @@ class GraphLane(Lane):
         return max(0, self.buckets[-1] - num_decodes)
 
     def runs_ahead(self, plan: Plan) -> bool:
-        return not plan.guesses and self._shape(plan) in self._graphs
+        return not plan.guesses and self._find(plan) is not None
 
     def run(self, plan: Plan) -> Logits:
-        shape = self._shape(plan)
-        if shape not in self._graphs:
+        found = self._find(plan)
+        if found is None:
             return self._paged.run(plan)
         sampled = [*plan.decodes, *(guess.sequence for guess in plan.guesses)]
         words = [Row(self._token(one), one.num_computed, one.shelf, one.blocks) for one in sampled]
         for one, drafts in plan.guesses:
             words += [Row(*guess, one.shelf, one.blocks) for guess in zip(drafts, count(one.num_computed + 1))]
-        graphs = self._adapted if any(one.shelf for one in sampled) else self._graphs
-        rows = self._replay(graphs[shape], words, shape[0])
+        rows = self._replay(found[0], words, found[1])
         later = torch.split(rows[len(sampled) :], [len(drafts) for _, drafts in plan.guesses])
         guessed = [Guessed(*guess, after) for guess, after in zip(plan.guesses, later, strict=True)]
         return Logits(sampled, rows[: len(sampled)], guessed)
@@ -139,15 +158,16 @@ class GraphLane(Lane):
     def scrub(self, blocks: Iterable[int]) -> None:
         self._paged.scrub(blocks)
 
-    def _shape(self, plan: Plan) -> tuple[int, int]:
-        """Bucket and width that a plan needs; (0, 0) where it is none for graphs."""
+    def _find(self, plan: Plan) -> tuple[Graph, int] | None:
+        """The graph for this plan, and its bucket; None where there is none."""
         sequences = [*plan.decodes, *(guess.sequence for guess in plan.guesses)]
         num_rows = len(sequences) + sum(len(drafts) for _, drafts in plan.guesses)
         if plan.prefills or not 0 < num_rows <= self.buckets[-1]:
-            return 0, 0
+            return None
+        graphs = self._adapted if any(one.shelf for one in sequences) else self._graphs
         longest = max(len(one.blocks) for one in sequences)
-        bucket = self.buckets[bisect_left(self.buckets, num_rows)]
-        return bucket, self._widths[bisect_left(self._widths, longest)]
+        shape = smallest(graphs, self.buckets, num_rows, self._widths[bisect_left(self._widths, longest)])
+        return (graphs[shape], shape[0]) if shape else None
 
     def _token(self, sequence: Sequence) -> int:
         """Word 0 of its row."""

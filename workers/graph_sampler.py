@@ -5,7 +5,7 @@ words on the device. A batch with anything else in it is drawn eagerly: behind a
 needs to launch that.
 """
 
-from bisect import bisect_left
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from tokenyard.workers.biases import has_biases
 from tokenyard.workers.drawn import BROKEN, Drawn
 from tokenyard.workers.draws import GREEDY_BELOW, Odds, log_min_p, noise_keys, num_ranks
 from tokenyard.workers.grammars import Allowed
-from tokenyard.workers.graphs import Graph, Recorder
+from tokenyard.workers.graphs import Graph, Recorder, Shape, in_pieces, smallest
 from tokenyard.workers.penalties import has_penalties
 from tokenyard.workers.sampler import Sampler
 from tokenyard.workers.scheduler import Sequence
@@ -43,26 +43,31 @@ class GraphSampler(Sampler):
         self._ranks: int | None = None
         """What kind of graph draws the batch `_ranked`."""
         self._tokens = torch.zeros(len(logits), dtype=torch.int64, device=device)
-        self._graphs: dict[tuple[int, int], Graph] = {}
+        self._graphs: dict[Shape, Graph] = {}
         """By bucket and ranks."""
 
-    @torch.inference_mode()
-    def record(self, recorder: Recorder) -> None:
-        """Record all graphs, the largest first."""
+    def recording(self, recorder: Recorder) -> Iterator[None]:
+        """Record all graphs, the largest first. Between two pieces others may draw."""
         for ranks in reversed(RANKS):
             for bucket in reversed(self._buckets):
-                self._graphs[bucket, ranks] = recorder(partial(self._draw, bucket, min(ranks, self._logits.shape[1])))
+                work = partial(self._draw, bucket, min(ranks, self._logits.shape[1]))
+                self._graphs[bucket, ranks] = yield from in_pieces(recorder, work)
+
+    @property
+    def num_graphs(self) -> int:
+        return len(self._graphs)
 
     def draw(self, logits: torch.Tensor, sequences: list[Sequence], allowed: Allowed | None = None) -> Drawn:
         if sequences != self._ranked:
             self._ranked, self._ranks = list(sequences), self._ranks_of(sequences)
         ranks = self._ranks
-        if ranks is None or logits.data_ptr() != self._logits.data_ptr():
+        shape = None if ranks is None else smallest(self._graphs, self._buckets, len(sequences), ranks)
+        if shape is None or logits.data_ptr() != self._logits.data_ptr():
             return super().draw(logits, sequences, allowed)
         if allowed is not None:
             allowed.mask(logits)  # in place: nobody reads the raw ones after this draw
         self._send(sequences)
-        self._graphs[self._buckets[bisect_left(self._buckets, len(sequences))], ranks].replay()
+        self._graphs[shape].replay()
         return Drawn(self._tokens[: len(sequences)].clone())
 
     def _ranks_of(self, sequences: list[Sequence]) -> int | None:

@@ -33,6 +33,9 @@ class Table(NamedTuple):
     """The first block of a single sequence whose blocks are neighbours: it can be read without a copy."""
 
 
+NUM_TRIAL_BLOCKS = 4
+"""A sequence over the border of two blocks, without an adapter and with one (graph_lane.py)."""
+
 Write = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 """key, value: [T, num_heads, dim]; the layer's pools of both: [num_slots, num_heads, dim]; slots: [T] int64."""
 
@@ -48,8 +51,8 @@ def copy_in(
 class KVPool:
     """Keys and values of `num_blocks * block_size` slots. Slot s lies in block s // block_size.
 
-    Two blocks more: `null_block` is never written, so that what pads a block table reads finite numbers there, and
-    `spill_block` takes what the padding rows of a CUDA graph write.
+    Some blocks more: `null_block` is never written, so that what pads a block table reads finite numbers there;
+    `spill_block` takes what the padding rows of a CUDA graph write; `trial_blocks` are for those who try graphs.
     """
 
     def __init__(
@@ -64,10 +67,11 @@ class KVPool:
         self.block_size = block_size
         self.null_block = num_blocks
         self.spill_block = num_blocks + 1
+        self.trial_blocks = range(num_blocks + 2, num_blocks + 2 + NUM_TRIAL_BLOCKS)
         self.token_bytes = max(shape.num_elements for shape in shapes) * dtype.itemsize
         """Of one token in the largest layer."""
         self._write = write
-        num_slots = (num_blocks + 2) * block_size
+        num_slots = self.trial_blocks.stop * block_size
         # [num_slots, num_heads, dim], so that a block is one run of memory and a token one row
         self._keys = [_zeros((num_slots, one.num_heads, one.key_dim), dtype, device) for one in shapes]
         self._values = [_zeros((num_slots, one.num_heads, one.value_dim), dtype, device) for one in shapes]

@@ -1,32 +1,93 @@
-"""A model that is compiled beside its engine, which serves it as it is meanwhile and changes over between two steps.
+"""What makes a model quicker while it serves already: for models on demand, whose first token somebody waits for.
 
-For models on demand: somebody waits for the first token, and compiling takes seconds from the disk's cache and half a
-minute without. What is compiled is a twin that shares all weights.
+On a CPU it is compiled, which takes seconds from the disk's cache and half a minute without: what is compiled, in a
+thread of its own, is a twin that shares all weights, and the engine changes over between two steps. On CUDA graphs are
+recorded, in the engine's own thread, some at a time between two steps (leisure.py says when).
 """
 
 import copy
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from tokenyard.workers.gently import lower_priority
-from tokenyard.workers.kernels import FAILURES
+from tokenyard.workers.kernels import FAILURES, compile_failures
+from tokenyard.workers.leisure import HEAD_START_S, Demand, Leisure
 from tokenyard.workers.selftest import first_line
 
 log = logging.getLogger(__name__)
 
-HEAD_START_S = 2.0
-"""Whoever asked for the model gets the first tokens before the compiler takes the interpreter's time."""
+
+class Late(Protocol):
+    """Called by the engine's thread only, between two steps. A failure leaves the model as it is, with a word."""
+
+    def start(self) -> None:
+        """The model is ready to serve."""
+        ...
+
+    def due_s(self, demand: Demand) -> float:
+        """When it wants to go on, by time.monotonic(), if the engine has this to do until then; inf: not yet known."""
+        ...
+
+    def go_on(self) -> bool:
+        """Do a piece of it, while nothing is in flight; False: that was the last."""
+        ...
+
+
+class LateCapture:
+    """Records an engine's graphs, each of which serves from then on."""
+
+    def __init__(self, pieces: Iterator[None], num_graphs: Callable[[], int]) -> None:
+        """`pieces`: what records them, and stops between any two pieces of it; `num_graphs`: recorded so far."""
+        self._pieces = pieces
+        self._num_graphs = num_graphs
+        self._leisure: Leisure | None = None
+        self._spent_s = 0.0
+
+    def start(self) -> None:
+        self._leisure = Leisure(time.monotonic())
+
+    def due_s(self, demand: Demand) -> float:
+        assert self._leisure is not None
+        return self._leisure.due_s(demand)
+
+    def go_on(self) -> bool:
+        began_s = time.monotonic()
+        goes_on = self._do_piece()
+        ended_s = time.monotonic()
+        self._spent_s += ended_s - began_s
+        if self._leisure is not None:
+            self._leisure.did(began_s, ended_s)
+        return goes_on
+
+    def finish(self) -> None:
+        """All of it at once, for a model that nobody waits for."""
+        while self.go_on():
+            pass
+
+    def _do_piece(self) -> bool:
+        try:
+            with torch.inference_mode():
+                next(self._pieces)
+        except StopIteration:
+            log.info("recorded %d CUDA graphs in %.1f s", self._num_graphs(), self._spent_s)
+            return False
+        except compile_failures() as failure:
+            words = "recorded %d CUDA graphs and no more, other batches run without: the next failed: %s"
+            log.warning(words, self._num_graphs(), first_line(failure))
+            return False
+        return True
 
 
 class LateCompile(threading.Thread):
-    """Compiles once; `install` puts the result in its place. A failure leaves the model as it was, with a word."""
+    """Compiles once."""
 
     def __init__(self, model: PreTrainedModel, compiling: Callable[[PreTrainedModel], str]) -> None:
         """`compiling` changes a model in place and says why that must not be used, if so."""
@@ -35,8 +96,6 @@ class LateCompile(threading.Thread):
         self._compiling = compiling
         self._num_threads = torch.get_num_threads()
         self._twin: PreTrainedModel | None = None
-        self.is_over = False
-        """Nothing more will come of it, or `install` has what there is."""
 
     def run(self) -> None:
         time.sleep(HEAD_START_S)
@@ -53,14 +112,16 @@ class LateCompile(threading.Thread):
         else:
             log.info("compiled beside the engine in %.1f s", time.perf_counter() - began)
             self._twin = twin
-        self.is_over = True
 
-    def install(self) -> None:
-        """Between two steps, in the engine's thread."""
-        assert self.is_over
+    def due_s(self, demand: Demand) -> float:
+        return inf if self.is_alive() else 0.0
+
+    def go_on(self) -> bool:
+        """Put what came of it in its place."""
         if self._twin is not None:
             self._model._modules.update(self._twin._modules)
             self._twin = None
+        return False
 
 
 def cause(failure: Exception) -> str:

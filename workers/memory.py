@@ -26,18 +26,28 @@ SAMPLER_COPIES = 6
 """Tensors [R, V] of float32 that live at once in the sampler at the most: raw, scores, noisy rows and their filters."""
 GRAPH_BYTES = 16 << 20
 """Of one CUDA graph, in the driver: vLLM reports some 0.6 GiB for 67 sizes; not measured here."""
+MEASURE_STEPS = 256
+"""Between two looks at the memory in use: one takes some 20 µs, and the pool is allocated once."""
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+class StepBytes(NamedTuple):
+    """What steps take beside weights and KV pool; 0 on CPU."""
+
+    total: int = 0
+    graphs: int = 0
+    """Of these, what all graphs share."""
 
 
 def step_bytes(
     model: PreTrainedModel, num_tokens: int, num_rows: int, plain: PlainModel | None = None, num_graphs: int = 0
-) -> int:
-    """What one step of the largest size takes beside weights and KV pool, found by running one; 0 on CPU.
+) -> StepBytes:
+    """For steps of the largest size, found by running one.
 
     `plain`: the model as the plain lane runs it, where that serves it. `num_graphs`: of decodes with up to `num_rows`.
     """
     if model.device.type != "cuda":
-        return 0
+        return StepBytes()
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     with torch.inference_mode():
@@ -50,10 +60,10 @@ def step_bytes(
     eager = torch.cuda.max_memory_allocated(model.device) - before + GROUP_BYTES["cuda"]
     sampling = SAMPLER_COPIES * num_rows * row.numel() * torch.float32.itemsize
     if not num_graphs:
-        return eager + sampling
+        return StepBytes(eager + sampling)
     # all graphs share the memory of the largest, which is less than a full step's, and leave their logits in one place
     logits = num_rows * row.numel() * row.element_size()
-    return 2 * eager + sampling + logits + num_graphs * GRAPH_BYTES
+    return StepBytes(2 * eager + sampling + logits + num_graphs * GRAPH_BYTES, eager)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -69,6 +79,23 @@ def used_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
     return psutil.Process().memory_info().rss
+
+
+class Usage:
+    """Of a device's memory, looked at now and then."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._num_bytes = 0
+        self._look_at = 0
+        """In steps."""
+
+    def at(self, step: int) -> int:
+        """As it is now, or was some steps before this one."""
+        if step >= self._look_at:
+            self._look_at = step + MEASURE_STEPS
+            self._num_bytes = used_bytes(self._device)
+        return self._num_bytes
 
 
 def parse_kv_memory(text: str, device: torch.device, step: int = 0, num_sharers: int = 1) -> int:

@@ -26,7 +26,7 @@ from tokenyard.workers.failures import explained
 from tokenyard.workers.graphs import buckets, num_rows
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.late import LateCompile
-from tokenyard.workers.memory import plan_memory, step_bytes
+from tokenyard.workers.memory import StepBytes, plan_memory, step_bytes
 from tokenyard.workers.patience import STEP_S
 from tokenyard.workers.plain import PlainModel
 from tokenyard.workers.pooling import Pooling, read_pooling
@@ -64,7 +64,7 @@ class EngineOptions(NamedTuple):
     compile: bool | None = None
     """Whether CPU code is compiled; None: where the model is large enough for it."""
     late: bool = False
-    """Compile while the model serves already (late.py)."""
+    """Compile, or record graphs, while the model serves already (late.py)."""
     trust_remote_code: bool = False
     """Run modeling code that comes with the model."""
     quantization: str = ""
@@ -94,6 +94,8 @@ class LoadedModel:
     """Where adapters come; None: there can be none."""
     late: LateCompile | None = None
     """To be started by whoever serves it."""
+    graph_bytes: int = 0
+    """Of the device's memory, kept for what CUDA graphs share."""
 
     @property
     def shapes(self) -> list[LayerShape]:
@@ -167,6 +169,9 @@ def _load(
     most_rows = num_rows(options.max_num_seqs, options.num_drafts)
     num_graphs = len(buckets(most_rows)) if verdict.lane == "paged" and not options.eager else 0
     num_graphs *= 2 if rack else 1  # with adapters and without
+    step = StepBytes()
+    if not is_encoder:
+        step = step_bytes(model, options.max_batch_tokens, most_rows, plain, num_graphs)
     budget = plan_memory(
         verdict.token_bytes(chosen),
         place,
@@ -175,7 +180,7 @@ def _load(
         max_num_seqs=options.max_num_seqs,
         kv_memory=options.kv_memory,
         num_sharers=options.num_sharers,
-        step=0 if is_encoder else step_bytes(model, options.max_batch_tokens, most_rows, plain, num_graphs),
+        step=step.total,
         sequence_bytes=verdict.footprint.sequence_bytes,
     )
     card = Card(
@@ -198,7 +203,7 @@ def _load(
         file=checkpoint.source.file,
     )
     on_progress(1.0)
-    return LoadedModel(card, model, verdict, *budget, chosen, place, pooling, rack, late)
+    return LoadedModel(card, model, verdict, *budget, chosen, place, pooling, rack, late, step.graphs)
 
 
 def _logits(model: PreTrainedModel, verdict: Verdict, num_tokens: int) -> torch.Tensor:

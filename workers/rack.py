@@ -226,6 +226,8 @@ class Rack:
         self.rank = rank
         self.dtype = dtype
         self.device = device
+        self.num_placed = 0
+        """How often something was put on a shelf."""
         self.step: Applies | None = None
         """Of the forward that runs; None: it has no adapter."""
         self.places: dict[str, tuple[Adapted, int]] = {}
@@ -288,13 +290,21 @@ class Rack:
     @torch.inference_mode()
     def place(self, shelf: int, products: dict[str, Product]) -> None:
         """Put an adapter on a shelf, from 1, in place of what lies there; the names are those of `places`."""
+        self.num_placed += 1
         for layer, _ in self.places.values():
             layer.clear(shelf - 1)
         for name, product in products.items():
             layer, part = self.places[name]
             layer.place(shelf - 1, part, product)
 
-    def fill(self, shelf: int) -> None:
+    def trial_shelf(self) -> int:
+        """One on which an adapter lies: if nothing has lain there yet, one of ours, until another takes its place."""
+        first = 1
+        if not any(any(layer.ranks[first - 1]) for layer, _ in self.places.values()):
+            self._fill(first)
+        return first
+
+    def _fill(self, shelf: int) -> None:
         """Put an adapter there that changes all it can: what reads another shelf, or none, gives other logits."""
         products = {}
         for name, (layer, part) in self.places.items():

@@ -87,7 +87,8 @@ class Stage:
         """Write these rows, and rows that do no harm up to `num_rows`."""
         words = self._pinned.take()
         count = len(rows)
-        words[:count, :TABLE] = [one[:TABLE] for one in rows]
+        if rows:
+            words[:count, :TABLE] = [one[:TABLE] for one in rows]
         words[count:num_rows, :TABLE] = 0
         tables, counts = self._tables[self._pinned.turn], self._counts[self._pinned.turn]
         for row, blocks in enumerate([one.blocks for one in rows] + [self._padding] * (num_rows - count)):

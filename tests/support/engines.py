@@ -14,6 +14,7 @@ from tokenyard.broker.spec import ModelSpec
 from tokenyard.broker.wire import Finish, WorkerJob
 from tokenyard.workers.engine import Engine
 from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
+from tokenyard.workers.outputs import Output
 
 VOCAB = 211
 CONTEXT = 256
@@ -101,7 +102,14 @@ def step(
     engine: Engine, streams: Streams, held: tuple[bytes, ...] = (), first_index: int = 0, may_break: bool = False
 ) -> None:
     """One step; each stream must go on where it was, and nothing follows its end."""
-    for key, delta in engine.step(held):
+    take(engine, engine.step(held), streams, first_index, may_break)
+
+
+def take(
+    engine: Engine, outputs: list[Output], streams: Streams, first_index: int = 0, may_break: bool = False
+) -> None:
+    """What an engine has just told."""
+    for key, delta in outputs:
         if key not in streams:
             streams[key] = Stream(cached_tokens=delta.extra["cached_tokens"])
         else:
@@ -127,6 +135,14 @@ def run(engine: Engine, streams: Streams | None = None, first_index: int = 0) ->
             return streams
         step(engine, streams, first_index=first_index)
     raise AssertionError("the engine does not come to an end")
+
+
+def go_on_late(engine: Engine, streams: Streams) -> None:
+    """A piece of what is left to be done between two steps, as the engine's thread does it."""
+    assert engine.late is not None
+    take(engine, engine.settle(), streams)
+    if not engine.late.go_on():
+        engine.late = None
 
 
 def run_one(engine: Engine, prompt: list[int], params: Params, emitted: list[int] | None = None) -> Stream:

@@ -47,10 +47,17 @@ class Tape(TorchDispatchMode):
                     recorded.copy_(found)
 
 
-def record(work: Callable[[], None]) -> Tape:
+class TapeRecorder:
     """A Recorder."""
-    work()
-    return Tape(work)
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        work()
+
+    def __call__(self, work: Callable[[], None]) -> Tape:
+        return Tape(work)
+
+
+record = TapeRecorder()
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:

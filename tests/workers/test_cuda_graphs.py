@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engines import BLOCK, Bench, Streams, job_of, prompt_of, run, save_tiny
+from engines import BLOCK, Bench, Streams, go_on_late, job_of, prompt_of, run, save_tiny, step
 from reference import Reference
 
 from tokenyard.broker.params import Params
@@ -29,6 +29,8 @@ CONTEXT = 1024
 TILE = tile_size(16, 4)
 OPTIONS = EngineOptions(block_size=BLOCK, max_num_seqs=8, max_batch_tokens=256, kv_memory="256MiB")
 NUM_TOKENS = 8
+OTHERS_LEAVE = 1 << 30
+"""For eager steps, and for what the driver keeps of each graph."""
 BORDERS = [BLOCK, TILE, 2 * TILE, 5 * TILE, 16 * TILE - BLOCK, 900]
 """Lengths that sequences grow over: of a block, of tiles, of splits (each some whole tiles, more with the length)."""
 
@@ -51,7 +53,8 @@ def graphed(request: pytest.FixtureRequest, bench: Bench, monkeypatch: pytest.Mo
     if request.param == "gathered":
         monkeypatch.setattr(paged, "choose", lambda *_: TORCH)
     engine = Engine(bench.loaded, OPTIONS)
-    assert isinstance(engine._lane, GraphLane), "the graphs were refused: the log says why"
+    assert isinstance(engine._lane, GraphLane)
+    assert len(engine._lane._graphs) >= len(engine._lane.buckets), "graphs were refused: the log says why"
     assert (engine._lane._paged.kernels is TORCH) == (request.param == "gathered")
     return engine
 
@@ -109,6 +112,33 @@ def test_speculation_beside_graphs(bench: Bench) -> None:
     for key, stream in run(engine).items():
         bench.reference.check(jobs[key.job][0], stream.ids, jobs[key.job][1])
     assert engine.load()["confirmed"] > 10
+
+
+def test_graphs_come_while_streams_run(bench: Bench) -> None:
+    """Piece by piece, in the memory that was reserved: another takes nearly all the rest meanwhile."""
+    assert bench.loaded.graph_bytes > 0
+    engine = Engine(bench.loaded, OPTIONS._replace(late=True))
+    assert isinstance(engine._lane, GraphLane)
+    assert engine._lane.num_graphs == 0
+    torch.cuda.empty_cache()
+    others = torch.empty(torch.cuda.mem_get_info()[0] - OTHERS_LEAVE, dtype=torch.uint8, device="cuda")
+    reserved = torch.cuda.memory_reserved()
+    jobs = {row: (prompt_of(3 * BLOCK + row, salt=7), params_of(row)._replace(max_tokens=200)) for row in range(8)}
+    streams: Streams = {}
+    for row, (prompt, params) in jobs.items():
+        engine.add(job_of(row), prompt, [], params)
+    while engine.late is not None:
+        step(engine, streams)
+        go_on_late(engine, streams)
+    assert engine._lane.num_graphs == len(engine._lane.buckets) * len(engine._lane._widths)
+    assert torch.cuda.memory_reserved() - reserved < OTHERS_LEAVE
+    del others
+    for row, (prompt, params) in jobs.items():
+        engine.add(job_of(100 + row), prompt, [], params)
+    run(engine, streams)
+    for row, (prompt, params) in jobs.items():
+        for key in (job_of(row), job_of(100 + row)):
+            bench.reference.check(prompt, streams[key].ids, params)
 
 
 def test_no_draw_waits_for_the_device() -> None:

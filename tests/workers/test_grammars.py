@@ -70,8 +70,7 @@ def engine(request: pytest.FixtureRequest, demo: Bench) -> Engine:
     num_drafts = 3 if "guessing" in request.param else 0
     if "ahead" not in request.param:
         return demo.engine(num_drafts=num_drafts)
-    lane = GraphLane(demo.loaded, PagedLane(demo.loaded), num_rows(8, num_drafts), [64], gathered_decode)
-    lane.record(record)
+    lane = GraphLane(demo.loaded, PagedLane(demo.loaded), num_rows(8, num_drafts), [64], gathered_decode, record)
     return Engine(demo.loaded, EngineOptions(max_num_seqs=8, num_drafts=num_drafts), lane)
 
 

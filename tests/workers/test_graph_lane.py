@@ -1,79 +1,19 @@
 """Decodes replayed as graphs, with steps that run ahead, are the reference's: a tape stands in for CUDA's graphs."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from engines import BLOCK, CONTEXT, Bench, Stream, Streams, greedy, job_of, prompt_of, run, step
+from engines import BLOCK, Bench, Stream, Streams, greedy, job_of, prompt_of, run, step
+from graphed import WIDTHS, Graphed, cycle, cyclic, drawn, mixed
 from tape import record
 
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Finish
 from tokenyard.workers import speculation
-from tokenyard.workers.engine import Engine
-from tokenyard.workers.graph_lane import GraphLane
 from tokenyard.workers.graphs import buckets, num_rows
-from tokenyard.workers.model import EngineOptions
-from tokenyard.workers.paged import PagedLane
-from tokenyard.workers.static_step import gathered_decode
-
-WIDTHS = [2, 8, CONTEXT // BLOCK]
 
 
 def void(_: object) -> None:
     """Makes an expression a function's work."""
-
-
-class Graphed:
-    """An engine on the graph lane, and the tapes that stand in for graphs."""
-
-    def __init__(
-        self,
-        bench: Bench,
-        max_num_seqs: int = 8,
-        num_blocks: int = 400,
-        most_blocks: int = 10_000,
-        num_drafts: int = 0,
-    ) -> None:
-        card = bench.loaded.card._replace(pool_tokens=num_blocks * BLOCK)
-        model = replace(bench.loaded, num_blocks=num_blocks, card=card)
-        most = num_rows(max_num_seqs, num_drafts)
-        self.paged = PagedLane(model)
-        self.lane = GraphLane(model, self.paged, most, WIDTHS, gathered_decode, most_blocks)
-        self.lane.record(record)
-        options = EngineOptions(max_num_seqs=max_num_seqs, max_batch_tokens=64, num_drafts=num_drafts)
-        self.engine = Engine(model, options, self.lane)
-
-    def num_replays(self) -> dict[tuple[int, int], int]:
-        return {shape: graph.num_replays for shape, graph in self.lane._graphs.items()}  # type: ignore[attr-defined]
-
-
-def mixed(number: int, count: int = 40) -> Params:
-    """Greedy, drawn, limited and penalised rows beside each other."""
-    return Params(
-        max_tokens=count,
-        temperature=(0.0, 0.8)[number % 2],
-        top_k=(0, 20)[number // 2 % 2],
-        repetition_penalty=(1.0, 1.2)[number // 3 % 2],
-        frequency_penalty=(0.0, 0.2)[number % 3 == 1],
-        seed=number,
-        logprobs=(-1, 2)[number % 4 == 3],
-    )
-
-
-def cycle(number: int) -> list[int]:
-    """A prompt in which most runs of tokens come again."""
-    return prompt_of(12, salt=number) * 4
-
-
-def cyclic(number: int) -> Params:
-    """So strong a bias towards a few tokens that a stream repeats itself, but not always."""
-    return mixed(number, 60)._replace(logit_bias=dict.fromkeys(range(4), 30.0))
-
-
-def drawn(number: int, count: int) -> Params:
-    """What the sampler has graphs for."""
-    return Params(max_tokens=count, temperature=(0.8, 0.0)[number % 2], top_k=(20, 0)[number // 2 % 2], seed=number)
 
 
 def test_guesses_of_a_few_streams_have_rows() -> None:
@@ -203,13 +143,6 @@ def test_broken_logits_end_their_own_sequence_in_flight(llama: Bench) -> None:
     run(graphed.engine, streams)
     assert streams[job_of(1)].finish == Finish("length")
     llama.reference.check(prompt_of(24), streams[job_of(1)].ids, neighbour)
-
-
-def test_selftest_tells_a_wrong_graph(llama: Bench) -> None:
-    graphed = Graphed(llama)
-    assert graphed.lane.selftest() < 1e-5
-    graphed.lane._graphs[4, 8] = record(lambda: void(graphed.lane.logits[:4].zero_()))
-    assert graphed.lane.selftest() > 0.5
 
 
 @pytest.mark.parametrize("number", [3, 5])

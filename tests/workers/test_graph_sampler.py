@@ -53,7 +53,8 @@ class Pair:
     def __init__(self) -> None:
         self.logits = torch.zeros(NUM_ROWS, VOCAB)
         self.graphed = GraphSampler(VOCAB, CPU, self.logits, buckets(NUM_ROWS))
-        self.graphed.record(record)
+        for _ in self.graphed.recording(record):
+            pass
         self.eager = Sampler(VOCAB, CPU)
 
     def check(self, sequences: list[Sequence], seed: int, allowed: Allowed | None = None) -> list[int]:

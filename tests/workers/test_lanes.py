@@ -1,28 +1,28 @@
 """Which lane runs a model: graphs where they can be recorded and are right, and no worker dies of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from engines import Bench, greedy, job_of, prompt_of, run
-from tape import Tape, record
+from tape import Tape, TapeRecorder, record
 from triton.runtime.errors import OutOfResources
 
 from tokenyard.workers.engine import Engine
 from tokenyard.workers.graph_lane import GraphLane
 from tokenyard.workers.graphs import Recorder
-from tokenyard.workers.lane import Lane
 from tokenyard.workers.lanes import graphed, make_lane
 from tokenyard.workers.model import EngineOptions
 from tokenyard.workers.paged import PagedLane
 
 
-def lane_of(bench: Bench, recorder: Recorder) -> Lane:
-    return graphed(bench.loaded, PagedLane(bench.loaded), 4, recorder)
+def engine_of(bench: Bench, recorder: Recorder, **options: Any) -> tuple[Engine, GraphLane]:
+    lane = graphed(bench.loaded, PagedLane(bench.loaded), 4, recorder)
+    return Engine(bench.loaded, EngineOptions(max_num_seqs=4, **options), lane), lane
 
 
-def check_serves(bench: Bench, lane: Lane) -> None:
-    engine = Engine(bench.loaded, EngineOptions(max_num_seqs=4), lane)
+def check_serves(bench: Bench, engine: Engine) -> None:
     engine.add(job_of(0), prompt_of(20), [], greedy(10))
     bench.reference.check_greedy(prompt_of(20), run(engine)[job_of(0)].ids)
 
@@ -32,10 +32,10 @@ def test_a_cpu_has_no_graphs(llama: Bench) -> None:
 
 
 def test_what_can_be_recorded_is(llama: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    lane = lane_of(llama, record)
-    assert isinstance(lane, GraphLane)
+    engine, lane = engine_of(llama, record)
+    assert lane.num_graphs
     assert "CUDA graphs" not in caplog.text
-    check_serves(llama, lane)
+    check_serves(llama, engine)
 
 
 @pytest.mark.parametrize(
@@ -44,21 +44,27 @@ def test_what_can_be_recorded_is(llama: Bench, caplog: pytest.LogCaptureFixture)
     ids=lambda one: type(one).__name__,
 )
 @pytest.mark.parametrize("num_before", [0, 3])
+@pytest.mark.parametrize("late", [False, True])
 def test_what_cannot_be_recorded_runs_without_graphs(
-    llama: Bench, failure: Exception, num_before: int, caplog: pytest.LogCaptureFixture
+    llama: Bench, failure: Exception, num_before: int, late: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recordings = []
+    class Refusing(TapeRecorder):
+        num_recorded = 0
 
-    def refuse(work: Callable[[], None]) -> Tape:
-        if len(recordings) == num_before:
-            raise failure
-        recordings.append(record(work))
-        return recordings[-1]
+        def __call__(self, work: Callable[[], None]) -> Tape:
+            if self.num_recorded == num_before:
+                raise failure
+            self.num_recorded += 1
+            return super().__call__(work)
 
-    lane = lane_of(llama, refuse)
-    assert isinstance(lane, PagedLane)
-    assert f"no CUDA graphs: the model cannot be recorded: {failure}" in caplog.text
-    check_serves(llama, lane)
+    engine, lane = engine_of(llama, Refusing(), late=late)
+    if engine.late is not None:
+        while engine.late.go_on():
+            check_serves(llama, engine)
+    assert f"recorded {num_before} CUDA graphs and no more, other batches run without: the next failed" in caplog.text
+    assert caplog.messages[-1].endswith(str(failure))
+    assert lane.num_graphs == num_before
+    check_serves(llama, engine)
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan])
@@ -68,10 +74,15 @@ def test_graphs_with_other_logits_are_not_used(llama: Bench, value: float, caplo
             super().replay()
             _logits(self).fill_(value)
 
-    lane = lane_of(llama, Falsified)
-    assert isinstance(lane, PagedLane)
-    assert "no CUDA graphs: they give other logits" in caplog.text
-    check_serves(llama, lane)
+    class Falsifying(TapeRecorder):
+        def __call__(self, work: Callable[[], None]) -> Tape:
+            return Falsified(work)
+
+    engine, lane = engine_of(llama, Falsifying())
+    assert not lane.num_graphs
+    assert "recorded 0 CUDA graphs and no more" in caplog.text
+    assert "it gives other logits" in caplog.text
+    check_serves(llama, engine)
 
 
 def _logits(tape: Tape) -> torch.Tensor:

@@ -22,8 +22,7 @@ PROMPT = prompt_of(12) * 3
 
 def ahead(bench: Bench) -> Engine:
     """Steps that run ahead, as they do on a GPU."""
-    lane = GraphLane(bench.loaded, PagedLane(bench.loaded), 8, [16], gathered_decode)
-    lane.record(record)
+    lane = GraphLane(bench.loaded, PagedLane(bench.loaded), 8, [16], gathered_decode, record)
     return Engine(bench.loaded, EngineOptions(max_num_seqs=8, max_batch_tokens=64), lane)
 
 

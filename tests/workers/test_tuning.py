@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tokenyard.workers import late, tuning
 from tokenyard.workers.compiled import CompiledLayer
 from tokenyard.workers.cpu_linear import CpuLinear
 from tokenyard.workers.fusion import MergedAttention, MergedMLP
+from tokenyard.workers.leisure import Demand
 from tokenyard.workers.model import EngineOptions, load_model
 
 COUNT = 24
@@ -202,12 +204,12 @@ def test_compiled_beside_an_engine_that_serves(tmp_path: Path, monkeypatch: pyte
     assert compiler is not None
     compiler.start()
     num_streams = 0
-    while not compiler.is_over:
+    while compiler.due_s(Demand.STREAMS) == inf:
         bench.reference.check_greedy(prompt_of(20), run_one(bench.engine(), prompt_of(20), greedy(COUNT)).ids)
         num_streams += 1
     assert num_streams > 1
     assert not modules(bench, CompiledLayer), "nothing changes in the middle of a step"
-    compiler.install()
+    assert not compiler.go_on()
     assert len(modules(bench, CompiledLayer)) == 2
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     check_streams(bench)
@@ -230,6 +232,6 @@ def test_a_late_compile_that_goes_wrong_leaves_the_model(
     assert compiler is not None
     compiler.start()
     compiler.join()
-    compiler.install()
+    compiler.go_on()
     assert "not compiled: its layers are not found" in caplog.text
     check_streams(bench)
