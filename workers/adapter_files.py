@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from tokenyard.broker import hub
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.spec import local_directory
 from tokenyard.workers.rack import LayerSize, Product
@@ -91,14 +92,14 @@ def _directory(source: str) -> Path:
     name, _, revision = source.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS]))
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise TokenyardError("model_not_found", f"there is no adapter {source} on the Hub", "lora_path") from error
+    except HFValidationError as error:
+        raise TokenyardError("model_not_found", f"there is no adapter {source}", "lora_path") from error
     except LocalEntryNotFoundError as error:
-        words = f"{source} is not in the local cache, and the Hub cannot be reached"
+        words = f"{source} is not in the local Hub cache, and the Hub cannot be reached or must not be asked"
         raise TokenyardError("model_not_found", words, "lora_path") from error
-    except (HfHubHTTPError, OSError) as error:
-        words = str(error).strip().split("\n")[0]
-        raise TokenyardError("invalid_value", f"{source} cannot be fetched: {words}", "lora_path") from error
+    except (hub.TransportError, OSError) as error:
+        told = hub.explain(error, name, revision or None)
+        raise TokenyardError(told.code, told.words, "lora_path", told.retry_ms) from error
 
 
 def _products(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from engines import Bench
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from reference import Reference
 from transformers import AutoModelForCausalLM
 
@@ -31,6 +31,13 @@ def save_lora(model: Path, directory: Path, seed: int = 1, merged: bool = True, 
         if merged:
             adapted.merge_and_unload().save_pretrained(directory / "merged")
     return directory
+
+
+def with_lora(base: Any, directory: Path) -> Any:
+    """A loaded model as peft adapts it, whatever kinds of layers it has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        return PeftModel.from_pretrained(base, str(directory))
 
 
 @dataclass(frozen=True)

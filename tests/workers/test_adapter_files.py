@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from engines import VOCAB, Bench, save_tiny
+from hub import Hub, point_at
+from huggingface_hub import constants
 from loras import rack_of, save_lora
 from safetensors.torch import load_file, save_file
 
@@ -131,3 +133,38 @@ def test_a_version_is_the_files(base: Path, rack: Rack, tmp_path: Path) -> None:
 
 def version(rack: Rack, directory: Path) -> str:
     return read_adapter(str(directory), rack.sizes, 8, torch.float32).version
+
+
+# The Hub.
+
+
+def test_an_adapter_of_the_hub(base: Path, rack: Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By branch and commit, only what is needed of it; and words for what goes wrong."""
+    folder = save_lora(base, tmp_path / "models" / "me" / "lora", merged=False)
+    (folder / "optimizer.bin").write_bytes(bytes(100))
+
+    def read(source: str) -> str:
+        return read_adapter(source, rack.sizes, 8, torch.float32).version
+
+    def refusal(source: str) -> TokenyardError:
+        with pytest.raises(TokenyardError) as failure:
+            read(source)
+        assert failure.value.param == "lora_path"
+        return failure.value
+
+    expected = version(rack, folder)
+    with Hub(tmp_path / "models") as hub:
+        point_at(hub, tmp_path / "cache", monkeypatch)
+        assert read("me/lora") == read("me/lora@main") == read(f"me/lora@{hub.repos['me/lora'].commit}") == expected
+        assert (hub.fetched(WEIGHTS), hub.fetched("optimizer.bin")) == (1, 0)
+        assert "has no revision 'v9'" in refusal("me/lora@v9").words
+        assert "there is no model 'me/other'" in refusal("me/other").words
+        (folder / "README.md").write_text("another commit")
+        hub.repos["me/lora"].gated = True
+        gated = refusal("me/lora")
+        assert (gated.code, "is gated" in gated.words) == ("model_gated", True)
+        hub.repos["me/lora"].gated = False
+        (folder / WEIGHTS).rename(folder / "adapter_model.bin")
+        assert "me/lora has no adapter_model.safetensors; adapter_model.bin is not read" in refusal("me/lora").words
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "is not in the local Hub cache" in refusal("me/other").words

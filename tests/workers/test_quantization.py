@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from engines import greedy, run_one
+from engines import greedy, job_of, run, run_one
+from loras import save_lora, with_lora
 from models import DEMO, demo_tokenizer
 from reference import Reference
 from safetensors.torch import load_file, save_file
@@ -19,10 +20,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedCon
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.spec import OFF, OPTIONS, ModelSpec
+from tokenyard.broker.wire import AdapterKey
 from tokenyard.workers import quantization
+from tokenyard.workers.adapter_files import read_adapter
 from tokenyard.workers.engine import Engine
 from tokenyard.workers.model import EngineOptions, LoadedModel, load_model
 from tokenyard.workers.quantization import quantize
+from tokenyard.workers.rack import Adapted
 
 with_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="pip install tokenyard[quantization]")
 with_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="pip install bitsandbytes accelerate")
@@ -138,6 +142,51 @@ def test_a_checkpoint_in_blocks_of_fp8_is_widened_on_a_cpu(tmp_path: Path) -> No
     assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
     stream = run_one(Engine(loaded, EngineOptions()), PROMPT[:40], greedy(24))
     Reference(tmp_path).check_greedy(PROMPT[:40], stream.ids)
+
+
+def check_adapter(loaded: LoadedModel, reference: Any, lora: Path, margin: float = 1e-3) -> None:
+    """A stream with an adapter is the one of `reference`, beside one without; logits may differ by so much."""
+    engine = Engine(loaded, EngineOptions())
+    assert loaded.rack is not None
+    files = read_adapter(str(lora), loaded.rack.sizes, loaded.rack.rank, loaded.rack.dtype)
+    key = AdapterKey("lora", files.version)
+    engine.adapters.hold(key, files.products)
+    engine.add(job_of(0), PROMPT[:40], [], greedy(24), key)
+    engine.add(job_of(1), PROMPT[:40], [], greedy(24))
+    streams = run(engine)
+    assert streams[job_of(0)].ids != streams[job_of(1)].ids
+    ids = streams[job_of(0)].ids
+    with torch.inference_mode():
+        rows = reference(input_ids=torch.tensor([PROMPT[:40] + ids]), use_cache=False).logits[0][39:-1]
+    assert (rows.amax(-1) - rows[range(len(ids)), ids]).max() < margin
+
+
+@with_torchao
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_adapters_over_quantized_weights(name: str, tmp_path: Path) -> None:
+    """As if peft had merged them with what the weights are once they are quantized."""
+    lora = save_lora(Path(DEMO), tmp_path / "lora", merged=False)
+    loaded = load_model(ModelSpec(DEMO), "cpu", "float32", EngineOptions(quantization=name, max_loras=1))
+    reference: Any = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
+    num_quantized = 0
+    for place, layer in loaded.model.named_modules():
+        if isinstance(layer, Adapted):
+            reference.get_submodule(place).weight.data = layer.own.weight.dequantize()  # type: ignore[operator,union-attr]
+            num_quantized += 1
+    assert num_quantized
+    check_adapter(loaded, with_lora(reference, lora), lora)
+
+
+@with_bitsandbytes
+@pytest.mark.parametrize("name", ["bnb-8bit", "bnb-4bit"])
+def test_adapters_over_weights_of_bitsandbytes(name: str, tmp_path: Path) -> None:
+    lora = save_lora(Path(DEMO), tmp_path / "lora", merged=False)
+    options = EngineOptions(quantization=name, max_loras=1)
+    loaded = load_model(ModelSpec(DEMO), "cpu", "float32", options)
+    config = quantize(name, CPU, torch.float32, PreTrainedConfig())["quantization_config"]
+    base = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32, quantization_config=config)
+    # 8-bit rounds by what else is in a batch
+    check_adapter(loaded, with_lora(base, lora), lora, 0.5 if name == "bnb-8bit" else 1e-3)
 
 
 def test_an_unknown_way_is_refused() -> None:
