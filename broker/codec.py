@@ -246,7 +246,8 @@ def decode(frame: bytes) -> Message:
         tag = value.pop(0)
         return _CHECKS[tag](value)  # type: ignore[no-any-return]
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        raise WireError(f"not a message: {error!r}"[:300]) from error
+        # Not its repr, which shows a whole frame: one nested deeply enough has none.
+        raise WireError(f"not a message: {type(error).__name__}: {error}"[:300]) from error
 
 
 def pack_ids(ids: list[int]) -> bytes:

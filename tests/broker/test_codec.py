@@ -178,9 +178,11 @@ def test_an_int_may_stand_for_a_float() -> None:
 
 
 def test_deep_nesting_is_a_wire_error() -> None:
-    for depth in (500, 1_000, 100_000):
+    for depth in (500, 1_000, 1_020, 100_000):
         with pytest.raises(WireError):
             decode(b"\x91" * depth + b"\x01")
+        with pytest.raises(WireError):  # whole, and followed by a byte too many
+            decode(b"\x91" * depth + b"\x01\x00")
         with pytest.raises(WireError):  # where anything may stand
             decode(b"\x94\x52\x01\xa0\x81\xa1a" + b"\x91" * depth + b"\x01")
 
