@@ -10,8 +10,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from tokenyard.scripts.placement import WorkerRow, post_of
 from tokenyard.scripts.plan import Plan
 from tokenyard.scripts.pool_dir import note_broker, pool_dir
 from tokenyard.scripts.screen import Screen, describe_worker, pool_facts
+from tokenyard.scripts.signals import caught_signals
 from tokenyard.scripts.standby import Standbys
 from tokenyard.scripts.tie import SECRET, adopt_orphans
 from tokenyard.scripts.watch import Role, Watch
@@ -48,7 +48,6 @@ LAST_SIGNAL = signal.SIGUSR1
 """To a front that ends with the pool: no other takes its connections, so it tells them itself (http/main.py)."""
 MAX_TROUBLE = 200
 """Letters of a process's last words that status shows: a line of a terminal or two."""
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(plan: Plan, given: Path | None) -> int:
@@ -77,21 +76,6 @@ def listen(host: str, port: int) -> socket.socket:
         words = f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
         raise SetupError(words) from error
     return listener
-
-
-@contextmanager
-def caught_signals() -> Iterator[socket.socket]:
-    """A socket that yields the number of each ending signal as a byte."""
-    reading, writing = socket.socketpair()
-    with reading, writing:
-        reading.setblocking(False)
-        writing.setblocking(False)
-        signal.set_wakeup_fd(writing.fileno())
-        for signum in ENDING_SIGNALS:
-            if signum is not signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup(1) ignores it
-                signal.signal(signum, lambda *_: None)
-        yield reading
-        signal.set_wakeup_fd(-1)
 
 
 def worker_name(number: int) -> str:
@@ -220,7 +204,10 @@ class Supervisor:
         for action in actions:
             match action:
                 case watch.Start(name):
-                    self._start(name)
+                    try:
+                        self._start(name)
+                    except OSError as error:  # no memory for it, or no number: perhaps later
+                        self._not_started(name, f"it cannot be started: {error.strerror}", time.monotonic())
                     self._answer(self._agency.troubled(self._watch.troubles()), time.monotonic())
                 case watch.Terminate(name):
                     self._children[name].send(LAST_SIGNAL if name.startswith("front") else signal.SIGTERM)
@@ -256,6 +243,14 @@ class Supervisor:
             arguments = self._plan.front_arguments(run_dir, fd, int(name.removeprefix("front ")))
             self._children[name] = start_child(arguments, inc, self._plan.front_environment(), (fd,))
 
+    def _not_started(self, name: str, words: str, now: float) -> None:
+        log.warning("%s: %s", name, words)
+        told = f"at {time.strftime('%H:%M:%S')}: {words}"
+        self._do(self._watch.died(name, 1, now, words=told))
+        if name not in self._watch.posts and name in self._rows:
+            self._answer(self._agency.dropped(number_of(name)), now)
+            self._forget(name)
+
     def _bury(self, name: str, now: float) -> None:
         """Take note of a death: to the broker first, which waits for its cause."""
         child = self._children.pop(name)
@@ -276,9 +271,13 @@ class Supervisor:
         self._do(actions)
         self._answer(self._agency.troubled(self._watch.troubles()), now)
         if name not in self._watch.posts:
-            self._rows.pop(name, None)
-            self._on_demand.discard(name)
-            self._num_starts.pop(name, None)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """This post is no more."""
+        self._rows.pop(name, None)
+        self._on_demand.discard(name)
+        self._num_starts.pop(name, None)
 
     def _end_all(self) -> None:
         """Leave nothing behind: no child, no grandchild."""
@@ -320,12 +319,17 @@ class Supervisor:
         if wanted.on_demand:
             self._on_demand.add(name)
         self._do(self._watch.tick(now))
-        self._answer(self._agency.spawned(wanted.req, self._children[name].inc), now)
+        if name in self._children:
+            self._answer(self._agency.spawned(wanted.req, self._children[name].inc), now)
+            return
+        self._dismiss(name, now)
+        inc = secrets.token_bytes(wire.INC_BYTES)
+        self._answer(self._agency.failed(wanted.req, inc, "its process cannot be started"), now)
 
     def _dismiss(self, name: str, now: float) -> None:
         self._do(self._watch.dismiss(name))
         if name not in self._watch.posts:
-            self._rows.pop(name)
+            self._forget(name)
             self._answer(self._agency.dropped(number_of(name)), now)
 
     def _retire(self, wanted: agency.RetireWorker, now: float) -> None:

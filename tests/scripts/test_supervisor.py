@@ -1,6 +1,7 @@
 """`tokenyard serve` and its supervisor on real processes: what dies comes back, and nothing outlives it."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -15,15 +16,19 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import zmq
 from served import GONE_S, Served
 from sse import Reply, stream
 from yard import wait_until
 
 from tokenyard.broker.config import RunDir
+from tokenyard.scripts.agency import StartWorker
+from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.plan import Wishes, make_plan
 from tokenyard.scripts.pool_dir import pool_dir
 from tokenyard.scripts.screen import Screen
 from tokenyard.scripts.supervisor import Supervisor, listen
+from tokenyard.scripts.watch import LAST_DELAY_S
 
 NUM_WORKERS = 2
 
@@ -259,6 +264,30 @@ def test_a_taken_port_is_told() -> None:
     assert done.stderr == (
         f"tokenyard: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --host or --port\n"
     )
+
+
+def test_what_cannot_be_started_now_is_started_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    plan = make_plan(Wishes(device="cpu"), None)
+    with zmq.Context() as context, listen("127.0.0.1", 0) as listener:
+        supervisor = Supervisor(plan, RunDir(tmp_path).create(), listener)
+        supervisor._work = BrokerPeer(context, plan.reach.address(tmp_path), is_agent=True)
+        with monkeypatch.context() as no_room:
+            no_room.setattr("tokenyard.scripts.supervisor.start_child", refuse)
+            supervisor._add_posts(0)
+            supervisor._do(supervisor._watch.tick(0))
+            supervisor._spawn(StartWorker(1, "demo", "cpu", True), 0)
+        supervisor._watch.check()
+        assert set(supervisor._watch.posts) == {"worker 0", "broker", "front 0"}, "what was asked for is answered"
+        assert all("it cannot be started: Resource temp" in line for line in supervisor._watch.troubles())
+        try:
+            supervisor._do(supervisor._watch.tick(time.monotonic() + LAST_DELAY_S))
+            assert set(supervisor._children) == {"worker 0", "broker", "front 0"}
+        finally:
+            supervisor._end_all()
+            supervisor._work.close()
 
 
 def test_a_pool_that_drains_as_it_becomes_ready_is_not_announced(tmp_path: Path) -> None:
