@@ -69,6 +69,10 @@ class ConfigFile:
     pool: dict[str, Any] = field(default_factory=dict)
     """Keys of POOL_CHECKS and REACH_CHECKS, as far as they are given."""
 
+    def front_path(self, key: str) -> Path | None:
+        """Of [front], a file or a directory."""
+        return Path(self.front[key]) if key in self.front else None
+
     @contextmanager
     def at(self, *keys: str | int) -> Iterator[None]:
         """Whatever SetupError is raised within says where in the file its cause stands."""

@@ -218,7 +218,7 @@ def make_plan(wishes: Wishes, path: Path | None) -> Plan:
     host = wishes.host or front.get("host", DEFAULT_HOST)
     api_keys = list(wishes.api_keys) or front.get("api_keys", [])
     num_fronts = wishes.num_fronts or front.get("count", 1)
-    mcp = wishes.mcp or (Path(front["mcp"]) if "mcp" in front else None)
+    mcp = wishes.mcp or config.front_path("mcp")
     if mcp is not None:
         with _blamed(config, "mcp", wishes.mcp):
             _check_mcp(mcp, host, api_keys, num_fronts)
@@ -286,14 +286,13 @@ def _policy(wishes: Wishes, config: ConfigFile, models: Sequence[WorkerRow | Mod
     named: dict[str, str] = {}
     for model in models:
         spec = parse_spec(model.spec)._replace(engine=model.engine)
-        if named.keys().isdisjoint(
-            spec.called
-        ):  # else another worker of the same, or a table that the command line hides
+        # Others are another worker of the same, or a table that the command line hides.
+        if named.keys().isdisjoint(spec.called):
             named |= dict.fromkeys(spec.called, format_spec(spec))
     given = list(wishes.allow_models) or config.front.get("allow_models", [])
     if not given and wishes.default and not (wishes.specs or config.models or config.workers) and is_loopback(host):
         given = [CACHED]
-    directory = wishes.models_dir or (Path(config.front["models_dir"]) if "models_dir" in config.front else None)
+    directory = wishes.models_dir or config.front_path("models_dir")
     if directory is not None and not directory.is_dir():
         with _blamed(config, "models_dir", wishes.models_dir):
             raise SetupError(f"--models-dir {directory}: there is no such directory")
@@ -313,7 +312,7 @@ def _lora_specs(wishes: Wishes, config: ConfigFile) -> list[LoraSpec]:
 
 def _lora_policy(wishes: Wishes, config: ConfigFile, workers: Sequence[WorkerRow], is_open: bool) -> AdapterPolicy:
     front = config.front
-    directory = wishes.lora_dir or (Path(front["lora_dir"]) if "lora_dir" in front else None)
+    directory = wishes.lora_dir or config.front_path("lora_dir")
     key = "lora_dir" if "lora_dir" in front else "allow_loras"
     with _blamed(config, key, wishes.lora_dir or wishes.allow_loras):
         return read_lora_policy(directory, list(wishes.allow_loras) or front.get("allow_loras", []), workers, is_open)
