@@ -83,3 +83,8 @@ class WireError(Exception):
 
 class SetupError(Exception):
     """The process cannot start as it was told to; the words say what to change."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, for one line; its name where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.errors import TokenyardError, first_line
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 TIMEOUT_S = 10.0
@@ -130,8 +130,7 @@ def explain(error: Exception, name: str, revision: str | None = None) -> Tokenya
         return TokenyardError("hub_unreachable", words, "model", retry_ms=RETRY_MS)
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return TokenyardError("disk_full", f"no space is left in {cache_root()} for the model {name!r}", "model")
-    told = str(error).strip().partition("\n")[0] or type(error).__name__
-    words = f"the model {name!r} cannot be fetched: {told}"
+    words = f"the model {name!r} cannot be fetched: {first_line(error)}"
     return TokenyardError("hub_unreachable", words, "model", retry_ms=RETRY_MS)
 
 

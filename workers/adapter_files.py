@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from tokenyard.broker import hub
-from tokenyard.broker.errors import TokenyardError
+from tokenyard.broker.errors import TokenyardError, first_line
 from tokenyard.broker.spec import local_directory
 from tokenyard.workers.rack import LayerSize, Product
 
@@ -71,8 +71,7 @@ def read_adapter(source: str, layers: Mapping[str, LayerSize], max_rank: int, dt
         contents = [path.read_bytes() for path in paths]  # once: what is loaded is what the version is of
         products = _products(json.loads(contents[0]), load(contents[1]), layers, max_rank, dtype)
     except (ValueError, OSError, SafetensorError) as error:
-        words = str(error).strip().split("\n")[0]
-        raise TokenyardError("invalid_value", f"{source} cannot be read: {words}", "lora_path") from error
+        raise TokenyardError("invalid_value", f"{source} cannot be read: {first_line(error)}", "lora_path") from error
     except _Unfit as failure:
         raise TokenyardError("invalid_value", f"{source}: {failure}", "lora_path") from failure
     digests = b"".join(blake2b(content, digest_size=20).digest() for content in contents)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from tokenyard.broker.errors import SetupError
+from tokenyard.broker.errors import SetupError, first_line
 from tokenyard.broker.gguf_file import Header
 from tokenyard.broker.gguf_tokenizer import converted
 from tokenyard.broker.spec import ModelSpec
@@ -144,8 +144,7 @@ def _refuse_mute(model: PreTrainedModel) -> None:
         with torch.inference_mode():
             model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # noqa: B018
     except FAILURES as error:
-        told = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise SetupError(f"it makes no vectors of texts: {told}") from error
+        raise SetupError(f"it makes no vectors of texts: {first_line(error)}") from error
 
 
 def _listed(names: Sequence[str]) -> str:

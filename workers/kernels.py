@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from tokenyard.broker.errors import first_line
 from tokenyard.workers import batch
 from tokenyard.workers.batch import Batch
 from tokenyard.workers.kv import KVPool, LayerShape, Write, copy_in
@@ -54,8 +55,8 @@ def _chosen(shapes: frozenset[LayerShape], dtype: torch.dtype, device: torch.dev
     try:
         kernels = _tried(shapes, dtype, device)
     except compile_failures() as failure:
-        words = str(failure).strip().partition("\n")[0] or type(failure).__name__
-        log.warning("Triton does not work, so attention gathers keys and values, which is slower: %s", words)
+        words = "Triton does not work, so attention gathers keys and values, which is slower: %s"
+        log.warning(words, first_line(failure))
         return TORCH
     log.info("attention runs on Triton's kernels")
     return kernels

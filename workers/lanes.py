@@ -6,6 +6,7 @@ from itertools import count, takewhile
 
 import torch
 
+from tokenyard.broker.errors import first_line
 from tokenyard.workers.batch import GROUP_BYTES
 from tokenyard.workers.embedder import EncoderLane
 from tokenyard.workers.graph_lane import GraphLane
@@ -17,7 +18,6 @@ from tokenyard.workers.model import EngineOptions, LoadedModel
 from tokenyard.workers.paged import PagedLane
 from tokenyard.workers.plain import PlainLane, PlainModel
 from tokenyard.workers.sampler import Sampler
-from tokenyard.workers.selftest import first_line
 from tokenyard.workers.static_step import gathered_decode
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from tokenyard.broker.errors import first_line
 from tokenyard.workers.gently import lower_priority
 from tokenyard.workers.kernels import FAILURES, compile_failures
 from tokenyard.workers.leisure import HEAD_START_S, Demand, Leisure
-from tokenyard.workers.selftest import first_line
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tokenyard.broker.errors import SetupError
+from tokenyard.broker.errors import SetupError, first_line
 from tokenyard.workers.cpu_linear import CpuLinear
 from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.stage import to_device
@@ -254,8 +254,8 @@ class Rack:
             with self.applied(probe):
                 found = forward(PROBE_TOKENS)
         except FAILURES as failure:
-            words = str(failure).strip().split("\n")[0]
-            raise SetupError(f"--max-loras: {type(model).__name__} takes no adapters: {words}") from failure
+            words = f"--max-loras: {type(model).__name__} takes no adapters: {first_line(failure)}"
+            raise SetupError(words) from failure
         if not torch.equal(found, expected):
             raise SetupError(f"--max-loras: {type(model).__name__} gives other logits when made ready for adapters")
         for parent, name, layer, prefix in wrapped:

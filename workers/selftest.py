@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from tokenyard.broker.errors import SetupError
+from tokenyard.broker.errors import SetupError, first_line
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import WorkerJob
 from tokenyard.workers import attention
@@ -112,11 +112,6 @@ def _error(expected: torch.Tensor, all_found: Iterable[Found]) -> float:
         wanted = expected[number, position]
         errors.append((found.float() - wanted).abs().max() / wanted.abs().max())
     return float(torch.stack(errors).max())
-
-
-def first_line(failure: Exception) -> str:
-    """What an exception says, for one line of a log."""
-    return str(failure).strip().split("\n")[0] or type(failure).__name__
 
 
 def _probe(model: PreTrainedModel, ids: torch.Tensor) -> list[LayerShape]:

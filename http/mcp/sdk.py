@@ -22,6 +22,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared import _httpx_utils, exceptions
 from mcp.types import Implementation, PaginatedRequestParams
 
+from tokenyard.broker.errors import first_line
 from tokenyard.http.mcp import child
 from tokenyard.http.mcp.config import ServerConfig
 
@@ -310,4 +311,4 @@ def describe(error: BaseException) -> str:
     """What went wrong, in one line; of a group of failures, the first."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error).strip().split("\n")[0][:MAX_LOG_LINE] or type(error).__name__
+    return first_line(error)[:MAX_LOG_LINE]
