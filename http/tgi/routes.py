@@ -40,16 +40,19 @@ def add_routes(api: FastAPI, service: Service) -> None:
     async def answer(http: Request, stream: bool | None, in_list: bool) -> Response:
         body = await read_body(http, dict)
         streams = body.get("stream") is True if stream is None else stream
+        name = _name(service, body)
+        # Lists are for encoders, and which model is one shows once it is up; nobody should wait to be refused.
+        request = None if isinstance(body.get("inputs"), list) else parse(body, name, stream)
 
         async def work(prompter: Prompter) -> Response:
             card = prompter.card
             if card.lane != "encoder":
-                return await _generate(service, parse(body, card.names[0], stream), prompter, in_list)
+                return await _generate(service, request or parse(body, name, stream), prompter, in_list)
             if streams:
                 invalid("stream", f"must be false: {card.names[0]} gives vectors")
             return await _embed(service, body, prompter)
 
-        return await service.answer(_name(service, body), work, failure if streams else None)
+        return await service.answer(name, work, failure if streams else None)
 
     @api.post("/generate")
     async def generate(http: Request) -> Response:

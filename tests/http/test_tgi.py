@@ -61,6 +61,7 @@ def test_who_shapes_the_draw_samples() -> None:
         ({"inputs": "a", "parameters": {"grammar": {"type": "xml"}}}, "parameters.grammar.type must be"),
         ({"inputs": "a", "parameters": {"stop": [""]}}, "parameters.stop.0 must have"),
         ({"inputs": "a", "model": "none"}, "'none' is not served"),
+        ({"inputs": "a", "model": "none", "parameters": {"seed": -1}}, "parameters.seed must be"),
     ],
 )
 def test_errors_have_tgis_shape(body: dict[str, Any], words: str) -> None:
