@@ -374,7 +374,7 @@ class Pool:
 
         model = self._roster.model_of(missing.model)
         want = self.loads.known(model)
-        if self.is_up(model):  # the broker was a moment behind
+        if self.is_up(model):  # the broker had not heard of its worker yet
             settled(None)
         elif want is None:
             settled(missing.error)

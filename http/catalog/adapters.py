@@ -53,5 +53,5 @@ def _within(root: Path, given: str) -> Path | None:
         path = (root / given).resolve()  # an absolute one stays what it is
         within = path.is_relative_to(root.resolve()) and (path / CONFIG).is_file()
     except (OSError, ValueError):
-        return None  # names that no file can have
+        return None  # no file can be called so: too long, or a null byte
     return path if within else None

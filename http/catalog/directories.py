@@ -21,7 +21,7 @@ def find_model(root: Path, name: str) -> Path | None:
             path = path.with_name(path.name + GGUF)
         within = (path.is_dir() or path.is_file()) and path.resolve().is_relative_to(root.resolve())
     except (OSError, ValueError):
-        return None  # names that no file can have
+        return None  # no file can be called so: too long, or a null byte
     return path if within else None
 
 

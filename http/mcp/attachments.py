@@ -1,7 +1,7 @@
 """Resources of MCP servers, attached to a message by their URI: read here, and put into the conversation as text.
 
 A part of a chat message's content: `{"type": "resource", "server_label": "fs", "uri": "file:///notes.txt"}`. Like a
-tool's result, such a text is nobody's word: it is disarmed, and cut as the server's config says.
+tool's result, such a text is not trusted: it is disarmed, and cut as the server's config says.
 """
 
 import asyncio

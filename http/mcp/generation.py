@@ -134,7 +134,7 @@ class LoopGeneration(Generation):
         decided about; they run before the first turn. Raises TokenyardError naming the field.
         """
         theirs = [tool["function"]["name"] for tool in request.tools]
-        ours = disarm_all(selected.function_tools(), prompter.loaded.marks)  # descriptions are nobody's word either
+        ours = disarm_all(selected.function_tools(), prompter.loaded.marks)  # descriptions come from servers, too
         request = replace(request, tools=[*request.tools, *ours])
         loop = Loop(
             selected.tools,

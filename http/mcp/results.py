@@ -1,6 +1,6 @@
 """What a tool gave, as text for a model: blocks of every kind in words, cut to a length, and unable to pass for more.
 
-A tool's text is nobody's word: what in it looks like one of the model's own marks (`<|im_end|>`, `</tool_response>`)
+A tool's text is not trusted: what in it looks like one of the model's own marks (`<|im_end|>`, `</tool_response>`)
 is broken up, so that no tool can end its own turn and begin another's.
 """
 

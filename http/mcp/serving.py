@@ -86,7 +86,7 @@ def _fits(request: ChatRequest, prompter: Prompter, wishes: Sequence[Wish]) -> b
     asked = next((wish.param for wish in wishes if wish.param != "tools"), None)
     if request.tool_choice == "none":
         return False
-    if asked is None:  # servers' tools by default go only where nothing speaks against them
+    if asked is None:  # unasked, tools are offered only where they change nothing else about the answer
         return request.n == 1 and prompter.loaded.speech.format is not None
     if request.n > 1:
         invalid("n", "must be 1 where tools of MCP servers are offered")
