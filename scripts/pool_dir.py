@@ -76,21 +76,27 @@ def note_broker(run_dir: RunDir, address: BrokerAddress) -> None:
 def _find_dir(given: Path | None) -> Path:
     if given is not None:
         return given.absolute()
-    with suppress(OSError):
-        path = Path(_pointer().read_text().strip())
-        if path.is_dir():
-            return path
-    return default_run_dir()
+    return [default_run_dir(), *_served()][-1]
 
 
 def _pointer() -> Path:
     return default_run_dir() / "last"
 
 
+def _served() -> list[Path]:
+    """The run directories that are there still, the latest last: a pool may outlive one that began after it."""
+    try:
+        lines = _pointer().read_text().splitlines()
+    except OSError:
+        return []
+    return [Path(line) for line in lines if line and os.path.isdir(line)]
+
+
 def _point_to(path: Path) -> None:
     RunDir(default_run_dir()).create()
+    served = [*(one for one in _served() if one != path), path]
     try:
-        _pointer().write_text(f"{path}\n")
+        _pointer().write_text("".join(f"{one}\n" for one in served))
     except OSError as error:
         raise SetupError(f"{_pointer()} cannot be written: {error.strerror}") from error
 

@@ -206,7 +206,7 @@ class Supervisor:
                 case watch.Start(name):
                     try:
                         self._start(name)
-                    except OSError as error:  # no memory for it, or no number: perhaps later
+                    except OSError as error:  # no memory, or no process number is left: later there may be
                         self._not_started(name, f"it cannot be started: {error.strerror}", time.monotonic())
                     self._answer(self._agency.troubled(self._watch.troubles()), time.monotonic())
                 case watch.Terminate(name):

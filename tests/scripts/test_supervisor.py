@@ -25,7 +25,7 @@ from tokenyard.broker.config import RunDir
 from tokenyard.scripts.agency import StartWorker
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.plan import Wishes, make_plan
-from tokenyard.scripts.pool_dir import pool_dir
+from tokenyard.scripts.pool_dir import find_broker, pool_dir
 from tokenyard.scripts.screen import Screen
 from tokenyard.scripts.supervisor import Supervisor, listen
 from tokenyard.scripts.watch import LAST_DELAY_S
@@ -332,3 +332,5 @@ def test_what_a_killed_serve_left_is_swept(runtime_dir: Path) -> None:
             assert len(os.listdir("/proc/self/fd")) == held + 1, "its own lock; the other's was looked at and left"
             assert first.path.exists()
             assert second.path != first.path
+            assert find_broker(None).front == second.front_endpoint
+        assert find_broker(None).front == first.front_endpoint, "the one that still lives"
