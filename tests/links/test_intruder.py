@@ -1,0 +1,143 @@
+"""Whatever a local process says at a pool's doors, nobody dies or grows of it, and requests are answered meanwhile."""
+
+import os
+import re
+import threading
+import time
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from intruder import Blow, Intruder, blows, certain
+from yard import Yard
+
+pytestmark = pytest.mark.slow
+
+MODEL = "tokenyard-demo"
+QUICK = 25
+"""Lists of up to 20 blows: two seconds."""
+CAMPAIGN_S = float(os.environ.get("TOKENYARD_FUZZ_S", "120"))
+"""Of the whole run; scripts/fuzz.sh says how long."""
+INTRODUCE_S = 1.0
+"""Between two times that the intruder says who it is; after SILENCE_S without a word it would be forgotten."""
+MAX_GROWTH_MIB = 24
+"""Of any process: allocators and caches that fill; a frame of each blow kept would be more in a campaign of minutes."""
+
+
+class Client(threading.Thread):
+    """Asks the same again and again; `wrong` is what was not as it must be."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._http = httpx.Client(base_url=url, timeout=20)
+        self.right = self.ask()
+        self.num_right = 0
+        self.wrong: list[object] = []
+        self._ends = threading.Event()
+
+    def ask(self) -> Any:
+        body = {"model": MODEL, "prompt": "Count from 1 to 9.", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+        try:
+            answer = self._http.post("/v1/completions", json=body)
+            pages = [self._http.get(path).status_code for path in ("/v1/models", "/metrics", "/ready")]
+            return (
+                answer.json()["choices"][0]["text"] if {answer.status_code, *pages} == {200} else (answer.text, pages)
+            )
+        except httpx.HTTPError as error:
+            return repr(error)
+
+    def run(self) -> None:
+        while not self._ends.is_set():
+            told = self.ask()
+            if told == self.right:
+                self.num_right += 1
+            else:
+                self.wrong.append(told)
+
+    def end(self) -> None:
+        self._ends.set()
+        self.join()
+        self.wrong += [last] if (last := self.ask()) != self.right else []
+        self._http.close()
+
+
+def fuzz(intruder: Intruder, victims: list[bytes], num_examples: int, is_known: bool) -> int:
+    """How many blows were struck. `is_known`: the same each time."""
+    num_blows, said_s = 0, 0.0
+
+    @settings(
+        max_examples=num_examples,
+        derandomize=is_known,
+        database=None,
+        phases=[Phase.generate],  # a pool that is hurt shows it only once
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(blows(MODEL, victims), min_size=10, max_size=20))
+    def strike(some: list[Blow]) -> None:
+        nonlocal num_blows, said_s
+        if time.monotonic() - said_s > INTRODUCE_S:
+            said_s = time.monotonic()
+            intruder.introduce()
+        for blow in some:
+            intruder.strike(blow)
+            num_blows += 1
+        intruder.ask_status()
+
+    strike()
+    return num_blows
+
+
+def check_harmless(yard: Yard, seconds: float) -> None:
+    """For so long, and at least QUICK examples."""
+    pool = {"broker": yard.broker, "front": yard.front, "worker": yard.workers[0]}
+    processes = {name: psutil.Process(one.pid) for name, one in pool.items()}
+    logs = {path: path.stat().st_size for path in yard.run_dir.glob("*.log")}
+    status = yard.status()
+    victims = [bytes.fromhex(status[kind][0]["inc"]) for kind in ("fronts", "workers")]
+    client = Client(yard.url)
+    before = {name: process.memory_full_info().uss for name, process in processes.items()}
+    intruder = Intruder(yard.run_dir, status["workers"][0]["endpoint"], victims[0], yard.port)
+    client.start()
+    try:
+        intruder.introduce()
+        intruder.wait_for_the_front()
+        for blow in certain():
+            intruder.strike(blow)
+        num_blows, ends_s = fuzz(intruder, victims, QUICK, is_known=True), time.monotonic() + seconds
+        while time.monotonic() < ends_s:
+            num_blows += fuzz(intruder, victims, 200, is_known=False)
+    finally:
+        client.end()
+        intruder.close()
+        said = "\n".join(path.read_bytes()[size:].decode(errors="replace") for path, size in logs.items())
+    assert [name for name, process in pool.items() if process.poll() is not None] == [], said[-6000:]
+    assert (fault := re.search("Traceback| 500 request_id", said)) is None, said[fault.start() - 2000 :][:6000]
+    growth = {name: process.memory_full_info().uss - before[name] for name, process in processes.items()}
+    grown = ", ".join(f"{name} {size / (1 << 20):+.1f} MiB" for name, size in growth.items())
+    print(f"{num_blows:,} blows, {client.num_right:,} right answers meanwhile; {grown}")  # noqa: T201 - for campaigns
+    assert not client.wrong, client.wrong[:9]
+    assert client.num_right > 0
+    told = yard.status()
+    (worker,) = [one for one in told["workers"] if one["inc"] == victims[1].hex()]
+    assert told["broker"]["refused"].keys() >= {"malformed", "identity", "version", "role"}
+    assert worker["load"].keys() >= {"refused_malformed", "refused_identity", "refused_role"}
+    metrics = httpx.get(f"{yard.url}/metrics").text
+    assert 'tokenyard_refused_messages_total{by="front",reason="malformed"}' in metrics
+    assert max(growth.values()) < MAX_GROWTH_MIB << 20, grown
+
+
+def test_nobody_is_harmed_by_what_comes_in(server: Yard) -> None:
+    """Last of those that use this pool: what an intruder claims to serve stays known for a while."""
+    check_harmless(server, 0)
+
+
+@pytest.mark.faults
+def test_nor_in_a_campaign() -> None:
+    yard = Yard()
+    try:
+        check_harmless(yard, CAMPAIGN_S)
+    finally:
+        yard.close()
