@@ -33,7 +33,7 @@ from tokenyard.workers.pooling import Pooling, read_pooling
 from tokenyard.workers.quantization import is_quantized, quantize
 from tokenyard.workers.rack import Rack
 from tokenyard.workers.tuning import tune
-from tokenyard.workers.verdict import Verdict, decide
+from tokenyard.workers.verdict import Tried, Verdict, decide
 
 LENGTH_NAMES = ("max_position_embeddings", "max_seq_len", "context_length", "seq_length")
 """Where configs name the context length."""
@@ -147,11 +147,11 @@ def _load(
         model.to(place)
     on_progress(0.8)
     generation: GenerationConfig | None = getattr(model, "generation_config", None)  # custom code may have none
+    version = checkpoint.commit + checkpoint.source.file + options.quantization
     if is_encoder:
         verdict = Verdict("encoder")
         context_length = _encoder_length(model, min(context_length, pooling.max_length or context_length))
     else:
-        version = checkpoint.commit + checkpoint.source.file + options.quantization
         verdict = decide(model, version, context_length, options.block_size)
     rack = (
         None if is_encoder or not options.max_loras else Rack(options.max_loras, options.max_lora_rank, chosen, place)
@@ -161,7 +161,8 @@ def _load(
     if verdict.lane == "paged" and not options.eager and not is_quantized(model):
         # a rack holds the adapters of the engine's step, which a forward beside it would disturb
         is_late = options.late and rack is None
-        late = tune(model, verdict.shapes, options.block_size, options.compile, fit, is_late)
+        tried = Tried(model, version, options.block_size)
+        late = tune(model, verdict.shapes, options.block_size, options.compile, tried, fit, is_late)
     elif fit:
         fit()
     on_progress(0.95)

@@ -1,5 +1,7 @@
 """Makes a paged model quick, step by step, each kept only if the model still gives the logits that it gave before.
 
+That is tried once for a model and this code, and remembered (verdict.py).
+
 merge     q/k/v and gate/up of listed families (fusion.py)
 lay out   weights of float32 layers on CPU, and of bfloat16 where it multiplies such (cpu_linear.py)
 fit       layers are wrapped for adapters, if there may be some (rack.py); it refuses what it cannot
@@ -24,12 +26,14 @@ from tokenyard.workers.kernels import FAILURES
 from tokenyard.workers.kv import LayerShape
 from tokenyard.workers.late import LateCompile, cause
 from tokenyard.workers.selftest import TOLERANCE, paged_logits
+from tokenyard.workers.verdict import Tried
 
 log = logging.getLogger(__name__)
 
 COMPILE_BYTES = 64 << 20
 """Weights from which a model is compiled by default. Below, as with the demo model's 9 MiB, start-up is what is felt:
 even from the disk's cache, compiling adds half of the time from the command to the first token."""
+COMPILED = "compiled"
 FREE_SHARE = 0.25
 """Of free memory, what a second form of the weights may take."""
 
@@ -39,6 +43,7 @@ def tune(
     shapes: list[LayerShape],
     block_size: int,
     compiling: bool | None,
+    tried: Tried,
     fit: Callable[[], bool] | None = None,
     late: bool = False,
 ) -> LateCompile | None:
@@ -50,19 +55,21 @@ def tune(
     compiling = on_cpu and _is_compiling(model, compiling)
     steps: list[tuple[str, Callable[[], bool]]] = [("merged q/k/v and gate/up", lambda: merge(model) > 0)]
     if on_cpu and (model.dtype == torch.float32 or (model.dtype == torch.bfloat16 and multiplies_bfloat16())):
-        steps.append(("weights laid out for the CPU", lambda: _lay_out(model, narrow=compiling)))
+        narrow = " as compiled code takes them" if compiling else ""
+        steps.append((f"weights laid out for the CPU{narrow}", lambda: _lay_out(model, narrow=compiling)))
     if fit is not None:
         steps.append(("made ready for adapters", fit))
     if compiling and not late:
-        steps.append(("compiled", lambda: _compile(model)))
-    expected = paged_logits(model, shapes, block_size)
+        steps.append((COMPILED, lambda: _compile(model)))
+    is_known = all(name in tried for name, _ in steps)
+    expected = None if is_known else paged_logits(model, shapes, block_size)
     for name, change in steps:
         began = time.perf_counter()
         before = [(module, dict(module.named_children())) for module in model.modules()]
         try:
             if not change():
                 continue
-            trouble = _difference(model, shapes, block_size, expected)
+            trouble = "" if expected is None else _difference(model, shapes, block_size, expected)
         except FAILURES as failure:
             trouble = cause(failure)
         if trouble:
@@ -71,9 +78,9 @@ def tune(
                 module._modules.update(children)
         else:
             log.info("%s in %.1f s", name, time.perf_counter() - began)
-    if not (compiling and late):
-        return None
-    return LateCompile(model, partial(_compile_checked, shapes=shapes, block_size=block_size, expected=expected))
+            if name != COMPILED:  # the trial is what has it compiled
+                tried.add(name)
+    return LateCompile(model, partial(_compile_checked, shapes, block_size)) if compiling and late else None
 
 
 def _is_compiling(model: PreTrainedModel, wanted: bool | None) -> bool:
@@ -116,8 +123,9 @@ def _compile(model: PreTrainedModel) -> bool:
 
 
 @torch.inference_mode()
-def _compile_checked(model: PreTrainedModel, shapes: list[LayerShape], block_size: int, expected: torch.Tensor) -> str:
+def _compile_checked(shapes: list[LayerShape], block_size: int, model: PreTrainedModel) -> str:
     """Why the compiled model must not be used; empty: it may."""
+    expected = paged_logits(model, shapes, block_size)
     _compile(model)
     return _difference(model, shapes, block_size, expected)
 

@@ -1,5 +1,6 @@
-"""Which lane serves a model, decided at load by self-test, and remembered on disk for the same model on the same code.
+"""Which lane serves a model, decided at load by self-test, and what may be changed of it without changing its logits.
 
+Both are remembered on disk for the same model on the same code: somebody may wait for its first token.
 A paged model keeps keys and values of whole layers and leads all attention through ours; all others are run by their
 own forward and cache on the plain lane, if that gives their own logits; what fails both is refused with words.
 """
@@ -59,12 +60,34 @@ def decide(model: PreTrainedModel, commit: str, context_length: int, block_size:
     verdict = _recall(path)
     if verdict is None:
         verdict = _test(model, context_length, block_size)
-        _remember(path, verdict)
+        _remember(path, asdict(verdict))
     elif verdict.lane == "paged":
         model.set_attn_implementation(attention.NAME)
     if verdict.lane == "plain":
         log.warning("%s is served on the plain lane: its sequences share no forward", type(model).__name__)
     return verdict
+
+
+class Tried:
+    """Names of changes after which a model gave the logits that it gave before (tuning.py)."""
+
+    def __init__(self, model: PreTrainedModel, commit: str, block_size: int) -> None:
+        """Of a model on its lane."""
+        processor = torch.backends.cpu.get_cpu_capability() if model.device.type == "cpu" else ""
+        self._path = _path(model, f"{commit} {processor}", 0, block_size)
+        try:
+            names = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            names = []
+        self._names = {one for one in names if isinstance(one, str)} if isinstance(names, list) else set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def add(self, name: str) -> None:
+        if name not in self._names:
+            self._names.add(name)
+            _remember(self._path, sorted(self._names))
 
 
 def _test(model: PreTrainedModel, context_length: int, block_size: int) -> Verdict:
@@ -146,12 +169,12 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _remember(path: Path, verdict: Verdict) -> None:
+def _remember(path: Path, value: Any) -> None:
     """Whole or not at all: another worker may read or write the same file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(asdict(verdict), file)
+            json.dump(value, file)
         os.replace(file.name, path)
     except OSError as error:
-        log.info("the verdict is not remembered: %s", error)
+        log.info("what was found out of a model is not remembered: %s", error)

@@ -88,6 +88,7 @@ def num_laid_out(directory: Path) -> int:
 def test_a_wrong_change_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setenv("TOKENYARD_CACHE_DIR", str(tmp_path / "cache"))
     right = MergedMLP.forward
     monkeypatch.setattr(MergedMLP, "forward", lambda self, hidden: 1.1 * right(self, hidden))
     with caplog.at_level(logging.WARNING):
@@ -100,6 +101,8 @@ def test_a_wrong_change_is_undone(
 def test_a_change_that_raises_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setenv("TOKENYARD_CACHE_DIR", str(tmp_path / "cache"))
+
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory\nand more")
 
@@ -108,6 +111,26 @@ def test_a_change_that_raises_is_undone(
         bench = Bench.load(save_tiny(tmp_path, "llama"))
     assert "not merged q/k/v and gate/up: out of memory" in caplog.messages
     check_streams(bench)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_what_was_tried_once_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody waits for the first token of a model on demand. Other weights are another model."""
+    monkeypatch.setenv("TOKENYARD_CACHE_DIR", str(tmp_path / "cache"))
+    trials: list[object] = []
+    try_it = tuning.paged_logits
+    monkeypatch.setattr(tuning, "paged_logits", lambda *given: trials.append(given) or try_it(*given))
+
+    def num_trials(directory: Path) -> int:
+        before = len(trials)
+        bench = Bench.load(directory)
+        assert len(modules(bench, MergedMLP)) == 2
+        assert modules(bench, CpuLinear)
+        check_streams(bench)
+        return len(trials) - before
+
+    first, second = (save_tiny(tmp_path / name, "qwen3", rms_norm_eps=eps) for name, eps in (("1", 1e-6), ("2", 1e-5)))
+    assert [num_trials(one) for one in (first, first, second, second)] == [3, 0, 3, 0]
 
 
 def test_without_a_compiler_it_is_said_and_served(
