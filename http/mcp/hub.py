@@ -128,7 +128,7 @@ class _Server:
         async with self._slots:
             self.num_calls += 1
             # A task of its own: what the SDK's cancel scopes do stays in there.
-            working = asyncio.create_task(work(connection))
+            working = asyncio.create_task(work(connection), name=f"mcp {self.config.label} call")
             losing = asyncio.create_task(connection.lost.wait())
             try:
                 patience_s = self.config.timeout_s

@@ -51,7 +51,7 @@ def test_a_client_that_goes_away_ends_its_call(tmp_path: Path, stream: bool) -> 
             async with asyncio.timeout(30):
                 while not await num_calls():
                     await asyncio.sleep(0.01)
-            calling = [task for task in asyncio.all_tasks() if "Hub.call.<locals>.work" in repr(task.get_coro())]
+            calling = [task for task in asyncio.all_tasks() if task.get_name() == "mcp trial call"]
             assert len(calling) == 1
             leaves.set()
             async with asyncio.timeout(HANDED_ON_S):
