@@ -32,7 +32,9 @@ from tokenyard.broker.wire import (
     Refused,
     Reject,
     Retired,
+    Spawn,
     Spawned,
+    SpawnWorker,
     Start,
     Status,
     Welcome,
@@ -141,6 +143,23 @@ def test_an_agent_claims_no_worker_that_has_another() -> None:
     switch.say("stranger", Exited(inc("worker"), "crash", "made up"))
     assert refused(switch) == {"ownership": 2}
     assert switch.core._state.workers[inc("worker")].placements
+
+
+def test_an_agent_gets_no_worker_by_an_answer_to_what_it_was_not_asked() -> None:
+    switch = Switch()
+    switch.agent(name="stranger")
+    switch.say("operator", SpawnWorker(1, "model", "cpu"))
+    (spawn,) = switch.mail("stranger")
+    assert isinstance(spawn, Spawn)
+    switch.agent(name="other")
+    switch.worker("alone")
+    for liar, req in (("stranger", spawn.req + 1), ("other", spawn.req)):
+        assert switch.say(liar, Spawned(req, inc("alone"))) == [], "it may be a repeat"
+        assert isinstance(switch.say(liar, Exited(inc("alone"), "crash", "made up"))[0], Refused)
+    assert switch.mail("operator") == []
+    switch.say("stranger", Spawned(spawn.req, inc("new")))
+    assert switch.mail("operator") == [Answer(1, "", {"inc": inc("new").hex()})]
+    assert switch.core._state.owners == {inc("new"): switch.core._state.agents[inc("stranger")]}
 
 
 def test_a_word_on_a_worker_that_nobody_knows_harms_nobody_and_is_not_counted() -> None:

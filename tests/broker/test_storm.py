@@ -289,7 +289,9 @@ class Storm(RuleBasedStateMachine):
             *(Goodbye(inc, "a crash"), Dying(inc), Exited(inc, "crash", "a lie")),
         ]
         liar, told = data.draw(st.sampled_from([STRANGER.inc, b"liar"])), data.draw(st.sampled_from(lies))
+        before = dict(self.core._state.peers)
         self.post(self.core.handle(liar, told, self.now))
+        assert self.core._state.peers == before, "a lie changed who is here"
 
     @rule(data=st.data(), num_jobs=st.integers(1, 4))
     def submit_jobs(self, data: st.DataObject, num_jobs: int) -> None:
