@@ -239,8 +239,7 @@ class Loads:
             if load.place is not None and load.spawn is not None and load.asked_s <= state.now - BEAT_S:
                 load.asked_s = state.now
                 state.send(state.agents[load.place.agent].peer, load.spawn)
-        may_spawn = all(load.place is not None for load in self._loads.values())
-        self._replicas.look(self._has_free if may_spawn else None)
+        self._replicas.look(self._has_free)
 
     def _is_over(self, load: Load) -> bool:
         """Forget what nobody wants, fail what takes too long or went wrong."""

@@ -55,14 +55,14 @@ class Replicas:
         """It is to have no more than it has."""
         self._wanted.pop(model, None)
 
-    def look(self, has_free: Callable[[Agent, str], bool] | None) -> None:
-        """Ask for what is missing of models that are up. `has_free`: of a device; None: others wait for what is."""
+    def look(self, has_free: Callable[[Agent, str], bool]) -> None:
+        """Ask for what is missing of models that are up. `has_free`: of a device, which nobody else has asked for."""
         state = self._state
         for name, wanted in list(self._wanted.items()):
             num = self._room.num_staying(name)
             if num >= wanted:
                 del self._wanted[name]
-            elif has_free and num and name not in self._coming and self._room.is_in_use(name):
+            elif num and name not in self._coming and self._room.is_in_use(name):
                 self._ask(name, has_free)
         for coming in self._coming.values():
             if not coming.inc and coming.asked_s <= state.now - BEAT_S:

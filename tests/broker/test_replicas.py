@@ -6,17 +6,17 @@ from switch import Switch, inc, submit
 
 from tokenyard.broker.config import BEAT_S
 from tokenyard.broker.room import Policy
-from tokenyard.broker.wire import Dismiss, Done, Spawn, UnloadModel
+from tokenyard.broker.wire import Dismiss, Done, Exited, Spawn, Spawned, UnloadModel
 
 
-def evicted(slots: int = 2, policy: Policy = POLICY) -> tuple[Switch, Box]:
-    """`a` had two workers, which have made room for b and c."""
-    switch = Switch(policy=policy)
+def evicted(others: str = "bc") -> tuple[Switch, Box]:
+    """`a` had a worker on each device, which have made room for others."""
+    switch = Switch(policy=POLICY)
     switch.front()
-    box = Box(switch, {"cpu": slots})
-    for _ in range(2):
+    box = Box(switch, {"cpu": len(others)})
+    for _ in others:
         box.up(box.post("a", "cpu"))
-    for model in ("b", "c"):
+    for model in others:
         pass_time(switch, box, POLICY.residence_s + 1, model)
         swap(box)
     return switch, box
@@ -49,10 +49,11 @@ def models(box: Box) -> list[str]:
 
 def back(switch: Switch, box: Box) -> None:
     """It is wanted and comes; b, which was used before c, makes room."""
-    assert models(box) == ["b", "c"]
+    others = models(box)[1:]
+    assert models(box) == ["b", *others]
     pass_time(switch, box, POLICY.residence_s + 1, "a")
     swap(box)
-    assert models(box) == ["a", "c"]
+    assert models(box) == ["a", *others]
 
 
 def test_others_follow_the_first_where_there_is_room() -> None:
@@ -142,16 +143,56 @@ def test_an_agent_that_goes_is_asked_no_more() -> None:
     assert models(box) == ["a", "a"]
 
 
-def test_one_that_is_given_up_is_not_tried_again() -> None:
+def test_a_place_is_asked_for_once() -> None:
     switch, box = evicted()
+    back(switch, box)
+    unload(switch, box, "c")
+    pass_time(switch, box, 2)
+    want(switch, "d")
+    assert len(set(only(switch.mail("box"), Spawn))) == 1
+
+
+def test_one_that_is_given_up_is_not_tried_again() -> None:
+    switch, box = evicted("bcd")
+    back(switch, box)
+    for model in "cd":
+        unload(switch, box, model)
+    pass_time(switch, box, 2)
+    box.obey()
+    pass_time(switch, box, 2)
+    box.obey()
+    assert models(box) == ["a", "a", "a"]
+    box.die(max(box.posts) - 1, "out of memory", final=True)
+    pass_time(switch, box, 5)
+    assert only(box.obey(), Spawn) == []
+    assert models(box) == ["a", "a"]
+
+
+def test_one_that_is_given_up_before_the_others_come() -> None:
+    switch, box = evicted("bcd")
     back(switch, box)
     unload(switch, box, "c")
     pass_time(switch, box, 2)
     box.obey()
     box.die(max(box.posts), "out of memory", final=True)
+    unload(switch, box, "d")
     pass_time(switch, box, 5)
     assert only(box.obey(), Spawn) == []
     assert models(box) == ["a"]
+
+
+def test_one_that_cannot_even_be_started() -> None:
+    switch, box = evicted()
+    back(switch, box)
+    unload(switch, box, "c")
+    pass_time(switch, box, 2)
+    spawn = only(switch.mail("box"), Spawn)[0]
+    assert isinstance(spawn, Spawn)
+    switch.tell("box", Spawned(spawn.req, inc("never")))
+    switch.tell("box", Exited(inc("never"), "crash", "there is no such device", True))
+    box.hello()
+    pass_time(switch, box, 5)
+    assert only(box.obey(), Spawn) == []
 
 
 def test_unloaded_by_hand_it_comes_back_alone() -> None:
