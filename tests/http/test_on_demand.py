@@ -278,6 +278,7 @@ def test_a_want_says_what_a_worker_needs(tmp_path: Path) -> None:
         assert want.spec == f"{front.models_dir / MODEL},name={MODEL}"
         weights = (Path(DEMO) / "model.safetensors").stat().st_size
         assert 0.9 * weights < want.weight_bytes < weights
+        assert want.cpu_bytes > 1.9 * want.weight_bytes, "bfloat16 is widened there"
 
     play(tmp_path, scene)
 
