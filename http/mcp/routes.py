@@ -5,6 +5,7 @@ SIGHUP.
 import asyncio
 import logging
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.http.mcp.config import read_servers
+from tokenyard.http.mcp.hub import Hub
 from tokenyard.http.mcp.names import tool_name
 from tokenyard.http.mcp.sdk import McpFailure
 from tokenyard.http.service import Service
@@ -60,20 +62,19 @@ def add_routes(api: FastAPI, service: Service) -> None:
 
     @api.get("/v1/mcp/resources")
     async def resources() -> dict[str, Any]:
-        return {"object": "list", "data": await _all(service, "resources")}
+        return {"object": "list", "data": await _all(hub, hub.resources)}
 
     @api.get("/v1/mcp/prompts")
     async def prompts() -> dict[str, Any]:
-        return {"object": "list", "data": await _all(service, "prompts")}
+        return {"object": "list", "data": await _all(hub, hub.prompts)}
 
 
-async def _all(service: Service, what: str) -> list[dict[str, Any]]:
-    """Resources or prompts of all servers; one that is away has none."""
-    hub = service.hub
+async def _all(hub: Hub, ask: Callable[[str], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """What all servers say; one that is away has nothing to."""
 
     async def of(label: str) -> list[dict[str, Any]]:
         try:
-            found: list[dict[str, Any]] = await getattr(hub, what)(label)
+            found = await ask(label)
         except McpFailure:
             return []
         return [{"server": label, **one} for one in found]
