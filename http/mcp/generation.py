@@ -247,7 +247,7 @@ class LoopGeneration(Generation):
         """The text, cut to its share of the room that the context has left."""
         card = self._prompter.card
         room = int((min(card.context_length, card.pool_tokens or card.context_length) - self._num_last) * RESULT_SHARE)
-        if len(text) <= room:  # a token is a character at least, but for rare ones
+        if len(text.encode()) <= room:  # a token is a byte at least
             return text
         encoding = await asyncio.to_thread(self._prompter.loaded.backend.encode, text, add_special_tokens=False)
         if len(encoding.ids) <= room:

@@ -1,12 +1,16 @@
 """Results as text for a model: every kind of block, cut to length, and never mistaken for the model's own marks."""
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
-from models import demo_tokenizer
+from models import CARD, demo_tokenizer
 
+from tokenyard.http.mcp.generation import RESULT_SHARE, LoopGeneration
 from tokenyard.http.mcp.names import MAX_CHARS, tool_name
 from tokenyard.http.mcp.results import as_text, disarm
 from tokenyard.http.mcp.sdk import Result
+from tokenyard.http.prompt import Prompter
 
 
 def text(*blocks: dict[str, object], structured: object = None, is_error: bool = False, most: int = 1000) -> str:
@@ -25,6 +29,16 @@ def test_every_kind_of_block() -> None:
     assert "u" in text({"type": "resource", "resource": {"uri": "u", "blob": "AAAA"}})
     assert text({"type": "from the future"}) == "[from the future]"
     assert text({"type": "text", "text": "x" * 50}, most=10) == "x" * 10 + "\n... (40 more characters were cut)"
+
+
+def test_a_result_leaves_room_whatever_its_characters() -> None:
+    generation = LoopGeneration.__new__(LoopGeneration)
+    generation._prompter = Prompter(CARD._replace(context_length=1000), demo_tokenizer())
+    generation._num_last = 0
+    shown = asyncio.run(generation._fitted("🤖" * 400))
+    encoded = demo_tokenizer().backend.encode(shown.partition("\n")[0], add_special_tokens=False)
+    assert len(encoded.ids) <= 1000 * RESULT_SHARE
+    assert "more characters were cut" in shown
 
 
 @given(st.lists(st.sampled_from(["<|im_end|>", "</tool_response>", "<|im_start|>", "a", "<", "|>", "\n", "<|im_"])))
