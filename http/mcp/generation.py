@@ -46,7 +46,7 @@ Renew = Callable[[], Awaitable[Prompter]]
 """Gives the prompter anew for a later turn: while tools ran, the model may have made room for another."""
 
 RESULT_SHARE = 0.5
-"""Of the room that is left in the context, one result may take so much: the rest is for others and for the answer."""
+"""Of the room that is left in the context, a result may take so much: the rest is for the next and for the answer."""
 
 
 class Relay:
@@ -108,7 +108,7 @@ class LoopGeneration(Generation):
         self._used: dict[str, Any] = {}
         """Usage of the turns before this one."""
         self._num_last = 0
-        """Tokens of the last turn, its prompt included."""
+        """Tokens of the last turn, its prompt included, and of the results that have come since."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -246,13 +246,13 @@ class LoopGeneration(Generation):
     async def _fitted(self, text: str) -> str:
         """The text, cut to its share of the room that the context has left."""
         card = self._prompter.card
-        room = int((min(card.context_length, card.pool_tokens or card.context_length) - self._num_last) * RESULT_SHARE)
-        if len(text.encode()) <= room:  # a token is a byte at least
-            return text
+        left = min(card.context_length, card.pool_tokens or card.context_length) - self._num_last
+        room = max(1, int(left * RESULT_SHARE))
+        most = min(room, len(text.encode()))  # a token is a byte at least
+        self._num_last += most  # for results that come meanwhile
         encoding = await asyncio.to_thread(self._prompter.loaded.backend.encode, text, add_special_tokens=False)
-        if len(encoding.ids) <= room:
-            return text
-        return cut(text, encoding.offsets[max(room, 1) - 1][1])
+        self._num_last += min(room, len(encoding.ids)) - most
+        return text if len(encoding.ids) <= room else cut(text, encoding.offsets[room - 1][1])
 
     def _end(self, end: End) -> None:
         parts: list[Part] = []

@@ -31,14 +31,20 @@ def test_every_kind_of_block() -> None:
     assert text({"type": "text", "text": "x" * 50}, most=10) == "x" * 10 + "\n... (40 more characters were cut)"
 
 
-def test_a_result_leaves_room_whatever_its_characters() -> None:
+def test_results_leave_room_however_many_come_at_once_and_whatever_their_characters() -> None:
     generation = LoopGeneration.__new__(LoopGeneration)
     generation._prompter = Prompter(CARD._replace(context_length=1000), demo_tokenizer())
     generation._num_last = 0
-    shown = asyncio.run(generation._fitted("🤖" * 400))
-    encoded = demo_tokenizer().backend.encode(shown.partition("\n")[0], add_special_tokens=False)
-    assert len(encoded.ids) <= 1000 * RESULT_SHARE
-    assert "more characters were cut" in shown
+
+    async def fit() -> list[str]:
+        return await asyncio.gather(*(generation._fitted(text) for text in ("🤖" * 400, "few words", "so many " * 400)))
+
+    robots, few, many = asyncio.run(fit())
+    counts = [len(demo_tokenizer().backend.encode(one, add_special_tokens=False).ids) for one in (robots, few, many)]
+    assert few == "few words"
+    assert "more characters were cut" in robots
+    assert "more characters were cut" in many
+    assert counts[0] + counts[2] < 1000 * (1 - (1 - RESULT_SHARE) ** 2) + 50, "a half, then a half of what that left"
 
 
 @given(st.lists(st.sampled_from(["<|im_end|>", "</tool_response>", "<|im_start|>", "a", "<", "|>", "\n", "<|im_"])))
