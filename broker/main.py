@@ -266,7 +266,7 @@ def living_workers(run_dir: RunDir) -> list[bytes]:
     The sockets of the dead are removed.
     """
     found = []
-    for path in run_dir.path.glob("w-*.sock"):
+    for path in run_dir.path.glob(f"w-{'[0-9a-f]' * 2 * INC_BYTES}.sock"):
         with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK) as probe, suppress(OSError):
             try:
                 probe.connect(str(path))

@@ -252,9 +252,11 @@ def test_a_new_broker_waits_for_the_workers_that_listen_and_clears_away_the_dead
     place.broker.kill()
     place.broker.wait()
     living, dead = (Path(place.run_dir.tokens_endpoint(inc(name)).removeprefix("ipc://")) for name in ("alive", "dead"))
-    with sockets.socket(sockets.AF_UNIX) as listener:
+    with sockets.socket(sockets.AF_UNIX) as listener, sockets.socket(sockets.AF_UNIX) as odd:
         listener.bind(str(living))
         listener.listen()
+        odd.bind(str(place.run_dir.path / "w-odd.sock"))
+        odd.listen()
         with sockets.socket(sockets.AF_UNIX) as gone:
             gone.bind(str(dead))
         assert living_workers(place.run_dir) == [inc("alive")]
