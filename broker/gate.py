@@ -14,7 +14,7 @@ Hello = wire.FrontHello | wire.WorkerHello | wire.AgentHello
 ROLES: dict[type[Any], type[Peer]] = {wire.FrontHello: Front, wire.WorkerHello: Worker, wire.AgentHello: Agent}
 
 MAX_DESCRIPTION_BYTES = 32 << 10
-"""Of a worker, card and all, without its adapters: ten times the largest seen, and far below what a frame may hold."""
+"""Of a worker, card and all, without its adapters: one of an 8B model has half a kilobyte."""
 
 WORKER_STATES = ("loading", "ready", "draining")
 

@@ -254,7 +254,7 @@ LIES = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from(["stranger", "thief", "other"]), LIES), max_size=12))
 def test_whatever_liars_say_the_stream_goes_on_and_its_neighbours_hear_nothing(lies: list[tuple[str, Any]]) -> None:
     """Of a second agent, of its worker, and of a connection that belongs to nobody; invariants hold after each."""

@@ -79,7 +79,7 @@ class Place:
         return [path for path in self.run_dir.path.iterdir() if stat.S_ISSOCK(path.stat().st_mode)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="doors-") as folder:
         place = Place(Path(folder))
