@@ -24,9 +24,6 @@ OWN = "own.key_secret"
 BROKER = "broker.key"
 ALLOWED = "allowed"
 
-KEY_LETTERS = 40
-"""A key in Z85: 32 bytes, four in five letters (ZeroMQ RFC 32)."""
-
 log = logging.getLogger(__name__)
 
 

@@ -124,12 +124,6 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 TEXT_PART: Table = {"text": Field(text), "type": CHOSEN, "prompt_cache_breakpoint": HARMLESS}
-IMAGE_PART: Table = {
-    "image_url": Field(_no_images),
-    "type": CHOSEN,
-    "detail": HARMLESS,
-    "prompt_cache_breakpoint": HARMLESS,
-}
 JSON_PART: Table = {"data": Field(_data), "type": CHOSEN}
 OUTPUT_TEXT: Table = {"text": Field(text), "type": CHOSEN}
 REFUSAL: Table = {"refusal": Field(text), "type": CHOSEN}

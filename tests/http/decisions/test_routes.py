@@ -8,7 +8,6 @@ from front import decides, post
 from models import demo_tokenizer
 from openai.types import decision_create_params as sdk
 from openai.types.decision import Decision
-from openai.types.decision_input_image_param import DecisionInputImageParam
 from openai.types.decision_input_text_param import DecisionInputTextParam
 from openai.types.shared_params.decision_input_json import DecisionInputJSON
 from scripted import Job
@@ -172,7 +171,6 @@ def test_bad_requests_are_refused_by_name(wrong: dict[str, Any], param: str) -> 
         ([sdk.QuestionQuestionParamScore], fields.SCORE),
         ([sdk.QuestionQuestionParamScoreLevel], fields.LEVEL),
         ([DecisionInputTextParam], fields.TEXT_PART),
-        ([DecisionInputImageParam], fields.IMAGE_PART),
         ([DecisionInputJSON], fields.JSON_PART),
         (SAID[:1], fields.OUTPUT_TEXT),
         (SAID[1:], fields.REFUSAL),
