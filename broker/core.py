@@ -261,7 +261,7 @@ class Core:
             log.info("agent %s is here (pid %d)", hello.inc.hex(), hello.pid)
         self._gate.register(peer, agent)
         agent.devices = hello.devices
-        self._gate.note_workers(agent, hello.workers)
+        self._gate.note_workers(agent, hello)
         agent.restarts = dict(zip(hello.workers, hello.restarts, strict=False))
         agent.posts = {post.number: post for post in hello.posts}
         agent.slots = dict(zip(hello.devices, hello.slots, strict=False))

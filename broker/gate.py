@@ -1,5 +1,6 @@
 """Who may speak for whom: admits hellos, and ties each connection to the one peer that it speaks for. Sans-IO."""
 
+from itertools import zip_longest
 from typing import Any
 
 from tokenyard.broker import wire
@@ -41,13 +42,19 @@ class Gate:
         sender.peer, sender.heard_s = peer, self._state.now
         self._silence.watch(sender)
 
-    def note_workers(self, agent: Agent, incs: list[bytes]) -> None:
-        """Those that it says are its own, living."""
-        for inc in agent.workers.difference(incs):
-            self._state.disown(agent, inc)
-        for inc in incs:
-            if not self._state.own(agent, inc):
-                self.owns(agent, inc)
+    def note_workers(self, agent: Agent, hello: wire.AgentHello) -> None:
+        """Those that are its own, living: who knows their secrets started them."""
+        state = self._state
+        shown = zip_longest(hello.workers, hello.proofs[: len(hello.workers)], fillvalue=b"")
+        proven = {inc for inc, secret in shown if incarnation_of(secret) == inc}
+        for inc in agent.workers - proven:
+            state.disown(agent, inc)
+        for inc in proven:
+            if (other := state.owners.get(inc, agent)) is not agent:
+                state.disown(other, inc)
+            state.own(agent, inc)
+        for inc in set(hello.workers) - proven:
+            self.owns(agent, inc)
 
     def owns(self, agent: Agent, inc: bytes) -> bool:
         """Whether the agent may speak of this worker's life. It is told if not, unless nothing could be harmed."""

@@ -113,6 +113,8 @@ class AgentHello(NamedTuple):
     troubles: list[str] = []
     """For people, a line each: which of its processes died, why, and when they start again."""
     secret: Secret = b""
+    proofs: list[Secret] = []
+    """Of each of `workers`: its secret, which its agent gave it."""
 
 
 class Beat(NamedTuple):

@@ -95,6 +95,8 @@ class Agency:
         self._posts: dict[int, Post] = {}
         self._living: dict[bytes, int] = {}
         """How many lives the place of each living worker had before."""
+        self._secrets: dict[bytes, bytes] = {}
+        """Of the living workers."""
         self._answers: dict[int, bytes] = {}
         """The worker that each of the latest Spawns led to: a repeat gets the same answer, also from a new broker."""
         self._finals: dict[bytes, Exited] = {}
@@ -114,18 +116,18 @@ class Agency:
 
     def hello(self) -> Send:
         workers = self.workers
-        restarts = [self._living[inc] for inc in workers]
+        restarts, proofs = [self._living[inc] for inc in workers], [self._secrets[inc] for inc in workers]
         posts, rooms = list(self._posts.values()), (self._slots, self._memory_bytes)
         mine = (PROTOCOL, self.inc, self._pid, self._devices, workers, restarts, posts, *rooms)
-        return Send(AgentHello(*mine, troubles=self._troubles, secret=self._me.secret))
+        return Send(AgentHello(*mine, troubles=self._troubles, secret=self._me.secret, proofs=proofs))
 
     def added(self, post: Post) -> None:
         """There is one more post; the broker hears of it with its first life."""
         self._posts[post.number] = post
 
-    def started(self, number: int, inc: bytes, num_before: int = 0) -> list[Action]:
+    def started(self, number: int, inc: bytes, num_before: int = 0, secret: bytes = b"") -> list[Action]:
         """A life of this post has begun, after others: the broker hears of it before the worker's own hello."""
-        self._living[inc] = num_before
+        self._living[inc], self._secrets[inc] = num_before, secret
         self._posts[number] = self._posts[number]._replace(inc=inc)
         return [self.hello()]
 
@@ -148,6 +150,7 @@ class Agency:
         """The life of this post has ended; `final`: no other follows."""
         inc = self._posts[number].inc
         self._living.pop(inc, None)
+        self._secrets.pop(inc, None)
         self._verdicts.pop(inc, None)
         exited = Exited(inc, cause, words, final)
         if not final:

@@ -233,7 +233,8 @@ class Supervisor:
             # The secret goes by ways that only this user can read; arguments are there for all.
             standby = self._standbys.take(self._rows[name].place, [*arguments, "--secret", secret.hex()], inc)
             self._children[name] = standby or start_child(arguments, inc, {SECRET: secret.hex()}, has_bells=True)
-            self._answer(self._agency.started(number_of(name), inc, self._num_starts[name]), time.monotonic())
+            started = self._agency.started(number_of(name), inc, self._num_starts[name], secret)
+            self._answer(started, time.monotonic())
             self._num_starts[name] += 1
         elif name == "broker":
             self._children[name] = start_child(self._plan.broker_arguments(run_dir), inc)

@@ -114,12 +114,9 @@ def test_old_requests_are_forgotten() -> None:
 
 def test_status_tells_speed_restarts_and_losses() -> None:
     switch = Switch()
-    switch.say(
-        "agent",
-        AgentHello(
-            PROTOCOL, inc("agent"), 3, ["cpu"], [inc("worker")], [2], troubles=["w died"], secret=secret("agent")
-        ),
-    )
+    shown = {"secret": secret("agent"), "proofs": [secret("worker")]}
+    hello = AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("worker")], [2], troubles=["w died"])
+    switch.say("agent", hello._replace(**shown))
     switch.worker()
     switch.worker("alone")
     for emitted in range(0, 1000, 100):

@@ -136,9 +136,26 @@ def test_an_agent_speaks_of_its_own_workers_only(word: Message) -> None:
     assert lost == type(lost)(1, 1, 0), "no crash was counted"
 
 
+def test_an_agent_claims_no_worker_without_its_secret_and_with_it_at_any_time() -> None:
+    switch = Switch()
+    switch.worker()
+    claim = AgentHello(PROTOCOL, inc("stranger"), 9, ["cpu"], [inc("worker")], secret=secret("stranger"))
+    for proofs in ([], [b""], [secret("stranger")]):
+        switch.say("stranger", claim._replace(proofs=proofs))
+    assert (switch.core._state.owners, refused(switch)) == ({}, {"ownership": 3})
+    switch.mail("stranger")
+    switch.say("operator", SpawnWorker(1, "model", "cpu"))
+    (spawn,) = switch.mail("stranger")
+    assert isinstance(spawn, Spawn)
+    switch.say("stranger", Spawned(spawn.req, inc("worker")))
+    switch.agent("worker")
+    assert switch.core._state.owners == {inc("worker"): switch.core._state.agents[inc("agent")]}
+
+
 def test_an_agent_claims_no_worker_that_has_another() -> None:
     switch = pool()
-    switch.agent("other", "worker", name="stranger")
+    claim = AgentHello(PROTOCOL, inc("stranger"), 9, ["cpu"], [inc("worker")], secret=secret("stranger"))
+    switch.say("stranger", claim)
     switch.say("stranger", Spawned(1, inc("worker")))
     switch.say("stranger", Exited(inc("worker"), "crash", "made up"))
     assert refused(switch) == {"ownership": 2}

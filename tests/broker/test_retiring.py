@@ -1,5 +1,7 @@
 """Emptying and replacing a worker: who is asked, and when its operator is answered."""
 
+from typing import Any
+
 from switch import Switch, inc, secret
 
 from tokenyard.broker.wire import (
@@ -22,11 +24,16 @@ def post(number: int, worker: str, predecessor: str = "") -> Post:
     return Post(number, "m", "m", "cpu", inc(worker), predecessor=inc(predecessor) if predecessor else b"")
 
 
+def shown(worker: str) -> dict[str, Any]:
+    """What the agent's hello proves."""
+    return {"secret": secret("agent"), "proofs": [secret(worker)]}
+
+
 def owned() -> Switch:
     switch = Switch()
     switch.say(
         "agent",
-        AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("w")], posts=[post(0, "w")], secret=secret("agent")),
+        AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("w")], posts=[post(0, "w")], **shown("w")),
     )
     switch.worker("w")
     return switch
@@ -57,9 +64,7 @@ def test_a_new_broker_finds_the_agent_although_the_worker_has_gone() -> None:
     """It knows nothing of the request, and the worker's place is another's."""
     switch = Switch()
     posts = [post(1, "new", predecessor="w")]
-    switch.say(
-        "agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("new")], posts=posts, secret=secret("agent"))
-    )
+    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 3, ["cpu"], [inc("new")], posts=posts, **shown("new")))
     assert switch.say("operator", ASKED) == []
     assert switch.mail("agent") == [Retire(inc("w"), "auto", 30_000)]
 

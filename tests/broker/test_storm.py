@@ -6,6 +6,7 @@ knows to run started twice, a job that never ends, memory that stays.
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -143,6 +144,7 @@ class Storm(RuleBasedStateMachine):
 
     def agent_hello(self) -> None:
         hello = AgentHello(PROTOCOL, self.AGENT, 1, ["cpu"], list(self.workers), secret=secret("agent"))
+        hello = hello._replace(proofs=[self.secrets[inc] for inc in hello.workers])
         self.send(self.AGENT, hello)
 
     def send_submit(self, front: SimFront, job: int) -> None:
@@ -286,12 +288,17 @@ class Storm(RuleBasedStateMachine):
             FrontHello(PROTOCOL, inc, 1, []),
             WorkerHello(PROTOCOL, inc, 1, "ready", "ipc://lie", 1, card(), [], "w"),
             AgentHello(PROTOCOL, inc, 1, [], []),
+            AgentHello(PROTOCOL, STRANGER.inc, 1, [], [inc], secret=STRANGER.secret),
             *(Goodbye(inc, "a crash"), Dying(inc), Exited(inc, "crash", "a lie")),
         ]
         liar, told = data.draw(st.sampled_from([STRANGER.inc, b"liar"])), data.draw(st.sampled_from(lies))
-        before = dict(self.core._state.peers)
+        before = self.who_is_who()
         self.post(self.core.handle(liar, told, self.now))
-        assert self.core._state.peers == before, "a lie changed who is here"
+        assert self.who_is_who() == before, "a lie changed who is here, or whose it is"
+
+    def who_is_who(self) -> tuple[set[Any], dict[bytes, Any]]:
+        state = self.core._state
+        return {(type(one), one.inc) for one in state.peers.values()}, dict(state.owners)
 
     @rule(data=st.data(), num_jobs=st.integers(1, 4))
     def submit_jobs(self, data: st.DataObject, num_jobs: int) -> None:

@@ -37,7 +37,7 @@ def post(number: int, inc: bytes = b"", leaving: bool = False) -> Post:
 def hello(*posts: Post, restarts: tuple[int, ...] = ()) -> Send:
     workers = sorted(one.inc for one in posts if one.inc)
     lives = list(restarts) or [0] * len(workers)
-    mine = (["cpu"], workers, lives, list(posts), [2], [1 << 30], [], ME.secret)
+    mine = (["cpu"], workers, lives, list(posts), [2], [1 << 30], [], ME.secret, [b""] * len(workers))
     return Send(AgentHello(PROTOCOL, ME.inc, 77, *mine))
 
 

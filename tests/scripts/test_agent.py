@@ -108,9 +108,10 @@ def agent() -> Iterator[Agent]:
 def living(agent: Agent) -> bytes:
     """Its one worker, as a fresh hello tells."""
     agent.send(Who(bytes(8)))
-    while not (workers := agent.receive(AgentHello).workers):
+    while not (hello := agent.receive(AgentHello)).workers:
         pass
-    return workers[0]
+    assert hello.workers == [Identity.of(proof).inc for proof in hello.proofs]
+    return hello.workers[0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A box of devices on a Switch: an agent that spawns and dismisses as it is told, and its workers, by hand."""
 
-from switch import Switch, card, inc, secret
+from switch import NAMES, Switch, card, inc, secret
 
 from tokenyard.broker.wire import (
     PROTOCOL,
@@ -63,7 +63,8 @@ class Box:
         devices = list(self.slots)
         slots, memory = list(self.slots.values()), [self.memory_bytes.get(device, 0) for device in devices]
         mine = (devices, workers, [], posts, slots, memory)
-        hello = AgentHello(PROTOCOL, inc(self.name), 3, *mine, secret=secret(self.name))
+        proofs = [secret(NAMES[one]) for one in workers]
+        hello = AgentHello(PROTOCOL, inc(self.name), 3, *mine, secret=secret(self.name), proofs=proofs)
         self.switch.tell(self.name, hello)
 
     def post(self, model: str, device: str, named: bool = True, pinned: bool = False) -> int:

@@ -117,8 +117,9 @@ class Switch:
         return WorkerHello(PROTOCOL, inc(name), 2, state, *mine)
 
     def agent(self, *workers: str, name: str = "agent") -> list[Message]:
-        incs = [inc(worker) for worker in workers]
-        return self.say(name, AgentHello(PROTOCOL, inc(name), 3, ["cpu"], incs, secret=secret(name)))
+        incs, proofs = [inc(worker) for worker in workers], [secret(worker) for worker in workers]
+        hello = AgentHello(PROTOCOL, inc(name), 3, ["cpu"], incs, secret=secret(name), proofs=proofs)
+        return self.say(name, hello)
 
     def beat(self, name: str, *jobs: WorkerJob, patience_ms: int = 0) -> list[Message]:
         return self.say(name, Beat(inc(name), "ready", 1, patience_ms, list(jobs)))
