@@ -19,6 +19,7 @@ from tokenyard.broker.ranges import Inc, MaybeInc, Natural, PackedIds, Secret, T
 from tokenyard.broker.wire import (
     PROTOCOL,
     TAGS,
+    Ack,
     AgentHello,
     AgentToBroker,
     Card,
@@ -26,6 +27,7 @@ from tokenyard.broker.wire import (
     FrontHello,
     FrontToBroker,
     Message,
+    Placed,
     Spawned,
     Status,
     TokensDown,
@@ -166,16 +168,22 @@ def _damaged(draw: st.DrawFn, frame: bytes, damage: str) -> list[bytes]:
     return [frame]
 
 
-def certain() -> list[Blow]:
-    """What is to be among the blows: frames on which libzmq hangs up, and what once broke something."""
-    deep = b"\x91" * 1020 + b"\x01\x00"
+def certain(front: bytes, worker: bytes) -> list[Blow]:
+    """What is to be among the blows: what libzmq hangs up on, what once broke something, each kind of refusal."""
     unreachable = WorkerHello(
         PROTOCOL, NOBODY.inc, 1, "ready", "ipc://" + "x" * 200, 1, card("other"), [], secret=NOBODY.secret
     )
+    said: list[tuple[str, Message]] = [
+        ("work", unreachable),
+        ("front", FrontHello(PROTOCOL + 1, NOBODY.inc, 1, [], NOBODY.secret)),
+        ("front", FrontHello(PROTOCOL, front, 1, [], NOBODY.secret)),
+        ("tokens", Ack(front, worker, 1, NOBODY.secret)),
+    ]
     return [
         *(Blow(door, [bytes(MAX_MESSAGE_BYTES + 1)], is_fresh=True) for door in ("front", "work", "tokens")),
-        *(Blow(door, [deep]) for door in FITTING),
-        Blow("work", [encode(unreachable)], is_fresh=True),
+        *(Blow(door, [b"\x91" * 1020 + b"\x01\x00"]) for door in FITTING),  # nested deeply, and a byte too long
+        *(Blow(door, [encode(Placed(1, 1, worker))]) for door in FITTING),
+        *(Blow(door, [encode(message)], is_fresh=True) for door, message in said),
     ]
 
 
