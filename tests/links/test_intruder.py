@@ -96,10 +96,11 @@ def check_harmless(yard: Yard, seconds: float) -> None:
     processes = {name: psutil.Process(one.pid) for name, one in pool.items()}
     logs = {path: path.stat().st_size for path in yard.run_dir.glob("*.log")}
     status = yard.status()
-    victims = [bytes.fromhex(status[kind][0]["inc"]) for kind in ("fronts", "workers")]
+    rows = {one["pid"]: one for one in (*status["fronts"], *status["workers"])}
+    victims = [bytes.fromhex(rows[pool[name].pid]["inc"]) for name in ("front", "worker")]
     client = Client(yard.url)
     before = {name: process.memory_full_info().uss for name, process in processes.items()}
-    intruder = Intruder(yard.run_dir, status["workers"][0]["endpoint"], victims[0], yard.port)
+    intruder = Intruder(yard.run_dir, rows[yard.workers[0].pid]["endpoint"], victims[0], yard.port)
     client.start()
     try:
         intruder.introduce()
