@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -96,9 +96,17 @@ def test_a_worker_that_loads_is_not_drained(pool: Served) -> None:
     """The last: it leaves a worker that never comes to load."""
     (old,) = pool.ready_pids()
     psutil.Process(old).kill()
-    wait_until(lambda: any(row["state"] == "loading" for row in pool.status()["workers"]), "the next life to load")
-    (row,) = pool.status()["workers"]
-    psutil.Process(row["pid"]).suspend()
+    rows: list[dict[str, Any]] = []
+
+    def stopped() -> bool:
+        """At first sight: it loads for some tenths of a second only."""
+        rows[:] = [row for row in pool.status()["workers"] if row["state"] == "loading"]
+        for row in rows:
+            psutil.Process(row["pid"]).suspend()
+        return bool(rows)
+
+    wait_until(stopped, "the next life to load")
+    (row,) = rows
     done = drain(pool, row["inc"][:8])
     assert done.returncode == 2
     assert f"{row['inc'][:8]} is still loading, and has nothing to drain" in done.stderr
