@@ -35,6 +35,8 @@ MAX_GROWTH = 0.03
 """From the first quarter of what is measured to the last; the larger of the two. A leak of 1 kB a request is above the
 first after some 12,000 requests."""
 MAX_NEW_DESCRIPTORS = 10
+KV_MEMORY = "64MiB"
+"""Of each worker: on a CPU a pool takes memory as its blocks are first written, which 512 MiB would be for an hour."""
 READY_S = 120.0
 HEAD = ["process", "memory after warm-up", "at the end", "growth", "descriptors", "threads", "verdict"]
 MODEL = "tokenyard-demo"
@@ -218,6 +220,7 @@ def pool(port: int) -> Iterator[psutil.Process]:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         command = [sys.executable, "-m", "tokenyard.scripts.cli", "serve", "--workers", "2", "--port", str(port)]
         command += ["--run-dir", str(Path(folder) / "run"), "--device", "cpu", "--threads", "1", "--log-level", "error"]
+        command += ["--kv-memory", KV_MEMORY]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
             end_s = time.monotonic() + READY_S
