@@ -36,7 +36,7 @@ MAX_GROWTH = 0.03
 first after some 12,000 requests."""
 MAX_NEW_DESCRIPTORS = 10
 KV_MEMORY = "64MiB"
-"""Of each worker: on a CPU a pool takes memory as its blocks are first written, which 512 MiB would be for an hour."""
+"""Of each worker: on a CPU a pool takes memory as its blocks are first written, so a large one may grow for long."""
 READY_S = 120.0
 HEAD = ["process", "memory after warm-up", "at the end", "growth", "descriptors", "threads", "verdict"]
 MODEL = "tokenyard-demo"
