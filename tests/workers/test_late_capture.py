@@ -33,6 +33,17 @@ def run_beside(engine: Any, streams: Streams, num_steps: int = 1) -> int:
     return num_pieces
 
 
+def check_beside(graphed: Graphed, llama: Bench, jobs: dict[int, tuple[list[int], Params]]) -> None:
+    """Run jobs while graphs are recorded, and to their ends: each has the tokens of the reference."""
+    streams: Streams = {}
+    for number, (prompt, params) in jobs.items():
+        graphed.engine.add(job_of(number), prompt, [], params)
+    run_beside(graphed.engine, streams)
+    run(graphed.engine, streams)
+    for number, (prompt, params) in jobs.items():
+        llama.reference.check(prompt, streams[job_of(number)].ids, params)
+
+
 def test_tokens_are_the_same_before_while_and_after(llama: Bench) -> None:
     """Blocks 0 and 1, prefixes that were cached before, and streams in flight are left alone."""
     graphed = Graphed(llama, late=True)
@@ -71,14 +82,8 @@ def test_the_largest_come_first_and_serve_small_batches(llama: Bench) -> None:
 def test_guesses_beside_it(llama: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speculation, "REST", 0)
     graphed = Graphed(llama, 4, num_drafts=4, late=True)
-    streams: Streams = {}
     jobs = {number: (cycle(number), cyclic(number)._replace(max_tokens=180)) for number in range(2)}
-    for number, (prompt, params) in jobs.items():
-        graphed.engine.add(job_of(number), prompt, [], params)
-    run_beside(graphed.engine, streams)
-    run(graphed.engine, streams)
-    for number, (prompt, params) in jobs.items():
-        llama.reference.check(prompt, streams[job_of(number)].ids, params)
+    check_beside(graphed, llama, jobs)
 
 
 def test_adapters_come_and_go_meanwhile(tmp_path: Path) -> None:
@@ -166,14 +171,8 @@ def test_a_graph_that_fails_late_leaves_streams_alone(llama: Bench, caplog: pyte
 
     graphed = Graphed(llama, late=True)
     graphed.lane.recorder = OutOfMemory()
-    streams: Streams = {}
     jobs = {number: (prompt_of(20 + number), mixed(number, 100)) for number in range(3)}
-    for number, (prompt, params) in jobs.items():
-        graphed.engine.add(job_of(number), prompt, [], params)
-    run_beside(graphed.engine, streams)
-    run(graphed.engine, streams)
-    for number, (prompt, params) in jobs.items():
-        llama.reference.check(prompt, streams[job_of(number)].ids, params)
+    check_beside(graphed, llama, jobs)
     assert graphed.lane.num_graphs == 5
     words = "recorded 5 CUDA graphs and no more, other batches run without: the next failed: CUDA out of memory"
     assert words in caplog.text
