@@ -24,6 +24,8 @@ LONG = {
 ENDLESS = 7000
 """Tokens: more than any drain of these tests waits for."""
 DRAIN_S = 4
+APART_S = 0.1
+"""Two signals of a kind that wait to be handled are one (signal(7))."""
 
 
 def test_a_drain_is_over_when_nothing_runs_and_others_had_notice() -> None:
@@ -65,10 +67,14 @@ def front(yard: Yard) -> Yard:
 
 async def stream_and_signal(yard: Yard, signals: list[signal.Signals]) -> Reply:
     """Stream; when some events have come, send the signals, a moment apart."""
+    left = list(signals)
+    next_s = 0.0
 
     def on_event(num_events: int) -> None:
-        if 5 <= num_events < 5 + len(signals):
-            yard.front.send_signal(signals[num_events - 5])
+        nonlocal next_s
+        if left and num_events >= 5 and time.monotonic() >= next_s:
+            yard.front.send_signal(left.pop(0))
+            next_s = time.monotonic() + APART_S
 
     async with httpx.AsyncClient(base_url=yard.url, timeout=60) as client:
         return await stream(client, LONG, on_event)
