@@ -83,7 +83,6 @@ class Core:
             wire.Goodbye: self._goodbye,
             wire.Status: self._control.status,
             wire.DrainWorker: self._retiring.drain,
-            wire.SpawnWorker: self._control.spawn,
             wire.KillWorker: self._control.kill,
             wire.UnloadModel: self._loads.unload,
             wire.AddAdapter: self._adapters.add,
@@ -292,7 +291,7 @@ class Core:
 
     def _spawned(self, agent: Agent, spawned: wire.Spawned) -> None:
         """One that was not asked of this agent is a repeat: its hellos tell of its workers, too."""
-        if self._control.spawned(agent, spawned) or self._loads.spawned(agent, spawned):
+        if self._loads.spawned(agent, spawned):
             self._state.own(agent, spawned.inc)
 
     def _exited(self, agent: Agent, exited: wire.Exited) -> None:
@@ -394,6 +393,5 @@ class Core:
         self._loads.sweep()
         self._adapters.sweep()
         self._jobs.forget_ended()
-        self._control.forget_answered()
         self._retiring.forget_answered()
         self._deaths.sweep()

@@ -199,14 +199,6 @@ class Status(NamedTuple):
     """Only these; None: all."""
 
 
-class SpawnWorker(NamedTuple):
-    """From the command line: start one more worker, on the agent with the fewest."""
-
-    req: Natural
-    model: str
-    device: str
-
-
 class KillWorker(NamedTuple):
     """From the command line: end this worker now; its streams go on elsewhere."""
 
@@ -339,7 +331,7 @@ class Answer(NamedTuple):
 FrontToBroker = FrontHello | Ping | Submit | Cancel | Status | Want | UnloadModel | AddAdapter | RemoveAdapter | Goodbye
 WorkerToBroker = WorkerHello | Beat | Done | AdapterFailed | Goodbye
 AgentToBroker = AgentHello | Ping | Spawned | Dying | Exited | Retired | Goodbye
-ControlToBroker = Status | DrainWorker | SpawnWorker | KillWorker
+ControlToBroker = Status | DrainWorker | KillWorker
 BrokerToFront = (
     Welcome | WorkerUp | WorkerDown | Accepted | Placed | Reject | Lost | Loading | LoadFailed | Answer | Who | Refused
 )
@@ -355,7 +347,7 @@ Message = ToBroker | FromBroker | TokensDown | TokensUp
 # First byte of an upstream frame must be >= 2 (0 and 1 are XSUB's own); a msgpack array starts at 0x90.
 TAGS: dict[int, type[Any]] = {
     1: FrontHello, 2: WorkerHello, 3: AgentHello, 4: Beat, 5: Ping, 6: Submit, 7: Cancel, 8: Done, 9: Spawned,
-    10: Exited, 11: Goodbye, 12: Status, 13: DrainWorker, 14: SpawnWorker, 15: KillWorker,
+    10: Exited, 11: Goodbye, 12: Status, 13: DrainWorker, 15: KillWorker,
     16: Want, 17: UnloadModel, 18: AdapterFailed, 19: AddAdapter, 20: RemoveAdapter, 21: Retired, 22: Dying,
     32: Welcome, 33: WorkerUp, 34: WorkerDown, 35: Accepted, 36: Placed, 37: Reject, 38: Lost, 39: Who, 40: Refused,
     41: Loading, 42: LoadFailed,

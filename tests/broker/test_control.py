@@ -15,9 +15,6 @@ from tokenyard.broker.wire import (
     Kill,
     KillWorker,
     Message,
-    Spawn,
-    Spawned,
-    SpawnWorker,
     Status,
 )
 
@@ -60,56 +57,6 @@ def test_kill_goes_to_the_agent_that_owns_the_worker() -> None:
     assert ask(switch, KillWorker(1, inc("w2"))).error == ""
     assert (switch.mail("a1"), switch.mail("a2")) == ([], [Kill(inc("w2"))])
     assert "no agent" in ask(switch, KillWorker(2, inc("w3"))).error
-
-
-def test_spawn_goes_to_the_agent_with_the_fewest_and_is_answered_once_spawned() -> None:
-    switch = Switch()
-    switch.agent("w1", name="a1")
-    switch.agent(name="a2")
-    question = SpawnWorker(9, "model", "cpu")
-    assert switch.say("operator", question) == []
-    (spawn,) = switch.mail("a2")
-    assert isinstance(spawn, Spawn)
-    assert spawn[1:] == ("model", "cpu", False)
-    assert switch.say("operator", question) == []
-    assert switch.mail("a2") == [spawn], "a repeat is the same request to the agent"
-    switch.say("a2", Spawned(spawn.req, inc("new")))
-    answer = Answer(9, "", {"inc": inc("new").hex()})
-    assert switch.mail("operator") == [answer]
-    assert switch.say("operator", question) == [answer]
-    assert switch.mail("a2") == []
-    assert ask(switch, KillWorker(10, inc("new"))).error == ""
-
-
-def test_spawn_moves_on_when_its_agent_is_gone() -> None:
-    switch = Switch()
-    switch.agent(name="a1")
-    switch.say("operator", SpawnWorker(1, "m", "cpu"))
-    switch.gone("a1")
-    assert "no agent" in ask(switch, SpawnWorker(1, "m", "cpu")).error
-    switch.agent(name="a2")
-    assert switch.say("operator", SpawnWorker(1, "m", "cpu")) == []
-    assert len(switch.mail("a2")) == 1
-
-
-def test_two_operators_with_one_number_are_two() -> None:
-    switch = Switch()
-    switch.agent()
-    switch.say("one", SpawnWorker(1, "m", "cpu"))
-    switch.say("two", SpawnWorker(1, "m", "cpu"))
-    first, second = switch.mail("agent")
-    assert first != second
-    assert isinstance(second, Spawn)
-    switch.say("agent", Spawned(second.req, inc("w")))
-    assert (switch.mail("one"), len(switch.mail("two"))) == ([], 1)
-
-
-def test_old_requests_are_forgotten() -> None:
-    switch = Switch()
-    switch.agent()
-    switch.say("operator", SpawnWorker(1, "m", "cpu"))
-    switch.wait(70.0, alive=("agent",))
-    assert not switch.core._control._spawning
 
 
 def test_status_tells_speed_restarts_and_losses() -> None:

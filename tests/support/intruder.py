@@ -145,7 +145,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     ),
 }
 """By field: what comes past the first look, so that the second is tried, too."""
-CONTROLS = ("DrainWorker", "KillWorker", "SpawnWorker", "UnloadModel", "AddAdapter", "RemoveAdapter")
+CONTROLS = ("DrainWorker", "KillWorker", "UnloadModel", "AddAdapter", "RemoveAdapter")
 
 
 def _damaged(draw: st.DrawFn, frame: bytes, damage: str) -> list[bytes]:
