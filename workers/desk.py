@@ -124,7 +124,7 @@ class Desk:
         self._attempts: dict[tuple[bytes, int], int] = {}
         """Living jobs: (front, job) to attempt. What is not in here is over, whatever the engine still says of it."""
         self._paused: dict[tuple[bytes, int], float] = {}
-        """Streams whose clients do not keep up, and until when they skip steps."""
+        """Of living jobs: streams whose clients have not kept up, and until when they skip steps."""
         self._links: dict[bytes, SendLink] = {}
         self._num_links = 0
         """Made so far: a front must tell a link made anew from the one it knew."""
@@ -136,9 +136,7 @@ class Desk:
 
     def held(self, now: float) -> Held:
         """Fronts and streams that do not keep up: their sequences skip steps."""
-        if self._paused:
-            self._paused = {key: until for key, until in self._paused.items() if until > now and key in self._attempts}
-        streams = (WorkerJob(*key, self._attempts[key]) for key in self._paused)
+        streams = (WorkerJob(*key, self._attempts[key]) for key, until in self._paused.items() if until > now)
         return frozenset((*(front for front, link in self._links.items() if link.full), *streams))
 
     # The broker.
@@ -181,7 +179,7 @@ class Desk:
                 continue
             deltas.setdefault(key.front, []).append(delta)
             if delta.finish is not None:
-                del self._attempts[key.front, key.job]
+                self._strike((key.front, key.job))
                 done.append(ToBroker(Done(key.front, key.job, key.attempt, delta.finish.reason)))
         sent: list[Action] = [
             ToFront(front, self._link(front, now).push(batch, now))
@@ -292,8 +290,13 @@ class Desk:
         running = self._attempts.get((front, job))
         if running is None or running > attempt:
             return []
-        del self._attempts[front, job]
+        self._strike((front, job))
         return [Drop(WorkerJob(front, job, running)), ToBroker(Done(front, job, running, reason))]
+
+    def _strike(self, key: tuple[bytes, int]) -> None:
+        """This job lives no more."""
+        del self._attempts[key]
+        self._paused.pop(key, None)
 
     def _forget(self, front: bytes) -> list[Action]:
         self._num_resent += self._links.pop(front).num_resent
@@ -329,6 +332,7 @@ class Desk:
         """Invariants, for tests."""
         assert (self._card is None) <= (self._state != "ready")
         assert all(front in self._links for front, _ in self._attempts)
+        assert self._paused.keys() <= self._attempts.keys()
         assert all(count > 0 for count in self._subscriptions.values())
         for link in self._links.values():
             link.check()
