@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -127,52 +127,28 @@ def load_model(
 def _load(
     spec: ModelSpec, device: str, dtype: str, options: EngineOptions, on_progress: Callable[[float], None]
 ) -> LoadedModel:
-    place = torch.device(device)
-    stages = Stages(on_progress)
-    on_progress = stages.load
-    on_progress(0.0)
+    place, stages = torch.device(device), Stages(on_progress)
+    stages.load(0.0)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # on_progress tells instead
     checkpoint = Checkpoint(spec, options.trust_remote_code, stages.download)
-    text_config, is_encoder = checkpoint.text_config, checkpoint.is_encoder
     with explained(checkpoint.directory):
-        pooling = read_pooling(checkpoint.directory, "mean" if is_encoder else "last")
-    context_length = _context_length(text_config, options.max_model_len)
-    chosen = _dtype(dtype, place, text_config)
-    on_progress(0.05)
-    packed = quantize(options.quantization, place, chosen, checkpoint.config)
-    model: Any = checkpoint.read_weights(dtype=chosen, **packed)
-    checkpoint.make_tokenizer()
-    model.requires_grad_(False).eval()
-    if "device_map" not in packed:
-        model.to(place)
-    on_progress(0.8)
-    generation: GenerationConfig | None = getattr(model, "generation_config", None)  # custom code may have none
+        pooling = read_pooling(checkpoint.directory, "mean" if checkpoint.is_encoder else "last")
+    context_length = _context_length(checkpoint.text_config, options.max_model_len)
+    chosen = _dtype(dtype, place, checkpoint.text_config)
+    stages.load(0.05)
+    model = _read_model(checkpoint, place, chosen, options.quantization)
+    stages.load(0.8)
     version = checkpoint.commit + checkpoint.source.file + options.quantization
-    if is_encoder:
+    if checkpoint.is_encoder:
         verdict = Verdict("encoder")
         context_length = _encoder_length(model, min(context_length, pooling.max_length or context_length))
     else:
         verdict = decide(model, version, context_length, options.block_size)
-    rack = (
-        None if is_encoder or not options.max_loras else Rack(options.max_loras, options.max_lora_rank, chosen, place)
-    )
-    fit = partial(rack.fit, model, partial(_logits, model, verdict)) if rack else None
-    late = None
-    if verdict.lane == "paged" and not options.eager and not is_quantized(model):
-        # a rack holds the adapters of the engine's step, which a forward beside it would disturb
-        is_late = options.late and rack is None
-        tried = Tried(model, version, options.block_size)
-        late = tune(model, verdict.shapes, options.block_size, options.compile, tried, fit, is_late)
-    elif fit:
-        fit()
-    on_progress(0.95)
-    plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
-    most_rows = num_rows(options.max_num_seqs, options.num_drafts)
-    num_graphs = len(buckets(most_rows)) if verdict.lane == "paged" and not options.eager else 0
-    num_graphs *= 2 if rack else 1  # with adapters and without
-    step = StepBytes()
-    if not is_encoder:
-        step = step_bytes(model, options.max_batch_tokens, most_rows, plain, num_graphs)
+    has_rack = options.max_loras > 0 and not checkpoint.is_encoder
+    rack = Rack(options.max_loras, options.max_lora_rank, chosen, place) if has_rack else None
+    late = _improve(model, verdict, version, rack, options)
+    stages.load(0.95)
+    step = _step_bytes(model, verdict, rack, options)
     budget = plan_memory(
         verdict.token_bytes(chosen),
         place,
@@ -184,6 +160,7 @@ def _load(
         step=step.total,
         sequence_bytes=verdict.footprint.sequence_bytes,
     )
+    generation: GenerationConfig | None = getattr(model, "generation_config", None)  # custom code may have none
     card = Card(
         names=spec.called,
         source=checkpoint.source.name,
@@ -196,15 +173,52 @@ def _load(
             filter(None, (str(chosen).removeprefix("torch."), checkpoint.source.file, options.quantization))
         ),
         device=str(place),
-        vocab_size=text_config.vocab_size,
+        vocab_size=checkpoint.text_config.vocab_size,
         eos_token_ids=_eos_token_ids(generation, checkpoint),
         generation_config=_generation_defaults(generation),
         created=int(time.time()),
         revision=spec.revision or "",
         file=checkpoint.source.file,
     )
-    on_progress(1.0)
+    stages.load(1.0)
     return LoadedModel(card, model, verdict, *budget, chosen, place, pooling, rack, late, step.graphs)
+
+
+def _read_model(checkpoint: Checkpoint, place: torch.device, dtype: torch.dtype, quantization: str) -> PreTrainedModel:
+    """The checkpoint's model on its device, not to be trained."""
+    packed = quantize(quantization, place, dtype, checkpoint.config)
+    model: Any = checkpoint.read_weights(dtype=dtype, **packed)
+    checkpoint.make_tokenizer()
+    model.requires_grad_(False).eval()
+    if "device_map" not in packed:
+        model.to(place)
+    return cast(PreTrainedModel, model)
+
+
+def _improve(
+    model: PreTrainedModel, verdict: Verdict, version: str, rack: Rack | None, options: EngineOptions
+) -> LateCompile | None:
+    """Make the model quicker, and ready for adapters; what is left to do once it serves."""
+    fit = partial(rack.fit, model, partial(_logits, model, verdict)) if rack else None
+    if verdict.lane != "paged" or options.eager or is_quantized(model):
+        if fit:
+            fit()
+        return None
+    # a rack holds the adapters of the engine's step, which a forward beside it would disturb
+    is_late = options.late and rack is None
+    tried = Tried(model, version, options.block_size)
+    return tune(model, verdict.shapes, options.block_size, options.compile, tried, fit, is_late)
+
+
+def _step_bytes(model: PreTrainedModel, verdict: Verdict, rack: Rack | None, options: EngineOptions) -> StepBytes:
+    """What this worker's steps take."""
+    if verdict.lane == "encoder":
+        return StepBytes()
+    plain = PlainModel(model, verdict.way) if verdict.lane == "plain" else None
+    most_rows = num_rows(options.max_num_seqs, options.num_drafts)
+    num_graphs = len(buckets(most_rows)) if verdict.lane == "paged" and not options.eager else 0
+    num_graphs *= 2 if rack else 1  # with adapters and without
+    return step_bytes(model, options.max_batch_tokens, most_rows, plain, num_graphs)
 
 
 def _logits(model: PreTrainedModel, verdict: Verdict, num_tokens: int) -> torch.Tensor:
