@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Container, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -112,27 +112,39 @@ def start_child(
 ) -> Child:
     """Run `tokenyard ARGUMENTS` tied to this process, in a group of its own: Ctrl-C reaches only the supervisor.
 
-    `is_fed`: its stdin is a pipe from us. `has_bells`: it lets us know when it begins to die.
+    `is_fed`: its stdin is a pipe from us. `has_bells`: it lets us know when it begins to die. Raises OSError where
+    memory, descriptors or process numbers are used up; nothing is left behind then.
     """
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(reading, False)
     environment = {**os.environ, **environment, PARENT_PID: str(os.getpid())}
-    bells = [os.pipe2(os.O_CLOEXEC) for _ in range(2 if has_bells else 0)]
-    held = tuple(end for _, end in bells)
-    if held:
-        environment[BELLS] = ",".join(map(str, held))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "tokenyard.scripts.cli", *arguments],
-        stdin=subprocess.PIPE if is_fed else subprocess.DEVNULL,
-        stdout=writing,
-        stderr=writing,
-        env=environment,
-        pass_fds=(*pass_fds, *held),
-        process_group=0,
-    )
-    for end in (writing, *held):
-        os.close(end)
-    return Child(inc, process, os.pidfd_open(process.pid), reading, bells=[end for end, _ in bells])
+    with ExitStack() as ours, ExitStack() as theirs:
+        log, writing = _pipe(ours, theirs)
+        os.set_blocking(log, False)
+        bells = [_pipe(ours, theirs) for _ in range(2 if has_bells else 0)]
+        held = tuple(end for _, end in bells)
+        if held:
+            environment[BELLS] = ",".join(map(str, held))
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tokenyard.scripts.cli", *arguments],
+            stdin=subprocess.PIPE if is_fed else subprocess.DEVNULL,
+            stdout=writing,
+            stderr=writing,
+            env=environment,
+            pass_fds=(*pass_fds, *held),
+            process_group=0,
+        )
+        ours.enter_context(process)
+        ours.callback(process.kill)
+        child = Child(inc, process, os.pidfd_open(process.pid), log, bells=[end for end, _ in bells])
+        ours.pop_all()  # it is the child's now
+        return child
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
+    """Its ends, the reading and the writing one, each closed with its stack."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    ours.callback(os.close, reading)
+    theirs.callback(os.close, writing)
+    return reading, writing
 
 
 def end_strays(known_pids: set[int]) -> None:

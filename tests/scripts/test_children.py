@@ -1,5 +1,6 @@
 """Children on real processes: their logs, their deaths, and who dies with whom."""
 
+import errno
 import os
 import select
 import signal
@@ -26,6 +27,22 @@ def test_a_child_tells_its_log_and_its_status() -> None:
     assert child.log_ended
     assert child.descriptors == [child.death]
     assert child.reap() == 0
+
+
+@pytest.mark.parametrize("step", ["Popen", "pidfd_open"])
+def test_one_that_cannot_be_started_leaves_nothing(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    if step == "Popen":
+        monkeypatch.setattr(sys, "executable", "/nowhere")
+    else:
+        monkeypatch.setattr(os, "pidfd_open", fail)
+    children, descriptors = psutil.Process().children(), os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match=r"/nowhere|many open files"):
+        start_child(["version"], b"", is_fed=True, has_bells=True)
+    assert psutil.Process().children() == children
+    assert os.listdir("/proc/self/fd") == descriptors
 
 
 def test_the_last_line_says_why_it_failed() -> None:
