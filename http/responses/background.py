@@ -143,23 +143,28 @@ async def follow(store: Store, row: Row, after: int, keep_alive_s: float) -> Asy
     """The events of a response that streams, from the one after `after` to its last; whichever front makes it."""
     silent_s = 0.0
     current: Row | None = row
-    while current is not None:
-        running = current.running
-        events = await store.run(Database.events, row.id, after)
-        if events:
-            after, silent_s = events[-1][0], 0.0
-            yield b"".join(data for _, data in events)
-        if not running:
-            # All of its events are written, but the last of them may never be: its maker died, or was not asked.
-            if not _is_last(await store.run(Database.last_event, row.id)):
-                yield _made_up_end(current, after)
-            return
-        await asyncio.sleep(FOLLOW_S)
-        silent_s += FOLLOW_S
-        if silent_s >= keep_alive_s:
-            silent_s = 0.0
-            yield KEEP_ALIVE
-        current = await store.run(Database.get, row.id)
+    try:
+        while current is not None:
+            running = current.running
+            events = await store.run(Database.events, row.id, after)
+            if events:
+                after, silent_s = events[-1][0], 0.0
+                yield b"".join(data for _, data in events)
+            if not running:
+                # All of its events are written, but the last of them may never be: its maker died, or was not asked.
+                if not _is_last(await store.run(Database.last_event, row.id)):
+                    yield _made_up_end(current, after)
+                return
+            await asyncio.sleep(FOLLOW_S)
+            silent_s += FOLLOW_S
+            if silent_s >= keep_alive_s:
+                silent_s = 0.0
+                yield KEEP_ALIVE
+            current = await store.run(Database.get, row.id)
+    except HttpError as error:
+        # The response goes on. By the number of the last event that was told, so that who asks again misses none.
+        told = {"type": "error", "sequence_number": after, "code": error.code, "message": error.words, "param": None}
+        yield typed_event(told)
 
 
 def _is_last(data: bytes | None) -> bool:

@@ -6,12 +6,14 @@ Knows items and responses, not HTTP.
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tokenyard.broker.errors import SetupError, TokenyardError
+from tokenyard.broker.logs import Complaints
 from tokenyard.http.errors import HttpError, invalid
 from tokenyard.http.responses import conversations
 from tokenyard.http.responses.database import Database, Row
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+COMPLAIN_S = 10.0
+"""Between two log lines about a store that fails: background.py asks it four times a second."""
 SETTLE_S = 2.0
 """A previous response that is still being made may take so long to end: its client has seen the end already, and what
 is missing is one write, perhaps in another front."""
@@ -38,6 +42,7 @@ class Store:
         self._path = path
         self._thread = ThreadPoolExecutor(1, "store")
         self._database: Database | None = None
+        self._complaints = Complaints(log, COMPLAIN_S)
 
     @property
     def on(self) -> bool:
@@ -70,16 +75,21 @@ class Store:
 
     def tell(self, ask: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> None:
         """Have the database write, in turn; the log says where it cannot."""
-        self.post(ask, *args, **kwargs).add_done_callback(_log_failure)
+        self.post(ask, *args, **kwargs).add_done_callback(self._look_at)
 
     async def run(self, ask: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Ask the database. Raises HttpError where its file cannot be used: the disk is full, say."""
         try:
             return await asyncio.wrap_future(self.post(ask, *args, **kwargs))
         except sqlite3.OperationalError as error:
-            log.error("the store of responses cannot be used: %s", error)
-            words = f"the store of responses cannot be used: {error}; with store: false nothing is kept"
+            words = f"the store of responses cannot be used: {error}"
+            self._complaints.say(words, time.monotonic())
+            words += "; with store: false nothing is kept"
             raise HttpError(503, "store_unavailable", words, "service_unavailable") from error
+
+    def _look_at(self, writing: "Future[Any]") -> None:
+        if (error := writing.exception()) is not None:
+            self._complaints.say(f"the store of responses cannot be written: {error}", time.monotonic())
 
     async def history(self, response_id: str) -> list[Item]:
         """The conversation that ends with this response. Raises TokenyardError where any of it is not there."""
@@ -143,11 +153,6 @@ class Record:
     def drop(self) -> None:
         """Its client got an error instead."""
         self._store.tell(Database.delete, self._id)
-
-
-def _log_failure(writing: "Future[Any]") -> None:
-    if (error := writing.exception()) is not None:
-        log.error("the store of responses cannot be written: %s", error)
 
 
 def unstored(param: str) -> TokenyardError:
