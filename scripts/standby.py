@@ -37,9 +37,12 @@ class Standbys:
             if place not in self._children and self._num_deaths[place] < MAX_DEATHS:
                 gpu = place.partition(":")[2]
                 arguments = ["standby", *(["--gpu", gpu] if gpu else [])]
-                self._children[place] = start_child(
-                    arguments, secrets.token_bytes(INC_BYTES), is_fed=True, has_bells=True
-                )
+                inc = secrets.token_bytes(INC_BYTES)
+                try:
+                    self._children[place] = start_child(arguments, inc, is_fed=True, has_bells=True)
+                except OSError as error:  # no memory, no descriptor or no process number is left
+                    self._num_deaths[place] += 1
+                    log.warning("the standby process of %s cannot be started: %s", place, error.strerror)
 
     def take(self, place: str, arguments: Sequence[str], inc: bytes) -> Child | None:
         """The one at this place, which is now the worker of these arguments and this incarnation; None if none is."""

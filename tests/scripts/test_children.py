@@ -13,6 +13,7 @@ import pytest
 from yard import wait_until
 
 from tokenyard.scripts.children import READ_BYTES, Child, cause_of_death, start_child
+from tokenyard.scripts.standby import MAX_DEATHS, Standbys
 from tokenyard.scripts.tie import BELLS
 
 
@@ -43,6 +44,17 @@ def test_one_that_cannot_be_started_leaves_nothing(step: str, monkeypatch: pytes
         start_child(["version"], b"", is_fed=True, has_bells=True)
     assert psutil.Process().children() == children
     assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_a_standby_that_cannot_be_started_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    standbys = Standbys(["cpu"])
+    for _ in range(MAX_DEATHS + 2):
+        standbys.start_missing()
+    assert caplog.messages == ["the standby process of cpu cannot be started: No such file or directory"] * MAX_DEATHS
+    assert standbys.take("cpu", [], b"") is None
 
 
 def test_the_last_line_says_why_it_failed() -> None:
