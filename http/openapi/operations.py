@@ -19,6 +19,7 @@ from tokenyard.http.responses.fields import RESPONSES
 from tokenyard.http.responses.listing import MAX_LIMIT
 from tokenyard.http.tgi.fields import BODY as TGI
 from tokenyard.http.tgi.fields import PARAMETERS
+from tokenyard.http.tgi.routes import EMBED
 from tokenyard.http.tokenizing import DETOKENIZE, TOKENIZE
 
 
@@ -41,9 +42,10 @@ class Operation(NamedTuple):
 
 
 def _tgi() -> Schema:
-    body = of_table(TGI, ("inputs",))
-    body["properties"]["parameters"] = or_null(of_table(PARAMETERS, ()))
-    return body
+    """Of a text to go on with, or of texts for an encoder's vectors."""
+    text = of_table(TGI, ("inputs",))
+    text["properties"]["parameters"] = or_null(of_table(PARAMETERS, ()))
+    return {"anyOf": [text, of_table(EMBED, ("inputs",))]}
 
 
 _CHAT = of_table(CHAT, ("model", "messages"))
@@ -110,7 +112,7 @@ OPERATIONS = [
     Operation("POST", "/v1/embeddings", "embeddings", "Texts to vectors", "Embeddings"),
     Operation("POST", "/v1/decisions", "decisions", "Answer typed questions with probabilities", "Decisions"),
     Operation("POST", "/v1/systemone", "decisions", "The same as transformers' own server has it", "SystemOne"),
-    Operation("POST", "/generate", "tgi", "Go on with a text", "Generate"),
+    Operation("POST", "/generate", "tgi", "Go on with a text, or turn texts to vectors", "Generate"),
     Operation("POST", "/generate_stream", "tgi", "Go on with a text, as a stream", "Generate", streams=True),
     Operation("POST", "/", "tgi", "Either of the two, as `stream` says", "Generate", streams=True),
     Operation("GET", "/info", "tgi", "What is served"),
