@@ -53,3 +53,5 @@ class AdapterFailed(NamedTuple):
     stamp: Natural
     code: str
     words: str
+    param: str = ""
+    """The field of the request that is at fault."""

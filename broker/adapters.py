@@ -160,7 +160,7 @@ class Adapters:
         """It cannot load one that it was told to."""
         coming, offered = self._coming.get(message.name), self._state.adapters.get(message.name)
         if coming is not None and coming.adapter.stamp == message.stamp:
-            self._fail(coming, message.code, message.words)
+            self._fail(coming, message.code, message.words, message.param)
         elif offered is not None and offered.adapter.stamp == message.stamp:
             self._fail_offered(worker, offered, message)
 
@@ -318,14 +318,14 @@ class Adapters:
             self._leaving.pop(stamped, None)
             self._answer(leaving.askers)
 
-    def _fail(self, coming: _Change, code: str, words: str) -> None:
+    def _fail(self, coming: _Change, code: str, words: str, param: str = "") -> None:
         """It does not come: those that have it already let go of it."""
         adapter = coming.adapter
         log.error("adapter %s of %s cannot be loaded: %s", adapter.name, adapter.base, words)
         del self._coming[adapter.name]
         self._drop(adapter)
         self._tell_all(adapter.base)
-        self._answer(coming.askers, code, words)
+        self._answer(coming.askers, code, words, param)
 
     def _fail_offered(self, worker: Worker, offered: Offered, message: AdapterFailed) -> None:
         """It was to come back with one that others may still have."""
@@ -356,9 +356,10 @@ class Adapters:
             self._state.send(asker[0], known[1])
         return known is not None
 
-    def _answer(self, askers: list[Asker], code: str = "", words: str = "") -> None:
+    def _answer(self, askers: list[Asker], code: str = "", words: str = "", param: str = "") -> None:
+        body = {name: value for name, value in (("code", code), ("param", param)) if value}
         for peer, req in askers:
-            answer = Answer(req, words, {"code": code} if code else {})
+            answer = Answer(req, words, body)
             self._answers[peer, req] = self._state.now + MEMORY_S, answer
             self._state.send(peer, answer)
 

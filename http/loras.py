@@ -58,7 +58,7 @@ async def _settle(service: Service, question: Callable[[int], Message]) -> None:
     if answer is None:
         raise TokenyardError("pool_unavailable", "the workers did not answer in time", retry_ms=RETRY_MS)
     if answer.error:
-        error = told_error(str(answer.body.get("code")), answer.error, "lora_name")
+        error = told_error(str(answer.body.get("code")), answer.error, str(answer.body.get("param", "lora_name")))
         error.retry_ms = RETRY_MS if KINDS[error.code].retry else 0
         raise error
 

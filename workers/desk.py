@@ -194,7 +194,7 @@ class Desk:
 
     def not_adopted(self, adapter: Adapter, error: TokenyardError) -> list[Action]:
         """An adapter cannot be loaded."""
-        failed = AdapterFailed(adapter.name, adapter.stamp, error.code, error.words)
+        failed = AdapterFailed(adapter.name, adapter.stamp, error.code, error.words, error.param or "")
         return [ToBroker(failed)] if self._adapters.failed(adapter) else []
 
     # The fronts.

@@ -109,8 +109,8 @@ def test_one_that_fails_leaves_it_nowhere() -> None:
     add(switch)
     switch.mail("a")
     has(switch, "a", loaded(X))
-    switch.tell("b", AdapterFailed("x", 5, "invalid_value", "rank 99"))
-    assert switch.mail("front") == [Answer(1, "rank 99", {"code": "invalid_value"})]
+    switch.tell("b", AdapterFailed("x", 5, "invalid_value", "rank 99", "lora_path"))
+    assert switch.mail("front") == [Answer(1, "rank 99", {"code": "invalid_value", "param": "lora_path"})]
     assert switch.mail("a") == [UnloadAdapter("x", 5)]
     has(switch, "a", loaded(X))  # sent before it heard
     assert of(WorkerUp, switch.mail("front")) == []

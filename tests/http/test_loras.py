@@ -57,19 +57,25 @@ def test_answers_are_vllms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "status"),
-    [("invalid_value", 400), ("model_not_found", 404), ("pool_unavailable", 503), ("what?", 500)],
+    ("code", "more", "status"),
+    [
+        ("invalid_value", {"param": "lora_path"}, 400),
+        ("model_not_found", {}, 404),
+        ("pool_unavailable", {}, 503),
+        ("what?", {}, 500),
+    ],
 )
-def test_refusals_of_workers_and_broker_have_openais_shape(code: str, status: int) -> None:
+def test_refusals_of_workers_and_broker_have_openais_shape(code: str, more: dict[str, str], status: int) -> None:
     pool = ScriptedPool(CARD)
 
     async def refuse(question: Any, seconds: float) -> Answer:
-        return Answer(1, "rank 99 is too much", {"code": code})
+        return Answer(1, "rank 99 is too much", {"code": code, **more})
 
     pool.ask = refuse  # type: ignore[method-assign]
     response = post(pool, LOAD, {"lora_name": "sql", "lora_path": "me/sql"})
     assert response.status_code == status
-    assert response.json()["error"]["message"] == "rank 99 is too much"
+    error = response.json()["error"]
+    assert (error["message"], error["param"]) == ("rank 99 is too much", more.get("param", "lora_name"))
     assert ("retry-after" in response.headers) == (status == 503)
 
 

@@ -102,8 +102,10 @@ def test_the_same_files_loaded_again_stay_when_the_first_load_goes(desk: Desk) -
 
 def test_a_failure_is_told_and_may_be_tried_again(desk: Desk) -> None:
     load(desk, X)
-    failed = AdapterFailed("x", 5, "model_not_found", "no such directory")
-    assert desk.not_adopted(X, TokenyardError("model_not_found", "no such directory")) == [ToBroker(failed)]
+    failed = AdapterFailed("x", 5, "model_not_found", "no such directory", "lora_path")
+    assert desk.not_adopted(X, TokenyardError("model_not_found", "no such directory", "lora_path")) == [
+        ToBroker(failed)
+    ]
     assert orders(load(desk, X)) == [Adopt(X)]
 
 
