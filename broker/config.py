@@ -22,7 +22,7 @@ SUBMIT_REPEAT_S = 0.3
 UNSUBSCRIBED_S = 3.0
 """A front whose subscription is away for so long has its sequences freed."""
 EXIT_WAIT_S = 0.02
-"""The broker waits so long for the agent's word on why a worker died; SIGCHLD reaches the agent in under 1 ms."""
+"""The broker waits so long for the agent's word on why a worker has died; SIGCHLD reaches the agent in under 1 ms."""
 
 WINDOW = 1024
 """Batches in flight past the last ack on a link: below any high-water mark, above 10 s of steps at 100 steps/s."""

@@ -1,13 +1,14 @@
 """Workers that are gone: when the owners of their jobs hear of it, and what counts against these jobs. Sans-IO.
 
 `Lost` waits a moment for the word on why, for a crash counts. That word may come late: a process is reaped when all its
-memory is freed, which took up to 2.7 s on a busy machine, while its agent hears at once that it is dying. So the jobs
-of one unexplained death of a model go on without the word, but those of another one wait for it: else a job that kills
-its workers could go through a fleet before the first of these deaths is counted.
+memory is freed, which took up to 2.7 s on a busy machine, while its agent hears at once that it is dying. So jobs go on
+without the word, but not those of a second unexplained death of one model, nor suspects: else a job that kills its
+workers could go through a fleet uncounted, and those beside it be taken for its like.
 """
 
 from itertools import takewhile
 from math import inf
+from typing import NamedTuple
 
 from tokenyard.broker.config import EXIT_WAIT_S, SILENCE_S
 from tokenyard.broker.jobs import Jobs
@@ -20,6 +21,13 @@ PUZZLE_S = SILENCE_S
 """For so long a second death waits for an explanation: as long as a silent worker's jobs do."""
 
 
+class Notice(NamedTuple):
+    """Whose owners are to be told `Lost`, and when at the latest."""
+
+    due_s: float
+    jobs: list[WorkerJob]
+
+
 class Deaths:
     """Over a State that it shares with the rest of the core."""
 
@@ -27,8 +35,8 @@ class Deaths:
         self._state = state
         self._jobs = jobs
         self._deaths: dict[bytes, Death] = {}
-        self._unannounced: dict[bytes, Death] = {}  # oldest first, and so by announce_s
-        self._held: dict[bytes, Death] = {}  # likewise: those that wait for more than a moment
+        self._soon: dict[bytes, Notice] = {}  # oldest first, and so by due_s
+        self._held: dict[bytes, Notice] = {}  # likewise: those that wait for the word
 
     def __len__(self) -> int:
         return len(self._deaths)
@@ -40,17 +48,23 @@ class Deaths:
         """A worker is gone, with these jobs; `is_early`: it is dying, and nobody can know why yet."""
         now = self._state.now
         is_second = is_early and any(one.is_puzzle and one.model == model for one in self._deaths.values())
-        wait_s = PUZZLE_S if is_second else EXIT_WAIT_S
-        death = Death(lost, now + wait_s, now + DEATH_MEMORY_S, model, is_puzzle=is_early)
-        self._deaths[inc] = death
-        (self._held if is_second else self._unannounced)[inc] = death
-        if not is_owned:
-            self.announce(inc)
+        self._deaths[inc] = Death(lost, now + DEATH_MEMORY_S, model, is_puzzle=is_early)
+        held: list[WorkerJob] = []
+        free: list[WorkerJob] = []
+        for key in lost:
+            (held if is_owned and (is_second or self._jobs.is_suspect(key)) else free).append(key)
+        if held:
+            self._held[inc] = Notice(now + PUZZLE_S, held)
+        if is_owned and not is_early:
+            self._soon[inc] = Notice(now + EXIT_WAIT_S, free)
+        else:
+            self._jobs.announce(free)
 
     def announce(self, inc: bytes) -> None:
         """Nothing is to be waited for any more."""
-        if death := self._unannounced.pop(inc, None) or self._held.pop(inc, None):
-            self._jobs.announce(death)
+        for waiting in (self._soon, self._held):
+            if notice := waiting.pop(inc, None):
+                self._jobs.announce(notice.jobs)
 
     def explain(self, inc: bytes, is_crash: bool) -> None:
         """It is known why, however late: a crash counts."""
@@ -71,16 +85,16 @@ class Deaths:
 
     def tick(self) -> None:
         now = self._state.now
-        for waiting in (self._unannounced, self._held):
-            due = takewhile(lambda item: item[1].announce_s <= now, waiting.items())
-            for inc in [inc for inc, _ in due]:
-                self.announce(inc)
+        for waiting in (self._soon, self._held):
+            for inc, notice in list(takewhile(lambda item: item[1].due_s <= now, waiting.items())):
+                del waiting[inc]
+                self._jobs.announce(notice.jobs)
 
     @property
     def next_tick_s(self) -> float:
         """When `tick` has something to do."""
-        firsts = (next(iter(waiting.values()), None) for waiting in (self._unannounced, self._held))
-        return min((death.announce_s for death in firsts if death is not None), default=inf)
+        firsts = (next(iter(waiting.values()), None) for waiting in (self._soon, self._held))
+        return min((notice.due_s for notice in firsts if notice is not None), default=inf)
 
     def sweep(self) -> None:
         now = self._state.now
@@ -88,8 +102,7 @@ class Deaths:
 
     def check(self) -> None:
         """Assert what must hold after every event."""
-        for waiting in (self._unannounced, self._held):
-            assert all(self._deaths.get(inc) is death for inc, death in waiting.items())
-            times_s = [death.announce_s for death in waiting.values()]
+        for waiting in (self._soon, self._held):
+            assert waiting.keys() <= self._deaths.keys()
+            times_s = [notice.due_s for notice in waiting.values()]
             assert times_s == sorted(times_s)
-        assert not self._unannounced.keys() & self._held.keys()

@@ -170,9 +170,14 @@ class Jobs:
             elif job.phase is Phase.QUEUED:
                 self._suspect(job)
 
-    def announce(self, death: Death) -> None:
+    def is_suspect(self, key: WorkerJob) -> bool:
+        """Whether a crash counts against this job."""
+        job = self._state.job_of(key)
+        return job is not None and job.crashes > 0
+
+    def announce(self, lost: list[WorkerJob]) -> None:
         """Tell the fronts what was lost, unless they have moved on."""
-        for key in death.jobs:
+        for key in lost:
             job = self._state.job_of(key)
             if job is not None and job.attempt == key.attempt and isinstance(job.answer, Lost):
                 self._state.send(job.front.peer, job.answer)

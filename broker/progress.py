@@ -78,10 +78,9 @@ class Progress:
         """All that runs there is lost, and that counts as a crash does; nothing new goes there."""
         log.error("worker %s %s (pid %d) is hung: %s", worker.inc.hex(), worker.name, worker.pid, words)
         worker.stuck, worker.state = words, HUNG
-        now = self._state.now
-        death = Death(self._jobs.abandon(worker), now, now)
+        death = Death(self._jobs.abandon(worker), self._state.now)
         self._jobs.count_crash(death)
-        self._jobs.announce(death)
+        self._jobs.announce(death.jobs)
 
     def _kill(self, inc: bytes, words: str) -> None:
         """Asked at each sweep, as the word may be lost. A worker that no agent owns has to be ended by hand."""

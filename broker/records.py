@@ -216,8 +216,6 @@ class Death:
 
     jobs: list[WorkerJob]
     """What it took along."""
-    announce_s: float
-    """When Lost goes out, word or no word."""
     forget_s: float
     model: str = ""
     is_puzzle: bool = False
