@@ -2,8 +2,7 @@
 
 `handle(peer, message, now)`, `gone(peer, now)` and `tick(now)` return the messages to send; `next_tick_s` says when to
 call `tick` again at the latest. A peer is an opaque name of a connection. This file must not know of sockets, clocks or
-randomness; gate.py says who may speak for whom, jobs.py has the life of a job, dispatch.py the choice of a worker,
-membership.py who serves a model together, control.py the operator's requests.
+randomness; gate.py says who may speak for whom, jobs.py has a job's life, membership.py who serves a model together.
 """
 
 import logging
@@ -18,7 +17,7 @@ from tokenyard.broker.config import BEAT_S, GRACE_S
 from tokenyard.broker.control import Control
 from tokenyard.broker.deaths import Deaths
 from tokenyard.broker.errors import WireError
-from tokenyard.broker.gate import WORKER_STATES, Gate
+from tokenyard.broker.gate import Gate
 from tokenyard.broker.invariants import check_state
 from tokenyard.broker.jobs import Jobs
 from tokenyard.broker.loads import Loads
@@ -271,12 +270,14 @@ class Core:
     # ---- who is alive
 
     def _beat(self, worker: Worker, beat: wire.Beat) -> None:
+        if not self._gate.understands(worker, beat):
+            return
         worker.load = beat.load
         if worker.patience_s != (patience_s := beat.patience_ms / 1000):
             worker.patience_s = patience_s
             self._silence.watch(worker)
         worker.emitted.append((self._state.now, beat.load.get("emitted_tokens", 0)))
-        worker.state = beat.state if beat.state in WORKER_STATES else worker.state
+        worker.state = beat.state
         self._progress.beat(worker, beat)
         self._claims.reconcile(worker, beat.jobs)
 

@@ -18,6 +18,7 @@ MAX_DESCRIPTION_BYTES = 32 << 10
 """Of a worker, card and all, without its adapters: one of an 8B model has half a kilobyte."""
 
 WORKER_STATES = ("loading", "ready", "draining")
+_NO_STATE = "no worker has the state {!r}"
 
 
 class Gate:
@@ -41,6 +42,12 @@ class Gate:
         self._state.peers[peer] = sender
         sender.peer, sender.heard_s = peer, self._state.now
         self._silence.watch(sender)
+
+    def understands(self, worker: Worker, beat: wire.Beat) -> bool:
+        """Whether this beat can be; if not, the worker is told why."""
+        if beat.state not in WORKER_STATES:
+            self._state.refuse(worker.peer, _NO_STATE.format(beat.state), "malformed")
+        return beat.state in WORKER_STATES
 
     def note_workers(self, agent: Agent, hello: wire.AgentHello) -> None:
         """Those that are its own, living: who knows their secrets started them."""
@@ -82,7 +89,7 @@ def _worker_refusal(hello: wire.WorkerHello) -> tuple[str, str]:
     if hello.capacity < 1:
         return f"a worker cannot have a capacity of {hello.capacity}", "malformed"
     if hello.state not in WORKER_STATES:
-        return f"no worker has the state {hello.state!r}", "malformed"
+        return _NO_STATE.format(hello.state), "malformed"
     if hello.card is not None and not hello.card.names:
         return "a card without a name", "malformed"
     card = hello.card and hello.card._replace(adapters=[])

@@ -13,6 +13,7 @@ from tokenyard.broker.wire import (
     Kill,
     Lost,
     Placed,
+    Refused,
     Reject,
     Start,
     Status,
@@ -74,6 +75,15 @@ def test_a_hung_engine_loses_its_jobs_at_once_and_its_process() -> None:
     assert pool.mail("front") == [WorkerDown(inc("w"))], "what it ran was told before"
     pool.worker("next")
     assert Placed(1, 2, inc("next")) in pool.mail("front")
+
+
+def test_a_beat_of_no_known_state_is_refused_and_changes_nothing() -> None:
+    pool = Pool("w")
+    pool.step("w", 7, held("front", 1), lasts_s=STEP_MS / 1000 + 1)
+    pool.mail("w")
+    pool.tell("w", Beat(inc("w"), "jolly", 8, 0, []))
+    assert pool.mail("w") == [Refused("no worker has the state 'jolly'")]
+    assert pool.state_of("w")[0] == "hung"
 
 
 def test_the_jobs_of_a_hung_engine_go_on_elsewhere() -> None:
