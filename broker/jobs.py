@@ -1,7 +1,7 @@
 """The life of a job: submitted, queued, placed, ended; lost with its worker, fenced by a newer attempt.
 
-A job's record outlives its end by LINGER_S, so that a repeated Submit is answered and never run twice. Peers and
-time-outs are core.py's business, the choice of a worker dispatch.py's, what others claim to have claims.py's.
+A job's record outlives its end by LINGER_S, so that a repeated Submit gets the first one's answer and never runs twice.
+Peers and time-outs are core.py's business, the choice of a worker dispatch.py's, what others claim to have claims.py's.
 """
 
 import heapq
@@ -39,6 +39,8 @@ from tokenyard.broker.wire import (
 LINGER_S = 2 * SILENCE_S
 """An ended job is remembered so long: a front that was silent for half of it is dead, and its repeats with it."""
 
+MAX_ENDED = 1 << 16
+"""Of these: 8,000 a second, more than one broker refuses. In a flood the oldest are forgotten before their time."""
 MAX_RESUMED = 1 << 17
 """Resumed jobs may wait in any number that a pool of workers can have had (codec.MAX_ITEMS), and yet not in any."""
 MAX_MODELS = 4096
@@ -70,25 +72,23 @@ class Jobs:
         crashes = max(submit.crashes, old.crashes if old else 0)
         if old is not None:
             self.fence(old)
-            del front.jobs[old.number]
+        job = Job(front, submit.job, submit.attempt, crashes, Phase.QUEUED, Accepted(submit.job, submit.attempt))
+        job.identity = old.identity if old else None
+        front.jobs[job.number] = job
         name = state.base_of(submit.model)
         is_known = submit.attempt > 1 or name in state.recipes or name != submit.model
         model = self._model_for(name, is_known and len(state.models) < MAX_MODELS)
         if model is None:
             served = ", ".join(sorted(state.models)) or "none"
-            return self._refuse(front, submit, "model_not_found", f"no model {submit.model!r}; served: {served}")
+            return self._reject(job, "model_not_found", f"no model {submit.model!r}; served: {served}")
         if crashes >= MAX_CRASHES:
-            return self._refuse(front, submit, "job_crashes_workers", _crash_words(crashes))
+            return self._reject(job, "job_crashes_workers", _crash_words(crashes))
         offered = state.adapters.get(submit.model)
         if offered and (words := offered.refusal(submit.version)):
-            return self._refuse(front, submit, "pool_unavailable", words)
-        begun_as = old.identity if old else None
-        if begun_as is not None and model.identity not in (None, begun_as):
-            return self._refuse(front, submit, "pool_unavailable", changed_words(model.name))
-        job = Job(front, submit.job, submit.attempt, crashes, Phase.QUEUED, Accepted(submit.job, submit.attempt))
-        job.identity = begun_as
+            return self._reject(job, "pool_unavailable", words)
+        if job.identity is not None and model.identity not in (None, job.identity):
+            return self._reject(job, "pool_unavailable", changed_words(model.name))
         job.adapter = offered.adapter.key if offered else PLAIN
-        front.jobs[job.number] = job
         self._enqueue(job, submit, model)
         self.dispatch(model)
         if job.phase is not Phase.QUEUED:
@@ -96,9 +96,7 @@ class Jobs:
         limit = state.queue_limit if job.attempt == 1 else MAX_RESUMED
         if state.num_queued > limit:
             self._dequeue(job)
-            del front.jobs[job.number]
-            words = f"{limit} requests are waiting already"
-            return self._refuse(front, submit, "queue_full", words, RETRY_MS)
+            return self._reject(job, "queue_full", f"{limit} requests are waiting already", RETRY_MS)
         return state.send(front.peer, job.answer)
 
     def cancel(self, front: Front, number: int) -> None:
@@ -202,7 +200,7 @@ class Jobs:
 
     def forget_ended(self) -> None:
         ended = self._state.ended
-        while ended and ended[0][0] <= self._state.now:
+        while ended and (ended[0][0] <= self._state.now or len(ended) > MAX_ENDED):
             _, job = ended.popleft()
             if job.front.jobs.get(job.number) is job:
                 del job.front.jobs[job.number]
@@ -321,13 +319,9 @@ class Jobs:
         job.submit, job.model, job.deadline_s = None, None, inf
         self._state.ended.append((self._state.now + LINGER_S, job))
 
-    def _reject(self, job: Job, code: str, words: str) -> None:
-        self.end(job, Reject(job.number, job.attempt, code, words, 0))
+    def _reject(self, job: Job, code: str, words: str, retry_ms: int = 0) -> None:
+        self.end(job, Reject(job.number, job.attempt, code, words, retry_ms))
         self._state.send(job.front.peer, job.answer)
-
-    def _refuse(self, front: Front, submit: Submit, code: str, words: str, retry_ms: int = 0) -> None:
-        """Never queued, so nothing to remember: a repeat is judged again."""
-        self._state.send(front.peer, Reject(submit.job, submit.attempt, code, words, retry_ms))
 
 
 def _crash_words(num_crashes: int) -> str:

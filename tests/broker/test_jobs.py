@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 from switch import MODEL, Switch, held, inc, submit
 
+from tokenyard.broker import jobs
+from tokenyard.broker.config import SILENCE_S
+from tokenyard.broker.core import SWEEP_S
 from tokenyard.broker.jobs import LINGER_S
 from tokenyard.broker.wire import (
     FRONT_GONE,
@@ -92,6 +95,31 @@ def test_a_full_queue_refuses_fresh_jobs_but_never_resumed_ones() -> None:
     assert code(refused) == "queue_full"
     assert refused[0].retry_ms > 0  # type: ignore[union-attr]
     assert switch.say("front", submit(4, attempt=2)) == [Accepted(4, 2)]
+
+
+def test_a_repeat_of_what_was_refused_is_refused_alike_whatever_has_changed() -> None:
+    """Its front may have ended it by then, and would get a second end."""
+    switch = make(queue_limit=0)
+    switch.say("front", submit(1))
+    refusals = [switch.say("front", job) for job in (submit(2), submit(3, model="later"))]
+    assert [code(refusal) for refusal in refusals] == ["queue_full", "model_not_found"]
+    done(switch, "w1", 1)
+    switch.worker("w2", model="later")
+    for _ in range(2):
+        assert [switch.say("front", job) for job in (submit(2), submit(3, model="later"))] == refusals
+        switch.wait(SILENCE_S / 2, alive=("front",))
+    assert started(switch, "w2") == []
+    switch.tell("front", submit(3, attempt=2, model="later"))
+    assert started(switch, "w2") == [(3, 2)]
+
+
+def test_refusals_in_a_flood_are_not_all_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_ENDED", 10)
+    switch = make()
+    for job in range(30):
+        switch.say("front", submit(job, model="nope"))
+    switch.wait(SWEEP_S)
+    assert len(switch.core._state.ended) == len(switch.core._state.fronts[inc("front")].jobs) == 10
 
 
 def test_a_limit_of_no_queue_still_lets_jobs_run() -> None:

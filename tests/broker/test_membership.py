@@ -111,6 +111,8 @@ def test_a_stream_that_one_model_began_is_not_gone_on_with_by_another() -> None:
     assert isinstance(reject, Reject)
     assert reject.code == "pool_unavailable"
     assert "has changed" in reject.words
+    assert switch.say("front", submit(1, attempt=2)) == [reject], "said again"
+    assert switch.say("front", submit(1, attempt=3)) == [reject._replace(attempt=3)]
     assert switch.mail("w2") == []
     assert switch.say("front", submit(2)) == [Placed(2, 1, inc("w2"))]
 
