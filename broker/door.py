@@ -10,10 +10,9 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
-from tokenyard.broker.config import MAX_FRAMES
 from tokenyard.broker.curve import Keys
 from tokenyard.broker.logs import Complaints
-from tokenyard.broker.sockets import Context, Socket, listen
+from tokenyard.broker.sockets import Context, Socket, listen, waiting
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 COMPLAIN_S = 10.0
@@ -37,12 +36,8 @@ class Doorman:
         self._complaints = Complaints(log, COMPLAIN_S)
 
     def answer(self, now: float) -> None:
-        """Questions that wait, up to MAX_FRAMES."""
-        for _ in range(MAX_FRAMES):
-            try:
-                version, request, _, address, _, _, *credentials = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        """Some of the questions that wait."""
+        for version, request, _, address, _, _, *credentials in waiting(self.socket.recv_multipart):
             key = z85.encode(credentials[0]).decode() if credentials and len(credentials[0]) == 32 else ""
             if self._is_allowed(key):
                 self.socket.send_multipart([version, request, b"200", b"OK", key.encode(), b""])
@@ -65,10 +60,8 @@ class Door:
     def hung_up(self, now: float) -> list[int]:
         """Descriptors of the connections that have ended since the last call; a failed handshake is told."""
         ended = []
-        for _ in range(MAX_FRAMES):
-            if not self.monitor.poll(0):
-                break
-            event = parse_monitor_message(self.monitor.recv_multipart())
+        for frames in waiting(self.monitor.recv_multipart):
+            event = parse_monitor_message(frames)
             if event["event"] == zmq.EVENT_DISCONNECTED:
                 ended.append(event["value"])
             else:

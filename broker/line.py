@@ -8,7 +8,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from tokenyard.broker.endpoints import BrokerAddress
-from tokenyard.broker.sockets import Context, Socket, dial
+from tokenyard.broker.sockets import Context, Socket, dial, waiting
 
 REDIAL_S = 1.0
 """libzmq calls no more whom it was refused by or did not understand; somebody may mend that, so we do, at this pace."""
@@ -48,8 +48,8 @@ class BrokerLine:
     def tend(self, now: float) -> bool:
         """Whether a handshake has finished since the last call: with a broker that may never have heard of us."""
         finished = False
-        while self.monitor.poll(0):
-            event = parse_monitor_message(self.monitor.recv_multipart())
+        for frames in waiting(self.monitor.recv_multipart):
+            event = parse_monitor_message(frames)
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 finished, self.trouble, self._num_hang_ups = True, "", 0
             else:

@@ -23,12 +23,12 @@ import zmq
 
 from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
-from tokenyard.broker.config import GRACE_S, MAX_FRAMES, RunDir, default_run_dir
+from tokenyard.broker.config import GRACE_S, RunDir, default_run_dir
 from tokenyard.broker.core import LOAD_TIMEOUT_S, QUEUE_LIMIT, Actions, Core
 from tokenyard.broker.curve import read_keys
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.room import DEFAULT_POLICY, Policy
-from tokenyard.broker.sockets import Socket, listen, sender_pid
+from tokenyard.broker.sockets import Socket, listen, sender_pid, waiting
 from tokenyard.broker.tcp_peers import BANNED, TcpPeers
 from tokenyard.broker.wire import INC_BYTES, Adapter, AgentHello, FrontHello, Message, Refused, WorkerHello
 
@@ -142,12 +142,9 @@ class Broker:
         self._context.destroy(linger=0)
 
     def _receive(self, letter: bytes, socket: Socket) -> None:
-        """Take what waits on one socket, up to MAX_FRAMES."""
-        for _ in range(MAX_FRAMES):
-            try:
-                peer = letter + socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        """Take some of what waits on one socket."""
+        for routing_id in waiting(socket.recv):
+            peer = letter + routing_id
             frame = None
             if peer in self._pidfds or (self._tcp and peer in self._tcp):
                 body = socket.recv()

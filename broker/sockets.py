@@ -2,7 +2,9 @@
 
 import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import zmq
 
@@ -10,6 +12,7 @@ from tokenyard.broker.config import (
     HANDSHAKE_MS,
     HEARTBEAT_MS,
     HEARTBEAT_TIMEOUT_MS,
+    MAX_FRAMES,
     MAX_IPC_PATH,
     MAX_MESSAGE_BYTES,
     MAX_UPWARD_BYTES,
@@ -29,6 +32,8 @@ Socket = zmq.Socket[bytes]
 ZAP_DOMAIN = b"tokenyard"
 """Must not be empty: only with a domain does libzmq refuse everybody where nobody answers for it."""
 TOKEN_PLANE = (zmq.XPUB, zmq.XSUB)
+
+T = TypeVar("T")
 
 
 def dial(context: Context, kind: int, endpoint: str, keys: Keys | None = None, server_key: str = "") -> Socket:
@@ -79,6 +84,19 @@ def listen(context: Context, kind: int, endpoint: str, keys: Keys | None = None)
     if is_local:
         Path(endpoint.removeprefix("ipc://")).chmod(0o600)
     return socket
+
+
+def waiting(receive: Callable[[int], T]) -> Iterator[T]:
+    """What has come to a socket, up to MAX_FRAMES: a flood must leave others and the clock their turn.
+
+    `receive`: the socket's own, which is called with NOBLOCK.
+    """
+    for _ in range(MAX_FRAMES):
+        try:
+            one = receive(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        yield one
 
 
 def sender_pid(frame: zmq.Frame) -> int:

@@ -18,11 +18,12 @@ import zmq
 
 from tokenyard.broker import prefix
 from tokenyard.broker.codec import decode, encode, pack_ids
-from tokenyard.broker.config import BEAT_S, MAX_FRAMES, PAUSE_S, SILENCE_S
+from tokenyard.broker.config import BEAT_S, PAUSE_S, SILENCE_S
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError, WireError
 from tokenyard.broker.identity import SECRET_BYTES, Identity
 from tokenyard.broker.line import BrokerLine
+from tokenyard.broker.sockets import waiting
 from tokenyard.broker.wire import (
     PROTOCOL,
     Accepted,
@@ -235,16 +236,17 @@ class Pool:
     # The broker.
 
     def _read_broker(self) -> None:
-        for _ in range(MAX_FRAMES):
-            if self._broker.closed:
-                return
+        if self._broker.closed:
+            return
+        num_read = 0
+        for frame in waiting(self._broker.recv):
+            num_read += 1
             try:
-                self._from_broker(decode(self._broker.recv(zmq.NOBLOCK)))
-            except zmq.Again:
-                return
+                self._from_broker(decode(frame))
             except WireError as error:
                 self._links.refused("the broker", error)
-        self._loop.call_soon(self._read_broker)  # its descriptor is edge-triggered
+        if num_read:
+            self._loop.call_soon(self._read_broker)  # its descriptor is edge-triggered, and more may wait
 
     def _from_broker(self, message: Message) -> None:
         now = self._loop.time()

@@ -7,11 +7,10 @@ from contextlib import suppress
 import zmq
 
 from tokenyard.broker import codec
-from tokenyard.broker.config import MAX_FRAMES
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import WireError
 from tokenyard.broker.line import BrokerLine
-from tokenyard.broker.sockets import Context
+from tokenyard.broker.sockets import Context, waiting
 from tokenyard.broker.wire import Message
 
 log = logging.getLogger(__name__)
@@ -38,16 +37,12 @@ class BrokerPeer:
             self.socket.send(codec.encode(message), zmq.NOBLOCK)
 
     def receive(self) -> list[Message]:
-        """What waits, up to MAX_FRAMES; what is not of the protocol is dropped. To be called now and then."""
+        """Some of what waits; what is not of the protocol is dropped. To be called now and then."""
         self._line.tend(time.monotonic())
         messages: list[Message] = []
-        for _ in range(MAX_FRAMES):
-            try:
-                messages.append(codec.decode(self.socket.recv(zmq.NOBLOCK)))
-            except zmq.Again:
-                break
-            except WireError:
-                continue
+        for frame in waiting(self.socket.recv):
+            with suppress(WireError):
+                messages.append(codec.decode(frame))
         return messages
 
     def close(self) -> None:

@@ -110,6 +110,13 @@ def test_broker_and_front_use_no_torch(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports_of(path)} & {"torch", "xgrammar"}
 
 
+def test_no_loop_receives_without_a_bound() -> None:
+    """All take what `waiting` of broker/sockets.py gives; a front's links count deltas instead."""
+    has_loop = re.compile(r"\brecv(_multipart)?\([^)]*NOBLOCK|while .*\.poll\(0\)")
+    found = {str(path.relative_to(ROOT)) for path in SOURCES if has_loop.search(path.read_text())}
+    assert found == {"http/links.py"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_files_stay_readable(path: Path) -> None:
     text = path.read_text()

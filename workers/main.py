@@ -19,12 +19,11 @@ import zmq
 
 from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
-from tokenyard.broker.config import MAX_FRAMES
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.identity import SECRET_BYTES, Identity, prover_of
 from tokenyard.broker.line import BrokerLine
-from tokenyard.broker.sockets import sender_pid
+from tokenyard.broker.sockets import sender_pid, waiting
 from tokenyard.broker.spec import OFF, parse_spec
 from tokenyard.broker.wire import (
     Abort,
@@ -218,14 +217,11 @@ class WorkerProcess:
         self._do(self._desk.from_front(message, now))
 
     def _drain(self, socket: "zmq.Socket[bytes]", take: Callable[[bytes, float], None], now: float) -> None:
-        """Take frames that wait, up to MAX_FRAMES; a bad one is dropped with a word, and counted."""
-        for _ in range(MAX_FRAMES):
+        """Take some of the frames that wait; a bad one is dropped with a word, and counted."""
+        for frame in waiting(lambda flags: socket.recv(flags, copy=False)):
             try:
-                frame = socket.recv(zmq.NOBLOCK, copy=False)
                 sender_pid(frame)
                 take(frame.bytes, now)
-            except zmq.Again:
-                return
             except WireError as error:
                 self._num_refused[f"refused_{error.reason}"] += 1
                 self._complaints.say(f"dropped a frame: {error}", now)

@@ -14,6 +14,7 @@ import zmq
 import zmq.asyncio
 from models import CARD
 
+from tokenyard.broker import sockets
 from tokenyard.broker.codec import decode, encode
 from tokenyard.broker.config import RunDir
 from tokenyard.broker.endpoints import BrokerAddress
@@ -33,7 +34,7 @@ from tokenyard.broker.wire import (
     WorkerDown,
     WorkerInfo,
 )
-from tokenyard.http import links, pool
+from tokenyard.http import links
 from tokenyard.http.pool import JobRequest, Pool
 
 WORKER = b"worker.."
@@ -188,7 +189,7 @@ def test_a_front_that_is_behind_lets_others_have_their_turn(monkeypatch: pytest.
 
 
 def test_what_the_broker_says_is_read_on_after_others_had_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MAX_FRAMES", 10)
+    monkeypatch.setattr(sockets, "MAX_FRAMES", 10)
 
     async def run() -> None:
         async with far_end() as end:
