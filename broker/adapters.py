@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from tokenyard.broker.jobs import Jobs
+from tokenyard.broker.recent import MAX_REQUESTS, Asker, Recent
 from tokenyard.broker.records import Offered, State, Worker
 from tokenyard.broker.wire import (
     Adapter,
@@ -29,8 +30,8 @@ REPEAT_S = 1.0
 """Between two orders to a worker that say the same: reading an adapter of 100 MB takes about a tenth of a second."""
 RETRY_S = 10.0
 """After a failure, an adapter that is offered is tried again: a disk or the Hub may be back."""
-MEMORY_S = 60.0
-"""An answer is remembered so long, for askers that did not hear it."""
+MAX_WORDS = 1000
+"""Of an answer that is remembered: names in it may be as long as a frame."""
 MAX_DROPPED = 4096
 """Adapters known to be gone: a hello that was sent before may still name one, some milliseconds later."""
 
@@ -43,8 +44,6 @@ MAX_ADAPTERS_BYTES = 192 << 10
 
 Stamped = tuple[str, int]
 """Name and stamp."""
-Asker = tuple[bytes, int]
-"""Peer and req."""
 
 
 @dataclass(slots=True)
@@ -69,7 +68,7 @@ class Adapters:
         """By worker, order and adapter: when it may be told again."""
         self._holding: dict[bytes, Worker] = {}
         """Workers that have any."""
-        self._answers: dict[Asker, tuple[float, Answer]] = {}
+        self._answers: Recent[Answer] = Recent()
         for adapter in given:
             state.adapters[adapter.name] = Offered(adapter)
 
@@ -175,13 +174,12 @@ class Adapters:
 
     def sweep(self) -> None:
         """Say again what was not heeded."""
-        now = self._state.now
         for worker in self._concerned():
             if worker.model is not None:
                 self.learn(worker.model.name, worker.held)
             self._tell(worker)
         self._settle_all()
-        self._answers = {asker: known for asker, known in self._answers.items() if known[0] > now}
+        self._answers.forget(self._state.now)
 
     def _concerned(self) -> list[Worker]:
         """Workers of models that have adapters, and those that hold any; of a pool without adapters nobody."""
@@ -348,19 +346,20 @@ class Adapters:
             self._dropped.popitem(last=False)
 
     def _wait(self, change: _Change, asker: Asker) -> None:
-        if asker not in change.askers:
+        if asker not in change.askers and len(change.askers) < MAX_REQUESTS:  # the others ask again
             change.askers.append(asker)
 
     def _answered(self, asker: Asker) -> bool:
         if known := self._answers.get(asker):
-            self._state.send(asker[0], known[1])
+            self._state.send(asker[0], known)
         return known is not None
 
     def _answer(self, askers: list[Asker], code: str = "", words: str = "", param: str = "") -> None:
         body = {name: value for name, value in (("code", code), ("param", param)) if value}
-        for peer, req in askers:
-            answer = Answer(req, words, body)
-            self._answers[peer, req] = self._state.now + MEMORY_S, answer
+        for asker in askers:
+            peer, req = asker
+            answer = Answer(req, words[:MAX_WORDS], body)
+            self._answers.hear(asker, answer, self._state.now)
             self._state.send(peer, answer)
 
 

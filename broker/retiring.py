@@ -6,18 +6,15 @@ anew with each repeat, so that nothing depends on what this broker remembers.
 
 from dataclasses import dataclass
 
+from tokenyard.broker.recent import Recent
 from tokenyard.broker.records import Agent, State
 from tokenyard.broker.wire import SUCCESSORS, Answer, Drain, DrainWorker, Retire, Retired
-
-ASKER_S = 60.0
-"""A request is remembered so long after it was last heard; an asker repeats it within a second."""
 
 
 @dataclass(slots=True)
 class _Request:
     asker: bytes
     asked: DrainWorker
-    heard_s: float = 0.0
     agent: bytes = b""
     """Who was asked last: nobody else answers."""
     answer: Answer | None = None
@@ -28,15 +25,16 @@ class Retiring:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._requests: dict[tuple[bytes, int], _Request] = {}  # by asker and its req
+        self._requests: Recent[_Request] = Recent()
 
     def drain(self, peer: bytes, drain: DrainWorker) -> None:
-        request = self._requests.get((peer, drain.req))
+        asker = (peer, drain.req)
+        request = self._requests.get(asker)
         if refusal := self._refusal(drain, request is not None):
             return self._state.send(peer, Answer(drain.req, refusal))
         if request is None:
-            request = self._requests[peer, drain.req] = _Request(peer, drain)
-        request.heard_s = self._state.now
+            request = _Request(peer, drain)
+        self._requests.hear(asker, request, self._state.now)
         self._go_on(request)
         if request.answer is not None:
             self._state.send(peer, request.answer)
@@ -44,7 +42,7 @@ class Retiring:
 
     def retired(self, agent: Agent, retired: Retired) -> None:
         """The agent has done it, or could not."""
-        for request in self._requests.values():
+        for request in self._requests:
             if request.asked.inc != retired.inc or request.answer is not None:
                 continue
             if request.agent != agent.inc:
@@ -55,8 +53,7 @@ class Retiring:
                 self._state.send(request.asker, request.answer)
 
     def forget_answered(self) -> None:
-        oldest_s = self._state.now - ASKER_S
-        self._requests = {key: one for key, one in self._requests.items() if one.heard_s > oldest_s}
+        self._requests.forget(self._state.now)
 
     def _go_on(self, request: _Request) -> None:
         asked = request.asked

@@ -6,6 +6,7 @@ from math import inf
 from typing import NamedTuple
 
 from tokenyard.broker.config import BEAT_S
+from tokenyard.broker.recent import Recent
 from tokenyard.broker.records import Agent, Recipe, State
 from tokenyard.broker.wire import Answer, Dismiss, Post, UnloadModel
 
@@ -40,7 +41,7 @@ class Room:
         self._state = state
         self._policy = policy
         self._dismissed: dict[tuple[bytes, int], float] = {}  # agent and post; when it was last asked to
-        self._unloading: dict[tuple[bytes, int], float] = {}  # asker and its req; when it last asked
+        self._unloading: Recent[bool] = Recent(ASKER_S)
 
     @property
     def is_being_made(self) -> bool:
@@ -159,15 +160,13 @@ class Room:
         for agent, post in posts:
             self.dismiss(agent, post)
         if posts:
-            self._unloading[key] = self._state.now
+            self._unloading.hear(key, True, self._state.now)
             return
-        known = self._unloading.pop(key, None)
-        error = "" if known is not None else f"no agent has the model {unload.model!r} loaded"
+        error = "" if self._unloading.pop(key) else f"no agent has the model {unload.model!r} loaded"
         self._state.send(peer, Answer(unload.req, error))
 
     def forget_askers(self) -> None:
-        oldest_s = self._state.now - ASKER_S
-        self._unloading = {key: asked_s for key, asked_s in self._unloading.items() if asked_s > oldest_s}
+        self._unloading.forget(self._state.now)
 
 
 def room_bytes(agent: Agent, device: str) -> int:

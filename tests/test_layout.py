@@ -26,7 +26,7 @@ SANS_IO = {
         *("adapter_messages", "load_messages", "retire_messages", "death_messages"),
         *("answers", "codec", "params", "prefix", "spec"),
         *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "replicas", "room"),
-        *("adapters", "claims", "deaths", "gate", "progress", "retiring", "silence"),
+        *("adapters", "claims", "deaths", "gate", "progress", "recent", "retiring", "silence"),
     },
     "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "leisure", "patience"},
     "http": {"inbox", "mcp/loop", "stops", "streams", "wants", "roster"},

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from loading import only, want
 from switch import EPOCH, MODEL, Switch, card, held, inc, secret, submit
 
-from tokenyard.broker import jobs
+from tokenyard.broker import jobs, recent
 from tokenyard.broker.adapters import ADAPTER_BYTES, MAX_ADAPTERS_BYTES
 from tokenyard.broker.codec import encode
 from tokenyard.broker.core import WELCOME_WORKERS
@@ -30,13 +30,16 @@ from tokenyard.broker.wire import (
     Goodbye,
     Message,
     Placed,
+    Post,
     Refused,
     Reject,
+    RemoveAdapter,
     Retired,
     Spawn,
     Spawned,
     Start,
     Status,
+    UnloadModel,
     Welcome,
     Who,
 )
@@ -254,6 +257,27 @@ def test_resumed_jobs_make_no_names_and_no_queue_without_end(monkeypatch: pytest
     answers = [switch.say("front", submit(job, 2, "model 1"))[0] for job in (3, 4)]
     assert [type(answer) for answer in answers] == [Accepted, Reject]
     assert len(switch.core._state.models) == 2
+
+
+def test_of_requests_the_latest_are_remembered_and_those_that_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "MAX_REQUESTS", 3)
+    switch = pool()
+    core = switch.core
+    memories: list[recent.Recent[Any]] = [
+        *(core._control._spawning, core._retiring._requests, core._loads._room._unloading, core._adapters._answers)
+    ]
+    post = Post(0, "model", "model", "cpu", inc("worker"))
+    mine = (["cpu"], [inc("worker")], [], [post])
+    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 9, *mine, secret=secret("agent"), proofs=[secret("worker")]))
+    asked = (SpawnWorker(0, "m", "cpu"), DrainWorker(0, inc("worker")), UnloadModel(0, "model"), RemoveAdapter(0, "m"))
+    for req in range(1, 9):
+        for message in asked:
+            switch.tell("stranger", message._replace(req=req))
+            switch.tell("operator", message._replace(req=1))
+    assert [len(memory) for memory in memories] == [3] * 4
+    assert all(memory.get((b"operator", 1)) for memory in memories[:3])
+    switch.wait(70, alive=("agent", "stranger", "front"))
+    assert [len(memory) for memory in memories] == [0] * 4
 
 
 # Whatever a liar says
