@@ -329,7 +329,7 @@ class Core:
                 self._loads.agent_gone(sender)
             case Worker():
                 if lost:
-                    state.num_lost[sender.card.names[0] if sender.card else sender.name] += 1
+                    state.note_lost(sender.card.names[0] if sender.card else sender.name)
                 self._bury(sender, is_early)
 
     def _bury(self, worker: Worker, is_early: bool) -> None:
@@ -391,6 +391,7 @@ class Core:
                 del state.models[model.name]
                 code = "pool_unavailable" if model.served else "model_not_found"
                 self._jobs.reject_queued(model, code, f"no worker came for {model.name!r}")
+        self._jobs.forget_models()
         self._loads.sweep()
         self._adapters.sweep()
         self._jobs.forget_ended()

@@ -12,6 +12,8 @@ from tokenyard.broker.config import SILENCE_S
 from tokenyard.broker.dispatch import Model
 from tokenyard.broker.records import (
     MAX_CRASHES,
+    MAX_MODELS,
+    MAX_NAME,
     Death,
     Front,
     Job,
@@ -41,10 +43,10 @@ LINGER_S = 2 * SILENCE_S
 
 MAX_ENDED = 1 << 16
 """Of these: 8,000 a second, more than one broker refuses. In a flood the oldest are forgotten before their time."""
+MAX_SERVED = 1000
+"""Letters of names in an answer, which is remembered."""
 MAX_RESUMED = 1 << 17
 """Resumed jobs may wait in any number that a pool of workers can have had (codec.MAX_ITEMS), and yet not in any."""
-MAX_MODELS = 4096
-"""Names that jobs wait for or are served by: as many as have a MODEL_SPEC here (loads.MAX_RECIPES)."""
 
 RETRY_MS = 1000
 """What queue_full suggests: about the time in which a step-bound queue moves by a whole batch."""
@@ -77,10 +79,10 @@ class Jobs:
         front.jobs[job.number] = job
         name = state.base_of(submit.model)
         is_known = submit.attempt > 1 or name in state.recipes or name != submit.model
-        model = self._model_for(name, is_known and len(state.models) < MAX_MODELS)
+        model = self._model_for(name, is_known and len(state.models) < MAX_MODELS and len(name) <= MAX_NAME)
         if model is None:
-            served = ", ".join(sorted(state.models)) or "none"
-            return self._reject(job, "model_not_found", f"no model {submit.model!r}; served: {served}")
+            served = ", ".join(sorted(state.models))[:MAX_SERVED] or "none"
+            return self._reject(job, "model_not_found", f"no model {submit.model[:MAX_SERVED]!r}; served: {served}")
         if crashes >= MAX_CRASHES:
             return self._reject(job, "job_crashes_workers", _crash_words(crashes))
         offered = state.adapters.get(submit.model)
@@ -204,6 +206,14 @@ class Jobs:
             _, job = ended.popleft()
             if job.front.jobs.get(job.number) is job:
                 del job.front.jobs[job.number]
+
+    def forget_models(self) -> None:
+        """Of too many, those that no job waits for; the longest without a worker first."""
+        models = self._state.models
+        if (num_over := len(models) - MAX_MODELS) > 0:
+            idle = [model for model in models.values() if not model.workers and not model.num_queued]
+            for model in sorted(idle, key=lambda model: model.known_until_s)[:num_over]:
+                del models[model.name]
 
     def reject_queued(self, model: Model, code: str, words: str, adapter: str | None = None) -> None:
         """None of them can run any more; none that names the adapter, if one is given."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tokenyard.broker.config import BEAT_S
 from tokenyard.broker.dispatch import Model
 from tokenyard.broker.jobs import Jobs
-from tokenyard.broker.records import Agent, Front, Recipe, State, Worker
+from tokenyard.broker.records import MAX_MODELS, MAX_NAME, Agent, Front, Recipe, State, Worker
 from tokenyard.broker.replicas import Replicas
 from tokenyard.broker.room import Policy, Room, room_bytes
 from tokenyard.broker.wire import Exited, Kill, LoadFailed, Loading, Spawn, Spawned, UnloadModel, Want, WorkerUp
@@ -25,8 +25,8 @@ FAILURE_S = 2.0
 """A failed load is answered from memory for so long, that every waiter hears of it and none starts it anew at once."""
 STRANGER_S = 1.0
 """After the grace, agents and workers of a model that jobs resume have had time to speak: reconnects take 0.2 s."""
-MAX_RECIPES = 4096
-"""Models remembered with their MODEL_SPEC: more than anybody takes turns with."""
+MAX_LOADS = 256
+"""On their way at once, most of them waiting for a device: each look goes over all of them."""
 
 log = logging.getLogger("broker")
 
@@ -313,8 +313,12 @@ class Loads:
             self._state.send(agent.peer, Kill(inc))
 
     def _refusal(self, recipe: Recipe) -> LoadFailed | None:
-        """Why it can never be loaded here."""
+        """Why it cannot be loaded here."""
         state = self._state
+        if max(len(recipe.model), len(recipe.spec)) > MAX_NAME:
+            return LoadFailed(recipe.model, "model_not_found", f"no model has a name of over {MAX_NAME:,} letters")
+        if len(self._loads) >= MAX_LOADS:
+            return LoadFailed(recipe.model, "queue_full", f"{MAX_LOADS} models are waiting to be loaded already")
         if not state.settled or state.now < state.grace_until_s:
             return None  # agents may still come
         spots = self._room.spots()
@@ -329,9 +333,11 @@ class Loads:
 
     def _remember(self, recipe: Recipe) -> None:
         recipes = self._state.recipes
+        if max(len(recipe.model), len(recipe.spec)) > MAX_NAME:  # of an agent's post
+            return
         recipes[recipe.model] = recipe
         recipes.move_to_end(recipe.model)
-        if len(recipes) > MAX_RECIPES:
+        if len(recipes) > MAX_MODELS:
             recipes.popitem(last=False)
 
     def _worker_of(self, name: str) -> Worker | None:

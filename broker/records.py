@@ -35,10 +35,16 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 """As agents call it among their devices; all others are GPUs."""
+MAX_MODELS = 4096
+"""Names that jobs wait for, that are served, or were lately; and models remembered with their MODEL_SPEC: more than
+anybody takes turns with."""
+MAX_NAME = 4608
+"""Letters of a model's name or MODEL_SPEC: a path has at most 4,096 (PATH_MAX), options need no more than the rest."""
 MAX_CRASHES = 3
 """Counted attempts that fail a job (docs/protocol.md, Jobs)."""
 
 
+OTHERS = "others"
 RATE_BEATS = 5
 """A worker's tokens per second are those of two seconds: steadier than one beat, still as of now."""
 
@@ -317,6 +323,10 @@ class State:
         """It may not say what it said."""
         self.num_refused[reason] += 1
         self.send(peer, Refused(words))
+
+    def note_lost(self, name: str) -> None:
+        """A worker has died without having been asked to; names that workers make up must not become too many."""
+        self.num_lost[name if name in self.num_lost or len(self.num_lost) < MAX_MODELS else OTHERS] += 1
 
     def tell_fronts(self, message: Message) -> None:
         for front in self.fronts.values():

@@ -9,6 +9,9 @@ from collections.abc import KeysView
 from tokenyard.broker.wire import Card, WorkerInfo
 from tokenyard.http.adapters import AdapterCards, model_of
 
+MAX_CARDS = 256
+"""Of models that are not up: more than take turns in a pool, and what a worker makes up in a loop fills no memory."""
+
 
 class Roster:
     """As one front has heard it from the broker."""
@@ -30,17 +33,27 @@ class Roster:
         if worker.inc not in self._up:
             self._up[worker.inc] = model
             self._num_up[model] += 1
+        if len(self._cards) > MAX_CARDS:
+            self._forget()
         return known is None or known._replace(adapters=worker.card.adapters) != worker.card
 
     def go(self, worker: bytes) -> None:
         """One takes no more."""
         if (model := self._up.pop(worker, None)) is not None:
             self._num_up[model] -= 1
+            if not self._num_up[model]:
+                del self._num_up[model]
 
     def all_go(self) -> None:
         """Another broker: it tells anew who is there."""
         self._up.clear()
         self._num_up.clear()
+
+    def _forget(self) -> None:
+        """The oldest of too many that are not up."""
+        down = [model for model in self._cards if model not in self._num_up]
+        for model in down[: max(0, len(down) - MAX_CARDS)]:
+            self._adapters.update(self._cards.pop(model)._replace(adapters=[]))
 
     @property
     def workers(self) -> KeysView[bytes]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from loading import only, want
 from switch import EPOCH, MODEL, Switch, card, held, inc, secret, submit
 
-from tokenyard.broker import jobs, recent
+from tokenyard.broker import core, jobs, loads, recent, records
 from tokenyard.broker.adapters import ADAPTER_BYTES, MAX_ADAPTERS_BYTES
 from tokenyard.broker.codec import encode
 from tokenyard.broker.core import WELCOME_WORKERS
@@ -40,6 +40,7 @@ from tokenyard.broker.wire import (
     Start,
     Status,
     UnloadModel,
+    Want,
     Welcome,
     Who,
 )
@@ -262,13 +263,13 @@ def test_resumed_jobs_make_no_names_and_no_queue_without_end(monkeypatch: pytest
 def test_of_requests_the_latest_are_remembered_and_those_that_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "MAX_REQUESTS", 3)
     switch = pool()
-    core = switch.core
+    parts = switch.core
     memories: list[recent.Recent[Any]] = [
-        *(core._control._spawning, core._retiring._requests, core._loads._room._unloading, core._adapters._answers)
+        *(parts._control._spawning, parts._retiring._requests, parts._loads._room._unloading, parts._adapters._answers)
     ]
     post = Post(0, "model", "model", "cpu", inc("worker"))
-    mine = (["cpu"], [inc("worker")], [], [post])
-    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 9, *mine, secret=secret("agent"), proofs=[secret("worker")]))
+    shown = {"secret": secret("agent"), "proofs": [secret("worker")]}
+    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 9, ["cpu"], [inc("worker")], posts=[post])._replace(**shown))
     asked = (SpawnWorker(0, "m", "cpu"), DrainWorker(0, inc("worker")), UnloadModel(0, "model"), RemoveAdapter(0, "m"))
     for req in range(1, 9):
         for message in asked:
@@ -278,6 +279,27 @@ def test_of_requests_the_latest_are_remembered_and_those_that_are_repeated(monke
     assert all(memory.get((b"operator", 1)) for memory in memories[:3])
     switch.wait(70, alive=("agent", "stranger", "front"))
     assert [len(memory) for memory in memories] == [0] * 4
+
+
+def test_names_that_are_made_up_become_neither_many_nor_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_MODELS", 4)
+    monkeypatch.setattr(records, "MAX_MODELS", 4)
+    monkeypatch.setattr(loads, "MAX_MODELS", 4)
+    monkeypatch.setattr(loads, "MAX_LOADS", 2)
+    switch = pool()
+    state = switch.core._state
+    shown = {"secret": secret("agent"), "proofs": [secret("worker")]}
+    switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 9, ["cpu"], [inc("worker")], slots=[1])._replace(**shown))
+    assert isinstance(switch.say("front", submit(2, 2, "x" * (records.MAX_NAME + 1)))[0], Reject)
+    for index in range(9):
+        switch.worker(f"w{index}", model=f"made up {index}")
+        switch.say(f"w{index}", Goodbye(inc(f"w{index}"), "a crash"))
+    switch.wait(core.SWEEP_S * 2, alive=("front", "worker", "agent"))
+    assert (len(state.models), MODEL in state.models) == (4, True)
+    assert state.num_lost == {**{f"made up {index}": 1 for index in range(4)}, "others": 5}
+    for name in ("x" * (records.MAX_NAME + 1), *"abcdef"):
+        switch.say("front", Want(name, name, 0))
+    assert (len(switch.core._loads._loads), list(state.recipes)) == (2, ["a", "b"])
 
 
 # Whatever a liar says

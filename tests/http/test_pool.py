@@ -27,7 +27,7 @@ from tokenyard.broker.wire import (
     WorkerInfo,
     WorkerUp,
 )
-from tokenyard.http import links
+from tokenyard.http import links, roster
 from tokenyard.http.pool import JobRequest, Pool
 
 MODEL = CARD._replace(names=["org/m", "m@home"], commit="c0ffee", revision="v1")
@@ -298,3 +298,14 @@ def test_a_job_on_a_worker_out_of_reach_fails_with_words(
         assert await broker.hear(Cancel) == Cancel(job), "its worker need not go on"
 
     play(scene)
+
+
+def test_of_models_that_were_up_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster, "MAX_CARDS", 2)
+    known = roster.Roster()
+    for index in range(6):
+        known.come(WorkerInfo(bytes([index] * 8), "ipc://w", CARD._replace(names=[str(index)])))
+        if index:
+            known.go(bytes([index] * 8))
+    known.come(WorkerInfo(bytes([7] * 8), "ipc://w", CARD._replace(names=["7"])))
+    assert [card.names[0] for card in known.cards()] == ["0", "4", "5", "7"]
