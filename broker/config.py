@@ -39,8 +39,8 @@ PAUSE_S = 2.0
 """A paused sequence runs again after so long without another word: four repeats, one a beat, may go missing."""
 
 MAX_MESSAGE_BYTES = 4 << 20
-MAX_UPWARD_BYTES = 1 << 10
-"""On the token plane: a Resume, the largest, has 50."""
+MAX_UPWARD_BYTES = 1 << 9
+"""On the token plane: a Pause, the largest, has 60; what CURVE says in its handshake has up to 300."""
 MAX_FRAMES = 256
 """Taken from one socket before others and the clock get their turn: about 10 ms of the broker's work."""
 MAX_FINISH_BYTES = 1 << 20

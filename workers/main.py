@@ -42,6 +42,7 @@ from tokenyard.broker.wire import (
     Who,
 )
 from tokenyard.workers.adapter_desk import Adopt, Retire
+from tokenyard.workers.crowd import Crowd
 from tokenyard.workers.desk import Action, Desk, Drop, Exit, ToBroker, ToFront
 from tokenyard.workers.desk import Add as AddJob
 from tokenyard.workers.engine_thread import EngineThread, Loader
@@ -125,6 +126,7 @@ class WorkerProcess:
         self._complaints = logs.Complaints(log, COMPLAIN_S)
         self._num_refused: Counter[str] = Counter()
         """Frames, by key of Beat.load."""
+        self._crowd = Crowd()
         self._announced = False
         """Whether the desk has been given the card."""
 
@@ -144,6 +146,9 @@ class WorkerProcess:
                 self._from_engine(now)
             if self._tokens.socket in ready:
                 self._drain(self._tokens.socket, self._from_front, now)
+                if self._crowd.is_too_much():
+                    self._complaints.say("more has come up than fronts say: all of them must connect anew", now)
+                    self._bind_again(now)
             if self._work in ready:
                 self._drain(self._work, self._from_broker, now)
             if self._line.monitor in ready:
@@ -191,16 +196,21 @@ class WorkerProcess:
         self._do(self._desk.from_broker(message, now))
 
     def _allow(self, message: Allowed, now: float) -> None:
-        """A key that is taken back must not go on listening: all connections end, and who may comes again."""
-        before = self._tokens.sources
+        """A key that is taken back must not go on listening."""
         if self._tokens.allow(message.keys):
-            for source in before:
-                self._poller.unregister(source)
-            for source in self._tokens.sources:
-                self._poller.register(source, zmq.POLLIN)
-            self._desk.cut_off(now)
+            self._bind_again(now)
+
+    def _bind_again(self, now: float) -> None:
+        """End all connections; who may comes again."""
+        for source in self._tokens.sources:
+            self._poller.unregister(source)
+        self._tokens.bind_again()
+        for source in self._tokens.sources:
+            self._poller.register(source, zmq.POLLIN)
+        self._desk.cut_off(now)
 
     def _from_front(self, frame: bytes, now: float) -> None:
+        self._crowd.heard(len(frame))
         kind, topic = frame[:1], frame[1:]
         if kind in (UNSUBSCRIBE, SUBSCRIBE):
             # Of the topic of its tokens, which all know, anybody may say that it was left.
@@ -215,6 +225,7 @@ class WorkerProcess:
         if not isinstance(message, Resume | Ack | Stop | Pause):
             raise WireError(f"{type(message).__name__} is not for the token plane", "role")
         self._do(self._desk.from_front(message, now))
+        self._crowd.is_own(len(frame))
 
     def _drain(self, socket: "zmq.Socket[bytes]", take: Callable[[bytes, float], None], now: float) -> None:
         """Take some of the frames that wait; a bad one is dropped with a word, and counted."""

@@ -39,8 +39,8 @@ class TokenDoor:
         bind = options.bind or (f"tcp://{_own_address(address)}:*" if address.is_remote else None)
         if bind is None:
             self.endpoint = RunDir(options.run_dir).create().tokens_endpoint(inc)
-            self.socket: Socket = listen(context, zmq.XPUB, self.endpoint)
             self._path = Path(self.endpoint.removeprefix("ipc://"))
+            self.socket: Socket = listen(context, zmq.XPUB, self.endpoint)
             return
         if options.advertise is None and parse_tcp(bind, "--bind", may_be_open=True).host in ANY:
             raise SetupError(f"--bind {bind}: say with --advertise by which address fronts reach this box")
@@ -66,25 +66,31 @@ class TokenDoor:
             self._door.hung_up(now)
 
     def allow(self, keys: list[str]) -> bool:
-        """Let in these and nobody else; whether that has ended all connections, and made `sources` anew."""
-        if self._door is None or self._keys is None:
+        """Let in these and nobody else; whether somebody is in who may not be, so that all must come anew."""
+        if self._keys is None or self._door is None:
             return False
         before, self._allowed = self._allowed, set(keys)
-        if before <= self._allowed:
-            return False
-        # libzmq cannot end one connection of many. No token is lost: the links resume.
-        endpoint = self._door.endpoint
-        self._door.close()
-        self._door = self._bind_again(endpoint)
-        self.socket = self._door.socket
-        return True
+        return not before <= self._allowed
+
+    def bind_again(self) -> None:
+        """End all connections, as libzmq cannot end one of many, and listen at the same place: `sources` are others
+        then. No token is lost: the links resume.
+        """
+        if self._door is not None:
+            endpoint = self._door.endpoint
+            self._door.close()
+            self._door = self._once_free(endpoint)
+            self.socket = self._door.socket
+        else:  # a path is free at once: libzmq takes the place of what is there
+            self.socket.close(linger=0)
+            self.socket = listen(self._context, zmq.XPUB, self.endpoint)
 
     def remove(self) -> None:
         """What the closed socket leaves behind."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    def _bind_again(self, endpoint: str) -> Door:
+    def _once_free(self, endpoint: str) -> Door:
         ends_at = time.monotonic() + REBIND_S
         while True:
             try:

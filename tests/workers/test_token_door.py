@@ -103,6 +103,20 @@ def test_what_goes_up_is_small(context: Context, opened: Opened) -> None:
         assert [door.socket.recv() for _ in range(2)] == [b"\x01topic", b"\x00topic"], "it is hung up on"
 
 
+def test_who_is_cut_off_in_the_run_directory_comes_again(context: Context, opened: Opened) -> None:
+    door = opened()
+    with dial(context, zmq.XSUB, door.endpoint) as front:
+        front.send(b"\x01topic")
+        assert door.socket.recv() == b"\x01topic"
+        for _ in range(3):
+            door.bind_again()
+            tend_until(door, lambda: (front.poll(0), door.socket.poll(0))[1])
+            assert door.socket.recv() == b"\x01topic"
+        door.socket.send(b"topic 1")
+        assert front.recv() == b"topic 1"
+    assert stat.S_IMODE(Path(door.endpoint.removeprefix("ipc://")).stat().st_mode) == 0o600
+
+
 def test_with_a_broker_on_tcp_it_is_at_the_address_that_leads_there(opened: Opened) -> None:
     door = opened(broker="tcp://127.0.0.1:9")
     assert door.endpoint.startswith("tcp://127.0.0.1:")
@@ -178,6 +192,7 @@ def test_who_is_no_longer_allowed_is_cut_off_at_the_same_address(context: Contex
         door.socket.send(b"topic 1")
         assert (friend.recv(), foe.recv()) == (b"topic 1", b"topic 1")
         assert door.allow([broker.public])
+        door.bind_again()
         assert door.endpoint == endpoint
         tend_until(door, lambda: (friend.poll(0), foe.poll(0), door.socket.poll(0))[2])
         assert door.socket.recv() == b"\x01topic"
