@@ -21,6 +21,7 @@ from tokenyard.broker.config import (
     ROUTER_HWM,
     TCP_RECONNECT_MS,
     TOKENS_HWM,
+    UPWARD_HWM,
 )
 from tokenyard.broker.curve import Keys
 from tokenyard.broker.endpoints import parse_tcp, refuse_plain
@@ -118,6 +119,8 @@ def _make(context: Context, kind: int, endpoint: str) -> Socket:
     socket = context.socket(kind)
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = TOKENS_HWM if kind in TOKEN_PLANE else ROUTER_HWM
+    if kind == zmq.XPUB:
+        socket.rcvhwm = UPWARD_HWM
     socket.maxmsgsize = MAX_UPWARD_BYTES if kind == zmq.XPUB else MAX_MESSAGE_BYTES
     if endpoint.startswith("tcp://"):
         # A connection that a cable or a firewall cut says nothing. On ipc, heartbeats would only create loss.

@@ -28,7 +28,7 @@ SANS_IO = {
         *("dispatch", "jobs", "records", "core", "control", "membership", "loads", "replicas", "room"),
         *("adapters", "claims", "deaths", "gate", "progress", "recent", "retiring", "silence"),
     },
-    "workers": {"link", "desk", "crowd", "adapter_desk", "scheduler", "blocks", "pace", "leisure", "patience"},
+    "workers": {"link", "desk", "adapter_desk", "scheduler", "blocks", "pace", "leisure", "patience"},
     "http": {"inbox", "mcp/loop", "stops", "streams", "wants", "roster"},
     "scripts": {"watch", "agency"},
 }

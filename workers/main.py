@@ -42,7 +42,6 @@ from tokenyard.broker.wire import (
     Who,
 )
 from tokenyard.workers.adapter_desk import Adopt, Retire
-from tokenyard.workers.crowd import Crowd
 from tokenyard.workers.desk import Action, Desk, Drop, Exit, ToBroker, ToFront
 from tokenyard.workers.desk import Add as AddJob
 from tokenyard.workers.engine_thread import EngineThread, Loader
@@ -68,6 +67,9 @@ GOODBYE_MS = 200
 """The last messages have so long to leave; a local socket takes them in under a millisecond."""
 COMPLAIN_S = 1.0
 """Between two log lines about bad frames: a flood of them must not become a flood of lines."""
+MAX_TOPIC_BYTES = 1 << 18
+"""Subscribed to before all connections must end: some 4,000 connections of fronts. libzmq keeps a topic for as long as
+its sender stays, in 50 times its bytes, and can end none of them alone."""
 UNSUBSCRIBE, SUBSCRIBE = b"\x00", b"\x01"
 """First byte of an XPUB's subscription events (zmq_socket(3))."""
 
@@ -126,7 +128,8 @@ class WorkerProcess:
         self._complaints = logs.Complaints(log, COMPLAIN_S)
         self._num_refused: Counter[str] = Counter()
         """Frames, by key of Beat.load."""
-        self._crowd = Crowd()
+        self._num_topic_bytes = 0
+        """Of all that was subscribed to or left since the socket was bound."""
         self._announced = False
         """Whether the desk has been given the card."""
 
@@ -146,8 +149,8 @@ class WorkerProcess:
                 self._from_engine(now)
             if self._tokens.socket in ready:
                 self._drain(self._tokens.socket, self._from_front, now)
-                if self._crowd.is_too_much():
-                    self._complaints.say("more has come up than fronts say: all of them must connect anew", now)
+                if self._num_topic_bytes > MAX_TOPIC_BYTES:
+                    self._complaints.say("more was subscribed to than fronts do: all of them must connect anew", now)
                     self._bind_again(now)
             if self._work in ready:
                 self._drain(self._work, self._from_broker, now)
@@ -208,11 +211,12 @@ class WorkerProcess:
         for source in self._tokens.sources:
             self._poller.register(source, zmq.POLLIN)
         self._desk.cut_off(now)
+        self._num_topic_bytes = 0
 
     def _from_front(self, frame: bytes, now: float) -> None:
-        self._crowd.heard(len(frame))
         kind, topic = frame[:1], frame[1:]
         if kind in (UNSUBSCRIBE, SUBSCRIBE):
+            self._num_topic_bytes += len(topic)
             # Of the topic of its tokens, which all know, anybody may say that it was left.
             if (front := prover_of(topic)) is None:
                 return
@@ -225,7 +229,6 @@ class WorkerProcess:
         if not isinstance(message, Resume | Ack | Stop | Pause):
             raise WireError(f"{type(message).__name__} is not for the token plane", "role")
         self._do(self._desk.from_front(message, now))
-        self._crowd.is_own(len(frame))
 
     def _drain(self, socket: "zmq.Socket[bytes]", take: Callable[[bytes, float], None], now: float) -> None:
         """Take some of the frames that wait; a bad one is dropped with a word, and counted."""
