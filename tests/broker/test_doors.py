@@ -265,20 +265,20 @@ def test_of_requests_the_latest_are_remembered_and_those_that_are_repeated(monke
     switch = pool()
     parts = switch.core
     memories: list[recent.Recent[Any]] = [
-        *(parts._control._spawning, parts._retiring._requests, parts._loads._room._unloading, parts._adapters._answers)
+        *(parts._retiring._requests, parts._loads._room._unloading, parts._adapters._answers)
     ]
     post = Post(0, "model", "model", "cpu", inc("worker"))
     shown = {"secret": secret("agent"), "proofs": [secret("worker")]}
     switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 9, ["cpu"], [inc("worker")], posts=[post])._replace(**shown))
-    asked = (SpawnWorker(0, "m", "cpu"), DrainWorker(0, inc("worker")), UnloadModel(0, "model"), RemoveAdapter(0, "m"))
+    asked = (DrainWorker(0, inc("worker")), UnloadModel(0, "model"), RemoveAdapter(0, "m"))
     for req in range(1, 9):
         for message in asked:
             switch.tell("stranger", message._replace(req=req))
             switch.tell("operator", message._replace(req=1))
-    assert [len(memory) for memory in memories] == [3] * 4
-    assert all(memory.get((b"operator", 1)) for memory in memories[:3])
+    assert [len(memory) for memory in memories] == [3] * 3
+    assert all(memory.get((b"operator", 1)) for memory in memories[:2])
     switch.wait(70, alive=("agent", "stranger", "front"))
-    assert [len(memory) for memory in memories] == [0] * 4
+    assert [len(memory) for memory in memories] == [0] * 3
 
 
 def test_names_that_are_made_up_become_neither_many_nor_long(monkeypatch: pytest.MonkeyPatch) -> None:
