@@ -271,10 +271,10 @@ def test_of_requests_the_latest_are_remembered_and_those_that_are_repeated(monke
     shown = {"secret": secret("agent"), "proofs": [secret("worker")]}
     switch.say("agent", AgentHello(PROTOCOL, inc("agent"), 9, ["cpu"], [inc("worker")], posts=[post])._replace(**shown))
     asked = (DrainWorker(0, inc("worker")), UnloadModel(0, "model"), RemoveAdapter(0, "m"))
-    for req in range(1, 9):
+    for req in range(1, 10):
         for message in asked:
-            switch.tell("stranger", message._replace(req=req))
             switch.tell("operator", message._replace(req=1))
+            switch.tell("stranger", message._replace(req=req))
     assert [len(memory) for memory in memories] == [3] * 3
     assert all(memory.get((b"operator", 1)) for memory in memories[:2])
     switch.wait(70, alive=("agent", "stranger", "front"))
