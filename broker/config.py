@@ -44,6 +44,9 @@ PAUSE_S = 2.0
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_UPWARD_BYTES = 1 << 9
 """On the token plane: a Pause, the largest, has 60; what CURVE says in its handshake has up to 300."""
+MAX_TOPIC_BYTES = 1 << 18
+"""That a worker is told before all connections must end: some 4,000 connections of fronts. libzmq keeps a topic for as
+long as its sender stays, in 50 times its bytes, and can end none of them alone."""
 MAX_FRAMES = 256
 """Taken from one socket before others and the clock get their turn: about 10 ms of the broker's work."""
 MAX_FINISH_BYTES = 1 << 20

@@ -236,16 +236,13 @@ class Pool:
     # The broker.
 
     def _read_broker(self) -> None:
-        if self._broker.closed:
-            return
-        num_read = 0
-        for frame in waiting(self._broker.recv):
-            num_read += 1
+        frames = [] if self._broker.closed else list(waiting(self._broker.recv))
+        for frame in frames:
             try:
                 self._from_broker(decode(frame))
             except WireError as error:
                 self._links.refused("the broker", error)
-        if num_read:
+        if frames:
             self._loop.call_soon(self._read_broker)  # its descriptor is edge-triggered, and more may wait
 
     def _from_broker(self, message: Message) -> None:

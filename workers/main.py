@@ -19,6 +19,7 @@ import zmq
 
 from tokenyard.broker import logs
 from tokenyard.broker.codec import decode, encode
+from tokenyard.broker.config import MAX_TOPIC_BYTES
 from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import SetupError, WireError
 from tokenyard.broker.identity import SECRET_BYTES, Identity, prover_of
@@ -67,9 +68,6 @@ GOODBYE_MS = 200
 """The last messages have so long to leave; a local socket takes them in under a millisecond."""
 COMPLAIN_S = 1.0
 """Between two log lines about bad frames: a flood of them must not become a flood of lines."""
-MAX_TOPIC_BYTES = 1 << 18
-"""Subscribed to before all connections must end: some 4,000 connections of fronts. libzmq keeps a topic for as long as
-its sender stays, in 50 times its bytes, and can end none of them alone."""
 UNSUBSCRIBE, SUBSCRIBE = b"\x00", b"\x01"
 """First byte of an XPUB's subscription events (zmq_socket(3))."""
 
