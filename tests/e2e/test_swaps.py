@@ -18,7 +18,7 @@ from yard import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-IDLE_S = 4
+IDLE_S = 2
 PROMPT = "The capital of France is"
 
 

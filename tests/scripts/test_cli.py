@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenyard.scripts import cli
+from tokenyard.scripts import cli, control
 
 PROBE = """
 import sys
@@ -62,9 +62,9 @@ def test_a_mistake_is_told(
     assert shown.out == ""
 
 
-@pytest.mark.slow
 def test_status_without_a_pool_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(control, "PATIENCE_S", 0.3)
     assert run(monkeypatch, "status", "--run-dir", str(tmp_path)) == 2
     assert "no broker answers" in capsys.readouterr().err

@@ -98,42 +98,24 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 @pytest.mark.slow
-def test_up_status_down(fleet: Fleet) -> None:
-    up = fleet.do("up", str(fleet.file))
-    assert up.returncode == 0, up.stderr
-    assert len(fleet.pids()) == 3
-    again = fleet.do("up", str(fleet.file))
-    assert again.stdout.count("is up already") == 3
-
-    wait_until(fleet.is_ready, "the fleet to be ready")
-    models = httpx.get(f"{fleet.url}/v1/models").json()["data"]
-    assert [model["id"] for model in models] == ["tiny"]
-
-    status = fleet.do("status")
-    assert status.returncode == 0, status.stderr
-    assert "1 workers, 1 fronts, 1 agents" in status.stdout
-    for name in ("broker", "front-0", "agent"):
-        assert any(line.startswith(name) and line.endswith("up") for line in status.stdout.splitlines())
-
-    pids = fleet.pids()
-    down = fleet.do("down")
-    assert down.returncode == 0, down.stderr
-    assert fleet.pids() == []
-    assert not [
-        pid for pid in pids if os.path.exists(f"/proc/{pid}/cmdline") and Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-
-
-@pytest.mark.slow
-def test_a_fleet_of_two_models_heals_and_ends_whole(fleet: Fleet) -> None:
+def test_a_fleet_of_two_models_comes_up_heals_and_ends_whole(fleet: Fleet) -> None:
     example = (ROOT / "scripts" / "fleet.example.toml").read_text()
     fleet.file.write_text(example.replace("port = 8000", f"port = {fleet.port}"))
     fleet.num_workers = len(tomllib.loads(example)["worker"])
-    assert fleet.do("up", str(fleet.file)).returncode == 0
+    up = fleet.do("up", str(fleet.file))
+    assert up.returncode == 0, up.stderr
+    assert len(fleet.pids()) == 3
     wait_until(fleet.is_ready, "the fleet to be ready")
+    assert fleet.do("up", str(fleet.file)).stdout.count("is up already") == 3
     models = [model["id"] for model in httpx.get(f"{fleet.url}/v1/models").json()["data"]]
     assert sorted(models) == ["demo", "demo-bf16"]
     assert [fleet.chat(model) for model in models] == models
+
+    status = fleet.do("status")
+    assert status.returncode == 0, status.stderr
+    assert "2 workers, 1 fronts, 1 agents" in status.stdout
+    for name in ("broker", "front-0", "agent"):
+        assert any(line.startswith(name) and line.endswith("up") for line in status.stdout.splitlines())
 
     whole = {process.pid for process in fleet.survivors()}
     agent = int((fleet.run_dir / "agent.pid").read_text())
@@ -146,7 +128,9 @@ def test_a_fleet_of_two_models_heals_and_ends_whole(fleet: Fleet) -> None:
     wait_until(lambda: len(fleet.survivors()) == len(whole) and fleet.is_ready(), "the fleet to be whole again")
     assert [fleet.chat(model) for model in models] == models
 
-    assert fleet.do("down").returncode == 0
+    down = fleet.do("down")
+    assert down.returncode == 0, down.stderr
+    assert fleet.pids() == []
     assert not fleet.survivors()
 
 

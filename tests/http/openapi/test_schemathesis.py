@@ -26,8 +26,8 @@ from tokenyard.http.pool import Pool
 MODEL = CARD.names[0]
 ANSWER_S = 10.0
 """Bound on one answer: nothing that is made up here is large."""
-NUM_EXAMPLES = int(os.environ.get("TOKENYARD_EXAMPLES", "12"))
-"""Of each operation and mode: with 12, all take some 40 s. More, and others each time, are for scripts/fuzz.sh."""
+NUM_EXAMPLES = int(os.environ.get("TOKENYARD_EXAMPLES", "5"))
+"""Of each operation and mode. More, and others each time, are for scripts/fuzz.sh."""
 
 
 def narrowed() -> dict[str, Any]:
