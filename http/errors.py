@@ -32,9 +32,12 @@ SHUTTING_DOWN_RETRY_MS = 1000
 """Elsewhere there may be a front that goes on, or soon one here again."""
 
 
+SHUT_DOWN = "shutting_down"
+
+
 def shutting_down() -> TokenyardError:
     """What is said to who comes while the server drains, and to those whose time is up."""
-    return TokenyardError("shutting_down", "the server is shutting down", retry_ms=SHUTTING_DOWN_RETRY_MS)
+    return TokenyardError(SHUT_DOWN, "the server is shutting down", retry_ms=SHUTTING_DOWN_RETRY_MS)
 
 
 def invalid(param: str, words: str) -> NoReturn:

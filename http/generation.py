@@ -107,13 +107,13 @@ class Generation:
         for job in self._jobs.values():
             self._pool.pause(job, on=on)
 
-    def cancel(self) -> None:
-        """End what still runs; the listener hears nothing more."""
+    def cancel(self, code: str = "cancelled") -> None:
+        """End what still runs; the listener hears nothing more. `code`: why, for the log and the figures."""
         self._listener = None
         while self._jobs:
             self._pool.cancel(self._jobs.popitem()[1])
         for index in list(self._meters):
-            self._over(index, code="cancelled")
+            self._over(index, code=code)
 
     def delta(self, choice: Choice, token_ids: list[int], extra: dict[str, Any], finish: Finish | None) -> None:
         """From a sink: more tokens of one choice."""

@@ -33,6 +33,8 @@ BACKLOG = 2048
 """uvicorn's own default."""
 FLUSH_S = 1
 """For clients to take the last bytes of answers that are whole."""
+UVICORNS_WORDS = "Cancel %s running task(s)"
+"""How it says, as an error, that it cuts them: our own line is plainer."""
 KEYS_VARIABLE = "TOKENYARD_API_KEY"
 """Keys come this way: arguments can be read by every user of the machine."""
 
@@ -74,7 +76,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """The drain is over: what still runs has had its time."""
-        if self._drain.num_running:
+        if num := self._drain.num_running:
+            log.warning("%d requests are cut: the time to drain is over", num)
             self.config.timeout_graceful_shutdown = 0
         await super().shutdown(sockets)
 
@@ -117,6 +120,7 @@ def run(options: FrontOptions) -> None:
     if not options.api_keys and not ip_address(host).is_loopback and not options.index:
         log.warning("no API key is set, and %s is no loopback address: WHOEVER REACHES IT MAY USE THIS SERVER", host)
     drain = Drain(options.drain_s)
+    logging.getLogger("uvicorn.error").addFilter(lambda line: not str(line.msg).startswith(UVICORNS_WORDS))
     config = uvicorn.Config(
         create_app(Pool(address, options.load_timeout_s), options, drain),
         loop="uvloop",

@@ -16,7 +16,7 @@ from tokenyard.broker.errors import TokenyardError
 from tokenyard.http import direct
 from tokenyard.http.choice import Choice, Piece
 from tokenyard.http.cork import Cork
-from tokenyard.http.errors import body_of, shutting_down
+from tokenyard.http.errors import SHUT_DOWN, body_of, shutting_down
 from tokenyard.http.generation import Generation
 from tokenyard.http.options import FrontOptions
 
@@ -115,6 +115,7 @@ class WholeReply(Response):
                 body = await asyncio.to_thread(self._shape) if is_large else self._shape()
                 await Response(body, media_type="application/json")(scope, receive, send)
         except asyncio.CancelledError:  # only the server does it, when the time to drain is over
+            self._generation.cancel(SHUT_DOWN)
             raise shutting_down() from None
         finally:
             gone.cancel()
@@ -196,6 +197,7 @@ class EventStream(Response):
             if not gone.done() and not self._cut:
                 await send(body_message(b"", more=False))
         except asyncio.CancelledError:  # only the server does it, when the time to drain is over
+            self._generation.cancel(SHUT_DOWN)
             if self._send is None:
                 raise shutting_down() from None
             await send(body_message(self._form.failure(shutting_down()), more=False))

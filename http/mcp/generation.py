@@ -168,13 +168,13 @@ class LoopGeneration(Generation):
         if self._turn is not None:
             self._turn.pause(on=on)
 
-    def cancel(self) -> None:
-        """End the turn and every call that still runs."""
+    def cancel(self, code: str = "cancelled") -> None:
+        """End the turn and every call that still runs. `code`: as a Generation takes it."""
         self._listener = None
         if self._timer is not None:
             self._timer.cancel()
         if self._turn is not None:
-            self._turn.cancel()
+            self._turn.cancel(code)
         for task in self._tasks:
             task.cancel()
 

@@ -52,7 +52,7 @@ class Run:
 
     def stop(self, error: TokenyardError) -> None:
         """The server goes down."""
-        self._generation.cancel()
+        self._generation.cancel(error.code)
         self.failed(error)
 
     # From the generation.

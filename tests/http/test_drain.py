@@ -159,6 +159,9 @@ def test_a_stream_whose_time_is_up_ends_with_an_error_event(front: Yard) -> None
     assert response_name == response["type"] == "response.failed"
     assert "shutting down" in response["response"]["error"]["message"]
     assert front.front.wait(timeout=20) == 0
+    log = front.log()
+    assert f"WARNING {len(streams)} requests are cut" in log
+    assert log.count(" finish=shutting_down") == len(streams)
 
 
 @pytest.mark.slow
