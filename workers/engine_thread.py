@@ -76,6 +76,7 @@ class EngineThread(threading.Thread):
     def run(self) -> None:
         try:
             engine, self.card = self._load(self._set_progress)
+            self.load_figures = engine.load()
             engine.enter_thread()
             self._signal()
             if engine.late is not None:

@@ -26,7 +26,7 @@ class Diary:
         return self.num_steps < 5
 
     def load(self) -> dict[str, int]:
-        return {}
+        return {"steps": self.num_steps}
 
     def step(self, held: object) -> list[Any]:
         time.sleep(STEP_S)  # the length itself, nothing is awaited
@@ -73,6 +73,7 @@ def test_only_a_step_that_lasts_is_told() -> None:
     wait_until(lambda: thread.step_s(time.monotonic()) > 0, "the step to last", BEAT_S + 5)
     assert thread.step_s(time.monotonic()) == Sleeper.patience_s
     assert thread.num_steps == 0
+    assert thread.load_figures == {"steps": 0}, "what a fresh engine has taken is known before its first step is done"
     sleeper.let_go.set()
     wait_until(lambda: len(sleeper.told_s) >= 5, "five steps")
     assert thread.step_s(time.monotonic() + 100) == 0, "it waits for work"
