@@ -28,6 +28,8 @@ class Child:
     """pidfd: readable once the process has ended."""
     log: int
     """Reading end of the pipe that takes its stdout and stderr; non-blocking."""
+    is_unwanted: bool = False
+    """Killed by us, as somebody asked for it."""
     log_ended: bool = False
     last_line: str = ""
     """Of its log so far: where it dies of an exception, this names it."""

@@ -260,6 +260,8 @@ class Supervisor:
         cause, words = cause_of_death(status, child.last_line, count_oom_kills() - self._num_oom_kills)
         if verdict := self._agency.verdict(child.inc):
             cause, words = "crash", verdict
+        elif child.is_unwanted and cause == "killed":
+            words = "killed as asked"
         told = f"at {time.strftime('%H:%M:%S')}: {words[:MAX_TROUBLE]}"
         actions = self._watch.died(name, status, now, cause == "killed", told)
         if name in self._rows:
@@ -304,7 +306,9 @@ class Supervisor:
                 case agency.RetireWorker():
                     self._retire(action, now)
                 case agency.KillWorker(inc):
-                    next(child for child in self._children.values() if child.inc == inc).kill()
+                    child = next(child for child in self._children.values() if child.inc == inc)
+                    child.is_unwanted = True
+                    child.kill()
                 case agency.Say(words):
                     log.warning("%s", words)
 

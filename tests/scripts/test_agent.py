@@ -134,7 +134,7 @@ def test_a_death_is_told_with_its_cause_and_healed(agent: Agent, signum: int, ca
 def test_kill_ends_this_worker_and_another_comes(agent: Agent) -> None:
     inc = living(agent)
     agent.send(Kill(inc))
-    assert agent.receive(Exited)[:2] == (inc, "killed")
+    assert agent.receive(Exited)[:3] == (inc, "killed", "killed as asked")
     agent.next_life(inc)
 
 
