@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import typer
@@ -76,9 +76,13 @@ def show_status(address: BrokerAddress, watch: bool) -> None:
         if not watch:
             console.print(status_table(body, str(address)))
             return
-        with Live(console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        with live or nullcontext(), suppress(KeyboardInterrupt):
             while True:
-                live.update(status_table(body, str(address)), refresh=True)
+                if live is not None:
+                    live.update(status_table(body, str(address)), refresh=True)
+                else:
+                    console.print(status_table(body, str(address)), end="\n\n")
                 time.sleep(WATCH_S)
                 req += 1
                 body = ask(broker, wire.Status, req)
@@ -142,6 +146,10 @@ def _refusals(body: dict[str, Any]) -> list[str]:
     return [f"{who} refused messages: {counts}" for who, counts in words.items() if counts]
 
 
+def _many(count: int, kind: str) -> str:
+    return f"{count} {kind}{'' if count == 1 else 's'}"
+
+
 def _mebibytes(num_bytes: int | None) -> str:
     return "" if num_bytes is None else f"{num_bytes / (1 << 20):,.0f} MiB"
 
@@ -173,7 +181,7 @@ def status_table(body: dict[str, Any], place: str) -> Group:
             f"{row['silent_s']:.1f} s",
             *(_guesses(row["load"]) if guessing else ()),
         )
-    counts = f"{len(body['workers'])} workers, {len(body['fronts'])} fronts, {len(body['agents'])} agents"
+    counts = ", ".join(_many(len(body[f"{kind}s"]), kind) for kind in ("worker", "front", "agent"))
     notes = [f"{row['inc'][:SHORT]} is {row['state']}: {row['words']}" for row in body["workers"] if row["words"]]
     notes += _refusals(body)
     notes += [line for agent in body["agents"] for line in agent["troubles"]]

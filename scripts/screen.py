@@ -4,6 +4,7 @@ On a terminal progress is a spinner below the log; elsewhere each change is a pl
 """
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
@@ -71,12 +72,16 @@ def pool_facts(plan: Plan, run_dir: RunDir, port: int, body: Mapping[str, Any]) 
     """The banner's title, facts and example. `body`: the broker's Status answer."""
     host = f"[{plan.host}]" if ":" in plan.host else plan.host
     url = f"{'https' if plan.tls else 'http'}://{host}:{port}/v1"
-    devices: dict[str, list[str]] = {}
+    devices: dict[str, Counter[str]] = {}
     for row in body["workers"]:
         if row["models"]:
-            devices.setdefault(row["models"][0], []).append(row["device"])
+            devices.setdefault(row["models"][0], Counter())[row["device"]] += 1
+    places = {
+        model: ", ".join(device + (f" ×{num}" if num > 1 else "") for device, num in found.items())
+        for model, found in devices.items()
+    }
     facts = {
-        "models": "; ".join(f"{model} on {', '.join(places)}" for model, places in devices.items()),
+        "models": "; ".join(f"{model} on {words}" for model, words in places.items()),
         "key": "clients must send one of yours" if plan.api_keys else "none: whoever reaches this address may use it",
         "run dir": f"{run_dir.path} (tokenyard status shows the pool)",
     }

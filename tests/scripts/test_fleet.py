@@ -113,7 +113,7 @@ def test_a_fleet_of_two_models_comes_up_heals_and_ends_whole(fleet: Fleet) -> No
 
     status = fleet.do("status")
     assert status.returncode == 0, status.stderr
-    assert "2 workers, 1 fronts, 1 agents" in status.stdout
+    assert f"{fleet.num_workers} workers, 1 front, 1 agent" in status.stdout
     for name in ("broker", "front-0", "agent"):
         assert any(line.startswith(name) and line.endswith("up") for line in status.stdout.splitlines())
 
@@ -170,7 +170,7 @@ def test_two_boxes(fleet: Fleet, tmp_path: Path) -> None:
         for box in (fleet, box2):
             status = box.do("status")
             assert status.returncode == 0, status.stderr
-            assert "1 workers, 1 fronts, 2 agents" in status.stdout
+            assert "1 worker, 1 front, 2 agents" in status.stdout
             assert "cpu at 127.0.0.1:" in status.stdout
         assert box2.do("down").returncode == 0
         wait_until(lambda: not fleet.is_ready(), "the front to hear of it")

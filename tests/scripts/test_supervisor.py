@@ -81,16 +81,25 @@ class TestPool:
     def test_the_banner_tells_where_and_what(self, pool: Served) -> None:
         log = pool.log()
         assert f"Tokenyard 0.1.0 serves {pool.url}/v1" in log
-        assert "models   tokenyard-demo on cpu, cpu" in log
+        assert "models   tokenyard-demo on cpu ×2" in log
         assert f"curl {pool.url}/v1/chat/completions" in log
         assert asyncio.run(say_hello(pool.url)).startswith("Hello")
 
     def test_status_shows_the_workers(self, pool: Served) -> None:
         shown = command("status", "--run-dir", str(pool.run_dir))
         assert shown.returncode == 0, shown.stderr
-        assert "2 workers, 1 fronts, 1 agents" in shown.stdout
+        assert "2 workers, 1 front, 1 agent" in shown.stdout
         for pid in pool.ready_pids():
             assert str(pid) in shown.stdout
+
+    def test_status_is_watched_through_a_pipe(self, pool: Served) -> None:
+        line = [sys.executable, "-m", "tokenyard.scripts.cli", "status", "--watch", "--run-dir", str(pool.run_dir)]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as watching:
+            assert watching.stdout is not None
+            titles = (one for one in watching.stdout if one.startswith("WORKER"))
+            assert next(titles) == next(titles)
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(10) == 0
 
     def test_a_killed_worker_comes_back(self, pool: Served) -> None:
         victim = min(pool.ready_pids())
