@@ -121,6 +121,11 @@ class Links:
             self._loop.remove_reader(link.socket.fileno())
             link.socket.close(linger=0)
 
+    def read(self, worker: bytes) -> None:
+        """Take now what has come from it."""
+        if link := self._links.get(worker):
+            self._read(link)
+
     def stop(self, worker: bytes, job: int) -> None:
         """Tell a worker that a job needs no more tokens."""
         if link := self._links.get(worker):

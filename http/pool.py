@@ -58,7 +58,7 @@ from tokenyard.http.loads import Loads
 from tokenyard.http.options import LOAD_TIMEOUT_S
 from tokenyard.http.questions import Questions
 from tokenyard.http.roster import Roster
-from tokenyard.http.streams import DRAIN_S, Action, Deliver, Fail, JobRequest, Missing, Send, Streams
+from tokenyard.http.streams import Action, Deliver, Fail, JobRequest, Missing, Send, Streams
 
 __all__ = ["JobRequest", "JobSink", "Pool"]
 
@@ -66,11 +66,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.02
 """Finer than every timer of streams and inboxes (20 ms and 50 ms); an idle tick costs some 10 µs."""
-CLOCK_S = 0.001
-"""uvloop's clock ticks so: by then a time is surely over."""
 PAUSE_MS = round(1000 * PAUSE_S)
 LINGER_S = 0.2
-"""A dead worker's link is read for so long before it is closed: ten times what draining takes."""
+"""A dead worker's link stays open for so long: over ten times what it takes to read what is left in it."""
 MAX_PREFIX_KEYS = 128
 """2,048 tokens at blocks of 16: enough to tell shared system prompts apart, 2 kB on the wire."""
 
@@ -111,7 +109,7 @@ class Pool:
         self._epoch: bytes | None = None
         """The broker that welcomed us."""
         self._welcomed = asyncio.Event()
-        self._ping_at = self._resumes_at = 0.0
+        self._ping_at = 0.0
         self.on_card: Callable[[Card], None] | None = None
         """Called when a model is first seen, or has changed."""
 
@@ -256,15 +254,14 @@ class Pool:
         elif isinstance(message, Reject):
             self._do(self._streams.rejected(message, now))
         elif isinstance(message, Lost):
-            self._streams.lost(message, now)
-            if now >= self._resumes_at:  # not with the next tick: streams stand still, and many at once
-                self._resumes_at = now + DRAIN_S + CLOCK_S
-                self._loop.call_at(self._resumes_at, lambda: self._do(self._streams.tick(self._loop.time())))
+            self._do(self._streams.lost(message, now))
         elif isinstance(message, Welcome):
             self._welcome(message, now)
         elif isinstance(message, WorkerUp):
             self._worker_up(message.worker)
         elif isinstance(message, WorkerDown):
+            # The kernel took milliseconds to take it down: what it had sent is here, and its streams go on after that.
+            self._links.read(message.inc)
             self._roster.go(message.inc)
             self._close_dead_links_in(LINGER_S)
         elif isinstance(message, Who):

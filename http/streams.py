@@ -14,10 +14,6 @@ from tokenyard.broker.errors import TokenyardError, told_error
 from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Cancel, Delta, Finish, FrontJob, Lost, Reject, Submit
 
-DRAIN_S = 0.005
-"""After Lost, what the dead worker had already sent still comes out of the socket: it lay there while the kernel took
-the process's memory down, some 80 ms, so that one poll of the loop finds it."""
-
 ACCEPT_WITHIN_S = 10.0
 """With no broker for so long, a request is answered with a 503: a supervisor restarts a broker in under a second."""
 
@@ -98,7 +94,7 @@ class _Stream:
         self.worker: bytes | None = None
         """Where this attempt runs, as far as is known."""
         self.lost = False
-        """This attempt is over; until `due` its last tokens may still come out of the socket."""
+        """This attempt is over; the next one begins at `due`."""
         self.missed = False
         """The broker said once that it knows no such model."""
         self.due: float | None = now
@@ -214,13 +210,16 @@ class Streams:
         stream = self._streams.get(job)
         return self._fail(job, error) if stream and stream.held else []
 
-    def lost(self, message: Lost, now: float) -> None:
-        """This attempt's worker is gone: after a moment to drain its socket, go on elsewhere."""
+    def lost(self, message: Lost, now: float) -> list[Action]:
+        """This attempt's worker is gone: go on elsewhere, after all that it had sent."""
         stream = self._streams.get(message.job)
-        if stream is not None:
-            stream.crashes = max(stream.crashes, message.crashes)
-            if stream.attempt == message.attempt and not stream.lost:
-                stream.again(now + DRAIN_S, now)
+        if stream is None:
+            return []
+        stream.crashes = max(stream.crashes, message.crashes)
+        if stream.attempt != message.attempt or stream.lost:
+            return []
+        stream.again(now, now)
+        return self._submit(message.job, now)
 
     def forgotten(self, worker: bytes, now: float) -> None:
         """This worker has freed all that it did for us: what it had not delivered will never come."""

@@ -19,6 +19,7 @@ from tokenyard.broker.wire import (
     Finish,
     LoadFailed,
     Loading,
+    Lost,
     Placed,
     Reject,
     Submit,
@@ -28,6 +29,7 @@ from tokenyard.broker.wire import (
     WorkerUp,
 )
 from tokenyard.http import links, roster
+from tokenyard.http import pool as pool_module
 from tokenyard.http.pool import JobRequest, Pool
 
 MODEL = CARD._replace(names=["org/m", "m@home"], commit="c0ffee", revision="v1")
@@ -249,6 +251,24 @@ def test_a_model_that_nobody_wanted_here_is_not_brought_back() -> None:
         await sink.over.wait()
         assert sink.error is not None
         assert (sink.error.code, sink.error.words) == ("model_not_found", "no such model")
+
+    play(scene)
+
+
+def test_all_that_is_lost_with_a_worker_resumes_before_the_next_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the broker takes to name them all."""
+    monkeypatch.setattr(pool_module, "TICK_S", 60.0)
+
+    async def scene(pool: Pool, broker: ScriptedBroker) -> None:
+        jobs = [pool.submit(JobRequest("org/m", [1], Params(max_tokens=9)), Sink()) for _ in range(2)]
+        for job in jobs:
+            await broker.hear(Submit)
+            await broker.say(Placed(job, 1, b"worker__"))
+        for job in jobs:
+            await broker.say(Lost(job, 1, 0))
+            await asyncio.sleep(0.003)
+        again = [await broker.hear(Submit) for _ in jobs]
+        assert [(submit.job, submit.attempt) for submit in again] == [(job, 2) for job in jobs]
 
     play(scene)
 

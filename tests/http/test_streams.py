@@ -14,7 +14,6 @@ from tokenyard.broker.params import Params
 from tokenyard.broker.wire import Cancel, Delta, Finish, FrontJob, Lost, Reject, Submit
 from tokenyard.http.streams import (
     ACCEPT_WITHIN_S,
-    DRAIN_S,
     Action,
     Deliver,
     Fail,
@@ -59,29 +58,24 @@ def test_a_lost_attempt_is_followed_by_one_that_resumes() -> None:
     streams, job = started()
     streams.accepted(job, 1, W1)
     streams.delta(W1, Delta(job, 1, 0, [10, 11]), 0.1)
-    streams.lost(Lost(job, 1, 1), 1.0)
-    # What the dead worker had sent still arrives, and counts.
-    assert streams.delta(W1, Delta(job, 1, 2, [12]), 1.0) == [Deliver(job, [12], {}, None)]
-    assert streams.tick(1.0 + DRAIN_S / 2) == []
-    (submit,) = submits(streams.tick(1.0 + DRAIN_S))
-    assert (submit.attempt, unpack_ids(submit.emitted_ids), submit.crashes) == (2, [10, 11, 12], 1)
+    (submit,) = submits(streams.lost(Lost(job, 1, 1), 1.0))
+    assert (submit.attempt, unpack_ids(submit.emitted_ids), submit.crashes) == (2, [10, 11], 1)
+    assert streams.lost(Lost(job, 1, 1), 1.0) == []
     # The old worker was only asleep: its tokens are fenced from now on.
-    assert streams.delta(W1, Delta(job, 1, 3, [99]), 1.2) == []
+    assert streams.delta(W1, Delta(job, 1, 2, [99]), 1.2) == []
     finish = Finish("stop")
-    assert streams.delta(W2, Delta(job, 2, 3, [13], {}, finish), 1.3) == [Deliver(job, [13], {}, finish)]
+    assert streams.delta(W2, Delta(job, 2, 2, [12], {}, finish), 1.3) == [Deliver(job, [12], {}, finish)]
     assert len(streams) == 0
 
 
 def test_tokens_of_an_adapter_ask_for_its_version_again() -> None:
     streams, job = started()
     streams.delta(W1, Delta(job, 1, 0, [], {"adapter_version": "v1"}), 0.1)
-    streams.lost(Lost(job, 1, 0), 1.0)
-    (submit,) = submits(streams.tick(1.0 + DRAIN_S))
+    (submit,) = submits(streams.lost(Lost(job, 1, 0), 1.0))
     assert submit.version == "", "nothing was drawn yet: any will do"
     streams.delta(W2, Delta(job, 2, 0, [10], {"adapter_version": "v2"}), 1.2)
     streams.delta(W2, Delta(job, 2, 1, [11]), 1.3)
-    streams.lost(Lost(job, 2, 0), 2.0)
-    (submit,) = submits(streams.tick(2.0 + DRAIN_S))
+    (submit,) = submits(streams.lost(Lost(job, 2, 0), 2.0))
     assert (submit.attempt, submit.version) == (3, "v2")
 
 
@@ -164,7 +158,6 @@ def test_a_missed_model_that_cannot_be_had_fails_the_job() -> None:
 def test_a_reject_of_an_older_attempt_is_ignored() -> None:
     streams, job = started()
     streams.lost(Lost(job, 1, 0), 0.0)
-    streams.tick(DRAIN_S)
     assert streams.rejected(Reject(job, 1, "queue_full", "", 0), 0.1) == []
 
 
@@ -239,7 +232,7 @@ class BadDays(RuleBasedStateMachine):
 
     @rule()
     def lose(self) -> None:
-        self.streams.lost(Lost(self.job, max(self.attempts), 0), self.now)
+        self.do(self.streams.lost(Lost(self.job, max(self.attempts), 0), self.now))
 
     @rule()
     def accept(self) -> None:
@@ -257,7 +250,7 @@ class BadDays(RuleBasedStateMachine):
     def new_broker(self) -> None:
         self.streams.new_broker(self.now)
 
-    @rule(seconds=st.sampled_from([0.001, DRAIN_S, SUBMIT_REPEAT_S]))
+    @rule(seconds=st.sampled_from([0.001, SUBMIT_REPEAT_S]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
         self.do(self.streams.tick(self.now))
