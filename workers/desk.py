@@ -89,7 +89,7 @@ def _batches(deltas: list[Delta]) -> Iterator[list[Delta]]:
     batch: list[Delta] = []
     num_bytes = 0
     for delta in deltas:
-        size = _num_bytes(delta)
+        size = _num_bytes(delta) if delta.extra else 0
         if num_bytes + size > MAX_FINISH_BYTES and batch:
             yield batch
             batch, num_bytes = [], 0
