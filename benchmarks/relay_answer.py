@@ -1,10 +1,12 @@
 """One streamed answer as the client of the relay benchmark reads it: what text has come, when, and whether it is right.
 
-Pure: no sockets, no clock. While bytes come it does little; the rest is for after the last one.
+Pure: no sockets, no clock. While bytes come they are only kept, as the client must not take the cores from what it
+measures; they are read after the last one.
 """
 
 import re
-from collections import deque
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +17,21 @@ TEXTS = {
     "/v1/completions": re.compile(rb'"text": ?"([^"]+)"'),
 }
 """Where an event holds text, in each API; without spaces, or with them as json.dumps writes them."""
-NUM_LAST = 8
-"""So many of the last reads are kept: the end of an answer is two or three writes."""
+END = b"0\r\n\r\n"
+"""Of a body in chunks; text's chunks end in an event's empty line."""
+NUM_END = 1000
+"""Bytes that hold the end of an answer: two or three events."""
+
+
+class Texts(NamedTuple):
+    """The events with text of an answer, in order."""
+
+    text: bytes
+    """Of all of them."""
+    ends: npt.NDArray[np.int64]
+    """Characters of text up to the end of each."""
+    times_s: npt.NDArray[np.float64]
+    """When each was there, whole."""
 
 
 class Answer:
@@ -24,44 +39,53 @@ class Answer:
 
     def __init__(self, path: str, seed: int) -> None:
         self.seed = seed
-        self.open = False
-        """Whether anything has come."""
         self.done = False
         """Whether the body has ended."""
-        self.num_events = 0
-        """With text."""
-        self.num_writes = 0
-        """Chunks of HTTP with events: a front makes one a write."""
-        self.times_s: list[float] = []
-        """Of the reads with text."""
-        self.sizes: list[int] = []
-        """Characters of text that were there after each of them."""
-        self._text = bytearray()
-        self._find = TEXTS[path].findall
-        self._rest = b""
-        """What has come of an event that is not whole."""
-        self._last: deque[bytes] = deque(maxlen=NUM_LAST)
+        self._path = path
+        self._reads: list[bytes] = []
+        self._times_s: list[float] = []
+        """Of each read."""
+
+    @property
+    def open(self) -> bool:
+        """Whether anything has come."""
+        return bool(self._reads)
 
     def take(self, data: bytes, now_s: float) -> None:
         """What has arrived: events in chunks of HTTP, which begin and end between events."""
-        self.open = True
-        data = self._rest + data
-        cut = data.rfind(b"\n\n") + 2
-        whole, self._rest = (data[:cut], data[cut:]) if cut > 1 else (b"", data)
-        self._last.append(whole)
-        self.num_writes += whole.count(b"\r\ndata:")
-        if texts := self._find(whole):
-            self._text += b"".join(texts)
-            self.num_events += len(texts)
-            self.times_s.append(now_s)
-            self.sizes.append(len(self._text))
-        if self._rest.endswith(b"0\r\n\r\n"):
-            self.done = True
+        self._reads.append(data)
+        self._times_s.append(now_s)
+        if data[-1:] == b"\n":
+            self.done = (data if len(data) >= len(END) else b"".join(self._reads[-len(END) :])).endswith(END)
+
+    @cached_property
+    def _whole(self) -> bytes:
+        return b"".join(self._reads)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """To be asked for when all has come."""
+        found = list(TEXTS[self._path].finditer(self._whole))
+        parts = [one[1] for one in found]
+        event_ends = [self._whole.find(b"\n\n", one.end()) + 2 for one in found]
+        read_ends = np.cumsum([len(data) for data in self._reads])
+        times_s = np.array(self._times_s)[np.searchsorted(read_ends, event_ends)]
+        return Texts(b"".join(parts), np.cumsum([len(part) for part in parts]), times_s)
+
+    @property
+    def num_events(self) -> int:
+        """With text."""
+        return len(self.texts.ends)
+
+    @property
+    def num_writes(self) -> int:
+        """Chunks of HTTP with events: a front makes one a write."""
+        return self._whole.count(b"\r\ndata:")
 
     def fault(self, num_tokens: int) -> str:
         """What is wrong, if it was to have so many tokens; empty: nothing."""
         wanted, _ = text_of(self.seed, num_tokens)
-        got, end = self._text.decode(), b"".join(self._last) + self._rest
+        got, end = self.texts.text.decode(), self._whole[-NUM_END:]
         if got != wanted:
             pairs = enumerate(zip(got, wanted, strict=False))
             same = next((at for at, (one, other) in pairs if one != other), min(len(got), len(wanted)))
@@ -74,9 +98,9 @@ class Answer:
     def arrivals_s(self, num_tokens: int) -> npt.NDArray[np.float64]:
         """When each token's text was there, of an answer without a fault."""
         _, ends = text_of(self.seed, num_tokens)
-        return np.array(self.times_s)[np.searchsorted(self.sizes, ends)]
+        return self.texts.times_s[np.searchsorted(self.texts.ends, ends)]
 
     @property
     def longest_gap_s(self) -> float:
-        """Between two reads with text."""
-        return float(max(np.diff(self.times_s), default=0.0))
+        """Between two events with text."""
+        return float(max(np.diff(self.texts.times_s), default=0.0))

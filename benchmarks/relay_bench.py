@@ -102,6 +102,8 @@ def wait_cells(played: dict[str, Played]) -> Cells:
 
     for name in (FEW, ONE):
         add(name, "worker's step → front's inbox", lambda one: (load(one), one.hop_us, "µs"))
+        add(name, "… → last token of the step written", lambda one: (load(one), one.write_us, "µs"))
+        add(name, "… → read by the client", lambda one: (load(one), one.read_us, "µs"))
     for name, words in ((FEW, ""), (ONE, ""), (LAGGING, ""), (ONE_PLAIN, ", plain front")):
         add(name, f"worker's step → client{words}", lambda one: (load(one), one.tally.latencies_ms, "ms"))
     words = "submit in the front → worker's engine"
@@ -157,6 +159,8 @@ def report(played: dict[str, Played], targets: Sequence[Target]) -> str:
         parts.append(
             f"\nA stream takes {kilobytes} kB of a front's memory, of {one.scene.num_streams:,} that are open."
         )
+        cores = ", ".join(f"{kind} {number(cpu_s / one.tally.wall_s)}" for kind, cpu_s in one.cpu_s.items())
+        parts.append(f"\nCores that {load(one)} take: {cores}.")
     if cells := wait_cells(played):
         parts += ["\nWaits:\n", markdown(WAIT_HEAD, cells)]
     if cells := gap_cells(played):

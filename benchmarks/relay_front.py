@@ -15,8 +15,9 @@ import json
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,10 @@ from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.errors import TokenyardError
 from tokenyard.broker.identity import Identity
 from tokenyard.broker.params import Params
-from tokenyard.broker.wire import Finish, Tokens, TokensDown
-from tokenyard.http import links
+from tokenyard.broker.wire import Delta, Finish, Tokens, TokensDown
+from tokenyard.http import links, main
 from tokenyard.http import pool as pool_module
 from tokenyard.http.inbox import Inbox, Received
-from tokenyard.http.main import run
 from tokenyard.http.options import FrontOptions
 from tokenyard.http.pool import JobRequest, Pool
 from tokenyard.http.streams import Action, Streams
@@ -44,7 +44,9 @@ from tokenyard.scripts.tie import tie_to_parent
 
 
 def note_times(folder: Path) -> None:
-    """Have the front's pool note when a batch is there, and when a job is submitted: one time a batch, none a token."""
+    """Have the front's pool note when a batch is there and when it is told, and when a job is submitted: two times a
+    batch, none a token.
+    """
 
     class NotingInbox(Inbox):
         def __init__(self, front: Identity, worker: bytes, now: float) -> None:
@@ -65,8 +67,22 @@ def note_times(folder: Path) -> None:
             self._notes.note(self._next_job)
             return super().submit(*arguments)
 
+    class NotingPool(Pool):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self._notes: dict[bytes, tuple[relay_stamps.Notes, Iterator[int]]] = {}
+
+        def _tokens(self, worker: bytes, batches: list[list[Delta]]) -> None:
+            super()._tokens(worker, batches)
+            if worker not in self._notes:
+                self._notes[worker] = relay_stamps.told(folder, worker), count()
+            notes, numbers = self._notes[worker]
+            for _ in batches:
+                notes.note(next(numbers))
+
     vars(links)["Inbox"] = NotingInbox
     vars(pool_module)["Streams"] = NotingStreams
+    vars(main)["Pool"] = NotingPool
 
 
 class QueueSink:
@@ -154,6 +170,6 @@ if __name__ == "__main__":
     kind, own_run_dir, own_fd = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     note_times(Path(sys.argv[4]))
     if kind == "ours":
-        run(FrontOptions(run_dir=own_run_dir, fd=own_fd, store="off"))
+        main.run(FrontOptions(run_dir=own_run_dir, fd=own_fd, store="off"))
     else:
         run_plain(own_run_dir, own_fd)

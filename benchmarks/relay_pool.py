@@ -18,6 +18,8 @@ from relay_worker import Pace
 from tokenyard.scripts.tie import PARENT_PID
 
 HERE = Path(__file__).parent
+IN_MEMORY = Path("/dev/shm")
+"""Where pages that a process notes times in are never written to a disk meanwhile, which would stop it."""
 READY_S = 120.0
 """Bound on starting: a front takes two seconds on a quiet machine, and took up to a minute on one with others' work."""
 NUM_YES = 8
@@ -30,6 +32,7 @@ class RelayPool:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
+        self.broker: psutil.Process
         self.fronts: list[psutil.Process] = []
         self.workers: list[psutil.Process] = []
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -65,9 +68,10 @@ class RelayPool:
                 raise RuntimeError(f"the pool was not ready after {READY_S:.0f} s:\n{self.log()}")
             time.sleep(0.02)
 
-    def front_cpu_s(self) -> float:
-        """Of all fronts since their start."""
-        return sum(sum(process.cpu_times()[:2]) for process in self.fronts)
+    def cpu_s(self) -> dict[str, float]:
+        """Of each kind of process since its start."""
+        kinds = {"front": self.fronts, "broker": [self.broker], "workers": self.workers}
+        return {kind: sum(sum(one.cpu_times()[:2]) for one in processes) for kind, processes in kinds.items()}
 
     def front_bytes(self) -> int:
         """Memory that the fronts have for themselves."""
@@ -88,12 +92,13 @@ class RelayPool:
 def running(kind: str, paces: list[Pace], num_fronts: int) -> Iterator[RelayPool]:
     """A pool that is ready; at the end nothing of it is left. `kind` of front: ours or plain."""
     with (
-        tempfile.TemporaryDirectory(prefix="relay-") as name,
+        tempfile.TemporaryDirectory(prefix="relay-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as name,
         socket.create_server(("127.0.0.1", 0), backlog=2048) as port,
     ):
         pool = RelayPool(Path(name), port.getsockname()[1])
         try:
-            pool.start("-m", "tokenyard.scripts.cli", "broker", "--run-dir", pool.run_dir, "--queue-limit", "10000")
+            command = ["-m", "tokenyard.scripts.cli", "broker", "--run-dir", pool.run_dir, "--queue-limit", "10000"]
+            pool.broker = pool.start(*command)
             for _ in range(num_fronts):
                 command = [str(HERE / "relay_front.py"), kind, pool.run_dir, str(port.fileno()), name]
                 pool.fronts.append(pool.start(*command, pass_fds=(port.fileno(),)))

@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 from relay_client import Order, Tally
 from relay_pool import HERE, RelayPool, running
-from relay_stamps import between_us
+from relay_stamps import between_us, note_last_arrivals
 from relay_worker import Pace
 
 
@@ -59,19 +59,23 @@ class Played(NamedTuple):
 
     scene: Scene
     tally: Tally
-    front_cpu_s: float
-    """Of all fronts, from when all streams were open until the last one had ended."""
+    cpu_s: dict[str, float]
+    """Of the fronts, the broker, the workers and the client, from when all streams were open to the end of the last."""
     stream_bytes: float
     """Memory that a front has grown by for each stream, when all are open."""
     hop_us: list[float]
     """From the end of a worker's step until its batch is in the front's inbox: p50, p99, the longest."""
+    write_us: list[float]
+    """From then until the last of its tokens is written."""
+    read_us: list[float]
+    """From then until the client has it."""
     dispatch_us: list[float]
     """From a job's submission in the front until a worker's engine has it: p50, p99, the longest."""
 
     @property
     def tokens_per_core_s(self) -> float:
         """Tokens that a second of a front's CPU time relays."""
-        return self.tally.num_tokens / self.front_cpu_s
+        return self.tally.num_tokens / self.cpu_s["front"]
 
     @property
     def tokens_per_s(self) -> float:
@@ -80,7 +84,7 @@ class Played(NamedTuple):
     @property
     def cores(self) -> float:
         """Of a core's time, the fronts' share."""
-        return self.front_cpu_s / self.tally.wall_s
+        return self.cpu_s["front"] / self.tally.wall_s
 
 
 def play(scene: Scene) -> Played:
@@ -99,21 +103,25 @@ def play(scene: Scene) -> Played:
         with reading(order, pool) as told:
             is_open = told.readline()
             stream_bytes = (pool.front_bytes() - idle_bytes) / scene.num_streams
-            began_cpu_s = pool.front_cpu_s()
+            began_cpu_s = pool.cpu_s()
             (pool.folder / "go").touch()
             if is_open and scene.kill_after_s:
                 time.sleep(scene.kill_after_s)
-                pool.workers.pop().kill()
+                pool.workers[-1].kill()
+            is_read = told.readline()
+            cpu_s = {kind: ended_s - began_cpu_s[kind] for kind, ended_s in pool.cpu_s().items()}
             tally = told.readline()
-            cpu_s = pool.front_cpu_s() - began_cpu_s
-        if not tally:
+        if not is_read or not tally:
             raise RuntimeError(f"the client failed:\n{pool.log()}")
+        known = Tally(**json.loads(tally))
+        if known.latencies_ms:
+            note_last_arrivals(pool.folder, scene.num_streams, scene.num_tokens)
         # Several fronts would number their batches and jobs alike.
-        hop_us, dispatch_us = (
-            between_us(pool.folder, earlier, later) if scene.num_fronts == 1 else []
-            for earlier, later in (("made", "came"), ("submitted", "started"))
+        waits_us = (
+            between_us(pool.folder, *series) if scene.num_fronts == 1 else []
+            for series in (("made", "came"), ("came", "told"), ("told", "read"), ("submitted", "started"))
         )
-        return Played(scene, Tally(**json.loads(tally)), cpu_s, stream_bytes, hop_us, dispatch_us)
+        return Played(scene, known, {**cpu_s, "client": known.cpu_s}, stream_bytes, *waits_us)
 
 
 @contextmanager

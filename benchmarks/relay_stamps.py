@@ -48,6 +48,11 @@ def came(folder: Path, worker: bytes) -> Notes:
     return Notes(folder, f"came-{worker.hex()}")
 
 
+def told(folder: Path, worker: bytes) -> Notes:
+    """When the front had written what each batch of that worker gave."""
+    return Notes(folder, f"told-{worker.hex()}")
+
+
 def submitted(folder: Path) -> Notes:
     """When the front submitted each job."""
     return Notes(folder, "submitted")
@@ -61,6 +66,24 @@ def started(folder: Path) -> Notes:
 def said(folder: Path, num_streams: int, num_tokens: int) -> Times:
     """When each token of each stream was made."""
     return open_times(folder / "said", num_streams, num_tokens)
+
+
+def arrived(folder: Path, num_streams: int, num_tokens: int) -> Times:
+    """When the client had the text of each of them."""
+    return open_times(folder / "arrived", num_streams, num_tokens)
+
+
+def note_last_arrivals(folder: Path, num_streams: int, num_tokens: int) -> None:
+    """Of each batch, when the client had the last of its tokens: a series of each worker, `read`."""
+    shape = num_streams, num_tokens
+    moments_s, batches = np.unique(said(folder, *shape), return_inverse=True)
+    lasts_s = np.zeros(len(moments_s))
+    np.maximum.at(lasts_s, batches.ravel(), np.asarray(arrived(folder, *shape)).ravel())
+    for path in folder.glob("made-*"):
+        made_s = np.fromfile(path)
+        places = np.minimum(np.searchsorted(moments_s, made_s), len(moments_s) - 1)
+        read_s = open_times(path.with_name(path.name.replace("made", "read")), MAX_NUMBER)
+        read_s[:] = np.where(moments_s[places] == made_s, lasts_s[places], 0)
 
 
 def between_us(folder: Path, earlier: str, later: str) -> list[float]:

@@ -46,10 +46,10 @@ def words() -> list[int]:
     return [token_id for token_id, text in texts.items() if re.fullmatch(r"[A-Za-z0-9 ,.]+", text)]
 
 
-def said(seed: int, count: int) -> list[int]:
-    """The first tokens of the stream of that seed."""
+def said(seed: int, count: int, first: int = 0) -> list[int]:
+    """So many tokens of the stream of that seed, from the first one on or a later one."""
     known = words()
-    return [known[(seed * SPREAD + index * STRIDE) % len(known)] for index in range(count)]
+    return [known[(seed * SPREAD + index * STRIDE) % len(known)] for index in range(first, first + count)]
 
 
 def text_of(seed: int, count: int) -> tuple[str, list[int]]:

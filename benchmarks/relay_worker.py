@@ -5,6 +5,7 @@
 The only place where an engine may be made up: what is measured is the way from a worker's step to the client.
 """
 
+import gc
 import json
 import secrets
 import sys
@@ -41,7 +42,8 @@ class Pace(NamedTuple):
     per_delta: int = 1
     """Tokens of a stream in one step."""
     waits: bool = False
-    """Says nothing before there is a file `go` in the folder; from then on, at once, as after a prefill of no time."""
+    """Says nothing before there is a file `go` in the folder; streams that come later begin at once, as after a prefill
+    of no time."""
     phase: float = 0.0
     """Of a step's time, 0 to 1: when within it this worker steps, so that several do not all at once."""
     folder: str = ""
@@ -61,7 +63,7 @@ class Output(NamedTuple):
 class Saying:
     """One stream."""
 
-    __slots__ = ("ids", "index", "key", "opened", "seed")
+    __slots__ = ("index", "key", "num_tokens", "opened", "seed")
 
     def __init__(self, key: WorkerJob, num_emitted: int, params: Params) -> None:
         self.key = key
@@ -69,7 +71,7 @@ class Saying:
         self.index = num_emitted
         """Tokens said so far, in all attempts."""
         self.opened = False
-        self.ids = said(params.seed, params.max_tokens)
+        self.num_tokens = params.max_tokens
 
 
 class SyntheticEngine:
@@ -85,12 +87,12 @@ class SyntheticEngine:
         self._step_s = pace.per_delta / pace.rate
         self._due_s = 0.0
         self._num_said = 0
-        self._fresh: list[tuple[int, int, int]] = []
-        """What this step has said: seed, first token, token after the last."""
+        self._fresh: list[int] = []
+        """What this step has said: places in `_said`."""
         folder = Path(pace.folder)
         self._go = folder / "go"
         self._made, self._started = relay_stamps.made(folder, inc), relay_stamps.started(folder)
-        self._said = relay_stamps.said(folder, pace.num_streams, pace.num_tokens)
+        self._said = relay_stamps.said(folder, pace.num_streams, pace.num_tokens).reshape(-1)
 
     def enter_thread(self) -> None:
         """There is nothing here that asks which thread it is."""
@@ -119,7 +121,7 @@ class SyntheticEngine:
         if new := [stream for stream in self._streams.values() if not stream.opened]:
             return self._told([self._open(stream) for stream in new])
         if self._waits and self._go.exists():
-            self._waits = False
+            self._waits, self._due_s = False, self._next_s()
         if self._waits or not self._is_due():
             return []
         return self._told([self._say(one) for one in list(self._streams.values()) if not is_held(one.key, held)])
@@ -130,10 +132,13 @@ class SyntheticEngine:
             return False
         if left_s > 0:
             time.sleep(left_s)
-        # The next multiple of a step's time on the clock that all workers share; steps that were missed are left out.
-        number = (time.monotonic() / self._step_s - self._pace.phase) // 1 + 1
-        self._due_s = (number + self._pace.phase) * self._step_s
+        self._due_s = self._next_s()
         return True
+
+    def _next_s(self) -> float:
+        """A multiple of a step's time on the clock that all workers share; steps that were missed are left out."""
+        number = (time.monotonic() / self._step_s - self._pace.phase) // 1 + 1
+        return (number + self._pace.phase) * self._step_s
 
     def _open(self, stream: Saying) -> Output:
         stream.opened = True
@@ -143,12 +148,13 @@ class SyntheticEngine:
 
     def _say(self, stream: Saying) -> Output:
         key, first = stream.key, stream.index
-        ids = stream.ids[first : first + self._pace.per_delta]
+        ids = said(stream.seed, min(self._pace.per_delta, stream.num_tokens - first), first)
         stream.index += len(ids)
-        self._fresh.append((stream.seed, first, stream.index))
+        begin = stream.seed * self._pace.num_tokens
+        self._fresh += range(begin + first, begin + stream.index)
         self._num_said += len(ids)
         finish = None
-        if stream.index >= len(stream.ids):
+        if stream.index >= stream.num_tokens:
             finish = Finish("length")
             del self._streams[key]
         return Output(key, Delta(key.job, key.attempt, first, ids, {}, finish))
@@ -156,10 +162,9 @@ class SyntheticEngine:
     def _told(self, outputs: list[Output]) -> list[Output]:
         if outputs:
             self.num_steps += 1
-            now_s = self._made.note(self.num_steps - 1)
-            for seed, first, end in self._fresh:
-                self._said[seed, first:end] = now_s
-        self._fresh.clear()
+        if self._fresh:  # else streams have only been opened, while their requests keep the front busy
+            self._said[self._fresh] = self._made.note(self.num_steps - 1)
+            self._fresh.clear()
         return outputs
 
 
@@ -169,6 +174,8 @@ def serve(run_dir: Path, pace: Pace) -> None:
     inc, secret = Identity.of(secrets.token_bytes(SECRET_BYTES))
 
     def load(progress: Callable[[float], None]) -> "tuple[Engine, Card]":
+        gc.collect()
+        gc.freeze()  # as the real loader does
         return cast("Engine", SyntheticEngine(pace, inc)), CARD
 
     options = WorkerOptions(MODEL, run_dir, max_num_seqs=pace.num_seqs, secret=secret)
