@@ -12,7 +12,7 @@ FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 10.0
 """Between a death and the next start: doubles from the first to the last (systemd and Kubernetes do the like)."""
 HEALTHY_S = 30.0
-"""A life of this length starts the delays anew."""
+"""A life of this length starts the delays anew; so does one that was ready and was killed from outside."""
 LOOP_DEATHS = 5
 LOOP_S = 60.0
 """So many deaths in this time, no life ever ready, are a crash loop: five lives of 3 s of imports fit."""
@@ -190,7 +190,7 @@ class Watch:
             return self._give_up(name, "cannot start as it was told to", SETUP_STATUS)
         if len(post.deaths) == LOOP_DEATHS and now - post.deaths[0] <= LOOP_S:
             return self._give_up(name, f"died {LOOP_DEATHS} times in {now - post.deaths[0]:.0f} s and was never ready")
-        if lived_s >= HEALTHY_S:
+        if lived_s >= HEALTHY_S or (was_killed and post.is_ready):
             post.delay_s = FIRST_DELAY_S
         post.wait_s = post.delay_s
         post.starts_at = now + post.wait_s

@@ -76,6 +76,20 @@ def test_a_healthy_life_starts_the_delays_anew() -> None:
     assert watch.next_due() == 5.0 + HEALTHY_S + FIRST_DELAY_S
 
 
+def test_a_ready_life_that_is_killed_from_outside_starts_the_delays_anew() -> None:
+    """A broker that somebody kills again and again must not stay away for ever longer: requests wait for it."""
+    watch = started()
+    for now in range(10):
+        watch.died("broker", -9, now, was_killed=True)
+        assert watch.next_due() == now + FIRST_DELAY_S
+        watch.tick(now + 0.5)
+        watch.ready("broker", now + 0.5)
+    watch.died("broker", -9, 10, was_killed=True)
+    watch.tick(10.5)
+    watch.died("broker", -9, 11, was_killed=True)
+    assert watch.next_due() == 11 + 2 * FIRST_DELAY_S, "it was not ready"
+
+
 def crash(watch: Watch, name: str, now: float) -> tuple[list[Action], float]:
     """Let it die as soon as it starts, LOOP_DEATHS times: what followed, and when."""
     for _ in range(LOOP_DEATHS):
