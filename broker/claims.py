@@ -56,7 +56,7 @@ class Claims:
                 continue
             num_listed += placement.listed_in != worker.num_claims
             placement.listed_in = worker.num_claims
-            if placement.aborted:
+            if placement.job is None:
                 self._state.abort(worker, key)
         if num_listed < len(placements):
             self._free_unlisted(worker)
@@ -71,7 +71,7 @@ class Claims:
             if num_missed < MISSING_BEATS or self._state.now - placement.placed_s <= MISSING_S:
                 continue
             del worker.placements[key]
-            if job := self._jobs.freed(worker, key, placement):
+            if job := self._jobs.freed(worker, placement):
                 self._jobs.end(job, Lost(job.number, job.attempt, job.crashes))
                 self._state.send(job.front.peer, job.answer)
 
@@ -82,7 +82,7 @@ class Claims:
             if worker.kept_out or worker.stuck:
                 state.send(worker.peer, Abort(*key))
             return
-        worker.placements[key] = Placement(state.now, worker.num_claims)
+        placement = worker.placements[key] = Placement(state.now, worker.num_claims)
         worker.model.num_placed += 1
         job = state.job_of(key)
         in_grace = state.now < state.grace_until_s
@@ -97,8 +97,7 @@ class Claims:
         answer = Placed(key.job, key.attempt, worker.inc)
         crashes = job.crashes if job else 0
         confirmed = waiting_for_it or front.claims.pop(key.job, None) == key.attempt
-        front.jobs[key.job] = Job(
-            front, key.job, key.attempt, crashes, Phase.PLACED, answer, worker=worker, confirmed=confirmed
-        )
-        front.jobs[key.job].identity = worker.model.identity
+        job = Job(front, key.job, key.attempt, crashes, Phase.PLACED, answer, worker=worker, confirmed=confirmed)
+        job.identity = worker.model.identity
+        front.jobs[key.job] = placement.job = job
         state.send(front.peer, answer)

@@ -4,7 +4,7 @@ No cost here grows with the number of workers or of queued jobs. Knows nothing o
 """
 
 from bisect import bisect_left, insort
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict
 from math import inf
 
 from tokenyard.broker.records import Job, Lane, Worker
@@ -68,35 +68,60 @@ class JobQueue:
 
 
 class LoadIndex:
-    """Workers with free credit, by steps of load share; among equals, the one that waited longest."""
+    """Workers with free credit, by steps of load share; among equals, the one that waited longest.
+
+    A chain of workers for each step, through the workers themselves: in a large pool a job's cost is what it must fetch
+    from far memory, and a dict's tables would be more of it.
+    """
 
     def __init__(self) -> None:
-        # Not plain dicts: the first key of one that loses its first keys again and again is ever further to find.
-        self._buckets = defaultdict[int, OrderedDict[bytes, Worker]](OrderedDict)
+        self._first: list[Worker | None] = [None] * (NUM_BUCKETS + 1)
+        self._last: list[Worker | None] = [None] * (NUM_BUCKETS + 1)
         self._filled = 0  # bit b: bucket b holds a worker
 
     def put(self, worker: Worker, bucket: int) -> None:
-        self._buckets[bucket][worker.inc] = worker
-        self._filled |= 1 << bucket
+        before = worker.before = self._last[bucket]
+        self._last[bucket] = worker
+        if before is None:
+            self._first[bucket] = worker
+            self._filled |= 1 << bucket
+        else:
+            before.after = worker
 
     def remove(self, worker: Worker, bucket: int) -> None:
-        del self._buckets[bucket][worker.inc]
-        if not self._buckets[bucket]:
+        before, after = worker.before, worker.after
+        worker.before = worker.after = None
+        if before is None:
+            self._first[bucket] = after
+        else:
+            before.after = after
+        if after is None:
+            self._last[bucket] = before
+        else:
+            after.before = before
+        if before is after is None:
             self._filled &= ~(1 << bucket)
 
     def least(self) -> Worker | None:
         """The least loaded worker."""
-        if not self._filled:
-            return None
-        bucket = (self._filled & -self._filled).bit_length() - 1
-        return next(iter(self._buckets[bucket].values()))
+        return self._first[(self._filled & -self._filled).bit_length() - 1] if self._filled else None
 
     def empty(self) -> Worker | None:
         """A worker on which nothing runs."""
-        return next(iter(self._buckets[0].values()), None)
+        return self._first[0]
 
-    def all(self) -> set[bytes]:
-        return {inc for bucket in self._buckets.values() for inc in bucket}
+    def all(self) -> dict[bytes, int]:
+        """The bucket of each that is there."""
+        found: dict[bytes, int] = {}
+        for bucket, worker in enumerate(self._first):
+            assert (worker is not None) == bool(self._filled >> bucket & 1)
+            before = None
+            while worker is not None:
+                assert worker.before is before
+                found[worker.inc] = bucket
+                before, worker = worker, worker.after
+            assert self._last[bucket] is before
+        return found
 
 
 class PrefixMemory:
@@ -238,7 +263,7 @@ class Model:
             assert worker.listed is self._lane_open_to(worker)
             assert worker.listed is None or worker.bucket == _bucket(worker)
         for lane, index in self._by_load.items():
-            assert index.all() == {inc for inc, worker in self.workers.items() if worker.listed is lane}
+            assert index.all() == {inc: one.bucket for inc, one in self.workers.items() if one.listed is lane}
 
     def _lane_open_to(self, worker: Worker) -> Lane | None:
         """Whose jobs it takes now."""

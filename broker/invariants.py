@@ -30,7 +30,7 @@ def _check_peers(state: State) -> None:
         assert (worker.offer is not None) == bool(worker.kept_out)
         assert worker.card is None or worker.offer is None
         assert (worker.state == HUNG) == bool(worker.stuck)
-        assert not worker.stuck or all(placement.aborted for placement in worker.placements.values())
+        assert not worker.stuck or all(placement.job is None for placement in worker.placements.values())
     for front in state.fronts.values():
         assert front.peer or state.now <= state.grace_until_s
         assert not (state.settled and front.claims), "a claim was never decided"
@@ -45,15 +45,12 @@ def _check_names(state: State) -> None:
 
 def _check_jobs(state: State) -> None:
     jobs = [job for front in state.fronts.values() for job in front.jobs.values()]
-    live = Counter(
-        (key.front, key.job)
-        for worker in state.workers.values()
-        for key, placement in worker.placements.items()
-        if not placement.aborted
+    placements = [item for worker in state.workers.values() for item in worker.placements.items()]
+    live = [(key, placement.job) for key, placement in placements if placement.job is not None]
+    assert all(job.key == key for key, job in live), "a placement of another attempt"
+    assert Counter(job for _, job in live) == Counter(job for job in jobs if job.phase is Phase.PLACED), (
+        "a placement without its job, the reverse, or two of one job"
     )
-    assert all(num == 1 for num in live.values()), "two live placements of one job"
-    placed = {(job.front.inc, job.number) for job in jobs if job.phase is Phase.PLACED}
-    assert placed == live.keys(), "a placement without its job, or the reverse"
     queued = {job for model in state.models.values() for queue in model.queues.values() for job in queue.all()}
     assert queued == {job for job in jobs if job.phase is Phase.QUEUED}
     assert state.num_queued == len(queued)
@@ -66,6 +63,6 @@ def _check_jobs(state: State) -> None:
             assert state.workers[job.worker.inc] is job.worker
             assert job.worker.card is not None
             assert job.identity == identity(job.worker.card), "a stream goes on with another model"
-            assert not job.worker.placements[job.key].aborted
+            assert job.worker.placements[job.key].job is job
         if job.phase is Phase.ENDED:
             assert job in lingering, "an ended job that nobody will forget"

@@ -127,7 +127,7 @@ class Jobs:
     def done(self, worker: Worker, done: Done) -> None:
         key = WorkerJob(done.front, done.job, done.attempt)
         if placement := worker.placements.pop(key, None):
-            job = self.freed(worker, key, placement)
+            job = self.freed(worker, placement)
             if job is not None and done.reason == FRONT_GONE:  # from the worker: here it lives
                 self.end(job, Lost(job.number, job.attempt, job.crashes))
                 self._state.send(job.front.peer, job.answer)
@@ -140,18 +140,19 @@ class Jobs:
         lost = []
         for key, placement in list(worker.placements.items()):
             del worker.placements[key]
-            if job := self.freed(worker, key, placement):
+            if job := self.freed(worker, placement):
                 self.end(job, Lost(job.number, job.attempt, job.crashes))
                 lost.append(key)
         return lost
 
     def abandon(self, worker: Worker) -> list[WorkerJob]:
         """What runs on a living worker is lost to it: told to go, ended, nothing said yet; returns what it was."""
-        lost = [key for key, placement in worker.placements.items() if not placement.aborted]
-        for key in lost:
-            self._state.abort(worker, key)
-            if job := self._state.job_of(key):
+        lost = []
+        for key, placement in worker.placements.items():
+            if job := placement.job:
+                self._state.abort(worker, key)
                 self.end(job, Lost(job.number, job.attempt, job.crashes))
+                lost.append(key)
         if worker.model is not None:
             worker.model.update(worker)
         return lost
@@ -253,7 +254,7 @@ class Jobs:
             assert submit is not None
             assert worker.credit > 0
             key = job.key
-            worker.placements[key] = Placement(state.now, worker.num_claims)
+            worker.placements[key] = Placement(state.now, worker.num_claims, job)
             model.note_placed(job, worker)
             model.used_s = state.now
             self._dequeue(job)
@@ -312,12 +313,12 @@ class Jobs:
             assert job.worker is not None
             self._state.abort(job.worker, job.key)
 
-    def freed(self, worker: Worker, key: WorkerJob, placement: Placement) -> Job | None:
+    def freed(self, worker: Worker, placement: Placement) -> Job | None:
         """The placement has been taken off the worker; returns its job if that was still running there."""
         assert worker.model is not None
         worker.model.note_freed(worker)
         worker.model.used_s = self._state.now
-        return None if placement.aborted else self._state.job_of(key)
+        return placement.job
 
     def dispatch_on(self, worker: Worker) -> None:
         if worker.model is not None:

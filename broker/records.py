@@ -113,8 +113,8 @@ class Placement:
     placed_s: float
     listed_in: int
     """Which of the worker's claims listed it last, or came last when it was placed."""
-    aborted: bool = False
-    """Told to go; nobody waits for it any more."""
+    job: Job | None = None
+    """Whose attempt it is; None once told to go: nobody waits for it any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -141,6 +141,21 @@ class Worker:
     """loading, ready or draining, as the worker says; hung, as progress.py says."""
     card: Card | None
     heard_s: float
+    # First what each job touches, so that it lies together: in a large pool its cost is that of far memory.
+    placements: dict[WorkerJob, Placement] = field(default_factory=dict)
+    num_claims: int = 0
+    """Beats and hellos so far, which list its jobs."""
+    model: "Model | None" = None
+    """Set when it has a card."""
+    lane: Lane = Lane.CLEAN
+    """Whose jobs run on it; free to change when nothing does."""
+    listed: Lane | None = None
+    """Whose jobs it is offered to (dispatch.LoadIndex); None: it takes none now."""
+    bucket: int = 0
+    """At which load, while it is listed."""
+    before: "Worker | None" = None
+    after: "Worker | None" = None
+    """Its neighbours among those that are listed there."""
     key: str = ""
     """As in WorkerHello."""
     patience_s: float = 0.0
@@ -155,27 +170,16 @@ class Worker:
     load: dict[str, int] = field(default_factory=dict)
     emitted: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_BEATS))
     """(when, tokens drawn so far) of the last beats."""
-    placements: dict[WorkerJob, Placement] = field(default_factory=dict)
-    num_claims: int = 0
-    """Beats and hellos so far, which list its jobs."""
     offer: Card | None = None
     """The card of a worker that is kept out (membership.py): it has loaded, and serves nobody yet."""
     kept_out: str = ""
     """Why."""
     waits_for: str = ""
     """The name that must be free before it is looked at again."""
-    model: "Model | None" = None
-    """Set when it has a card."""
     held: list[Adapter] = field(default_factory=list)
     """Those that it has loaded; its card shows what all of its model's workers are to have (adapters.py)."""
     adapters: set[AdapterKey] = field(default_factory=set)
     """The same, as jobs ask for them."""
-    lane: Lane = Lane.CLEAN
-    """Whose jobs run on it; free to change when nothing does."""
-    listed: Lane | None = None
-    """Whose jobs it is offered to (dispatch.LoadIndex); None: it takes none now."""
-    bucket: int = 0
-    """At which load, while it is listed."""
 
     @property
     def credit(self) -> int:
@@ -347,7 +351,7 @@ class State:
 
     def abort(self, worker: Worker, key: WorkerJob) -> None:
         """Have the worker drop an attempt; its credit comes back with Done or with a beat that lacks it."""
-        worker.placements[key].aborted = True
+        worker.placements[key].job = None
         self.send(worker.peer, Abort(*key))
 
     def job_of(self, key: WorkerJob) -> Job | None:
