@@ -110,6 +110,7 @@ def test_a_long_prompt_does_not_stall_running_streams(server: Yard) -> None:
                 for index in range(len(times))
             ]
             while any(len(events) < 20 for events in times):
+                assert not any(task.done() for task in streams)
                 await asyncio.sleep(0.01)
             began = time.monotonic()
             answer = await client.post("/v1/completions", json=long_prompt)
