@@ -147,7 +147,7 @@ def _refusals(body: dict[str, Any]) -> list[str]:
 
 
 def _many(count: int, kind: str) -> str:
-    return f"{count} {kind}{'' if count == 1 else 's'}"
+    return f"{count:,} {kind}{'' if count == 1 else 's'}"
 
 
 def _mebibytes(num_bytes: int | None) -> str:
@@ -183,6 +183,8 @@ def status_table(body: dict[str, Any], place: str) -> Group:
         )
     counts = ", ".join(_many(len(body[f"{kind}s"]), kind) for kind in ("worker", "front", "agent"))
     notes = [f"{row['inc'][:SHORT]} is {row['state']}: {row['words']}" for row in body["workers"] if row["words"]]
+    queues = {name: row["queued"] for name, row in body["models"].items() if row["queued"]}
+    notes += [f"{name}: {num:,} in the broker's queue" for name, num in queues.items()]
     notes += _refusals(body)
     notes += [line for agent in body["agents"] for line in agent["troubles"]]
     notes += [f"{one['model']}: {one['words']}, for {one['waiting_s']:.0f} s now" for one in body["loads"]]

@@ -26,7 +26,7 @@ def shown(*loads: dict[str, int], endpoint: str = "ipc:///run/x/w-ab.sock") -> l
         "words": "",
     }
     body = {"workers": [{**row, "load": load} for load in loads], "fronts": [], "agents": [], "loads": [], "posts": []}
-    body["adapters"] = []
+    body |= {"adapters": [], "models": {"demo": {"queued": 0}}}
     console = Console(width=200)
     with console.capture() as capture:
         console.print(status_table(body, "/run/x"))
@@ -59,13 +59,15 @@ def test_deaths_and_hung_workers_are_told_below_the_table() -> None:
     posts = [{"inc": "ab" * 8, "pinned": True}]
     body = {"workers": [hung], "fronts": [], "agents": agents, "loads": loads, "posts": posts}
     body["adapters"] = [{"name": "sql", "base": "demo", "state": "loaded", "words": ""}]
+    body["models"] = {"demo": {"queued": 1200}}
     group = status_table(body, "/run/x")
     console = Console(width=200)
     with console.capture() as capture:
         console.print(group)
-    *_, line, first, second, third, fourth = capture.get().splitlines()
+    *_, line, first, queue, second, third, fourth = capture.get().splitlines()
     assert "hung, pinned" in line
     assert first == "abababab is hung: step 2 lasts for 61 s"
+    assert queue == "demo: 1,200 in the broker's queue"
     assert second == agents[0]["troubles"][0]
     assert third == "big: it waits for a device, for 3 s now"
     assert fourth == "adapter sql of demo: loaded"
