@@ -5,6 +5,7 @@ sequences. Slow (a disk, the Hub), so it runs beside the engine's thread.
 """
 
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is documented there
 from safetensors import SafetensorError
 from safetensors.torch import load
 
@@ -22,6 +24,8 @@ from tokenyard.broker import hub
 from tokenyard.broker.errors import TokenyardError, first_line
 from tokenyard.broker.spec import local_directory
 from tokenyard.workers.rack import LayerSize, Product
+
+log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -90,15 +94,36 @@ def _directory(source: str) -> Path:
         raise TokenyardError("model_not_found", f"there is no directory {source}", "lora_path")
     name, _, revision = source.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS]))
+        validate_repo_id(name)
+        return _fetch(name, revision or None)
     except HFValidationError as error:
         raise TokenyardError("model_not_found", f"there is no adapter {source}", "lora_path") from error
-    except LocalEntryNotFoundError as error:
-        words = f"{source} is not in the local Hub cache, and the Hub cannot be reached or must not be asked"
-        raise TokenyardError("model_not_found", words, "lora_path") from error
+    except TokenyardError as error:
+        raise TokenyardError(error.code, error.words, "lora_path", error.retry_ms) from error
     except (hub.TransportError, OSError) as error:
         told = hub.explain(error, name, revision or None)
         raise TokenyardError(told.code, told.words, "lora_path", told.retry_ms) from error
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """Have its files in the cache, which knows a branch's new commit once they are there, and not before."""
+    try:
+        commit = hub.look_up(name, revision).commit
+    except TokenyardError as error:
+        cached = hub.cached_commit(name, revision)
+        if error.code == "model_gated" or cached is None or not _is_whole(hub.snapshot_dir(name, cached)):
+            raise
+        log.warning("the adapter %s is taken from the local cache: %s", name, error.words)
+        return hub.snapshot_dir(name, cached)
+    directory = hub.snapshot_dir(name, commit)
+    if not _is_whole(directory):
+        snapshot_download(name, revision=commit, allow_patterns=[CONFIG, WEIGHTS])
+    hub.keep_commit(name, revision, commit)
+    return directory
+
+
+def _is_whole(directory: Path) -> bool:
+    return all((directory / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def _products(

@@ -12,11 +12,12 @@ import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 from tokenyard.broker.errors import SetupError
 from tokenyard.broker.gguf_file import read_header
@@ -38,6 +39,8 @@ def point_at(hub: "Hub", cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    # It waits a second before each of five tries to go on with a file.
+    monkeypatch.setattr(file_download, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: None))
 
 
 class Repo:

@@ -152,11 +152,22 @@ def test_an_adapter_of_the_hub(base: Path, rack: Rack, tmp_path: Path, monkeypat
         assert failure.value.param == "lora_path"
         return failure.value
 
+    def change(seed: int) -> None:
+        save_lora(base, tmp_path / "fresh", seed, merged=False)
+        shutil.copy(tmp_path / "fresh" / WEIGHTS, folder / WEIGHTS)
+
     expected = version(rack, folder)
     with Hub(tmp_path / "models") as hub:
         point_at(hub, tmp_path / "cache", monkeypatch)
         assert read("me/lora") == read("me/lora@main") == read(f"me/lora@{hub.repos['me/lora'].commit}") == expected
         assert (hub.fetched(WEIGHTS), hub.fetched("optimizer.bin")) == (1, 0)
+        change(seed=2)
+        hub.repos["me/lora"].break_after = 0
+        assert refusal("me/lora").code == "hub_unreachable"
+        hub.down = True
+        assert read("me/lora") == expected, "the update that came to nothing is not what the branch is"
+        hub.down, hub.repos["me/lora"].break_after = False, None
+        assert read("me/lora") == version(rack, folder) != expected
         assert "has no revision 'v9'" in refusal("me/lora@v9").words
         assert "there is no model 'me/other'" in refusal("me/other").words
         (folder / "README.md").write_text("another commit")
