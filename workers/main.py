@@ -230,7 +230,8 @@ class WorkerProcess:
 
     def _drain(self, socket: "zmq.Socket[bytes]", take: Callable[[bytes, float], None], now: float) -> None:
         """Take some of the frames that wait; a bad one is dropped with a word, and counted."""
-        for frame in waiting(lambda flags: socket.recv(flags, copy=False)):
+        # All before the first is taken: in each call of libzmq the engine's thread may go on, with a part of many jobs.
+        for frame in list(waiting(lambda flags: socket.recv(flags, copy=False))):
             try:
                 sender_pid(frame)
                 take(frame.bytes, now)
