@@ -75,10 +75,10 @@ def _check_bytes(length: Length) -> Check:
     return check
 
 
-def _check_list(item: Check, most: float = inf) -> Check:
+def _check_list(item: Check, least: int = 0, most: float = inf) -> Check:
     def check(value: Any) -> Any:
-        if type(value) is not list or len(value) > most:
-            raise TypeError(f"{type(value).__name__} where a list of at most {most} belongs")
+        if type(value) is not list or not least <= len(value) <= most:
+            raise TypeError(f"{type(value).__name__} where a list of {least} to {most} belongs")
         return [item(one) for one in value]
 
     return check
@@ -217,7 +217,9 @@ def _limited(hint: Any, limit: Any) -> Check:
     if isinstance(limit, Range):
         return _check_int(limit) if hint is int else _check_float(limit)
     if isinstance(limit, Length):
-        return _check_bytes(limit) if hint is bytes else _check_list(_checker(get_args(hint)[0]), limit.most)
+        return (
+            _check_bytes(limit) if hint is bytes else _check_list(_checker(get_args(hint)[0]), limit.least, limit.most)
+        )
     return _check_keys(limit) if isinstance(limit, Keys) else _check_parts(limit)
 
 

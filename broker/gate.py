@@ -90,8 +90,6 @@ def _worker_refusal(hello: wire.WorkerHello) -> tuple[str, str]:
         return f"a worker cannot have a capacity of {hello.capacity}", "malformed"
     if hello.state not in WORKER_STATES:
         return _NO_STATE.format(hello.state), "malformed"
-    if hello.card is not None and not hello.card.names:
-        return "a card without a name", "malformed"
     card = hello.card and hello.card._replace(adapters=[])
     num_bytes = len(encode(hello._replace(card=card, jobs=[])))
     if num_bytes > MAX_DESCRIPTION_BYTES:

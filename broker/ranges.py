@@ -49,6 +49,8 @@ KEY_BYTES = 16
 """128 bits: a collision would hand one user's KV block to another, so the odds must stay negligible (2^-64 at 2^32)."""
 MAX_PREFIX_KEYS = 1024
 """Of one job: 16,384 tokens at 16 a block; fronts send the first 128."""
+MAX_NAMES = 1024
+"""Of one model: each is given by hand."""
 MAX_TOP_LOGPROBS = 20
 """OpenAI's limit; and completions'."""
 MAX_CAPACITY = 1 << 16

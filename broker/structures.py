@@ -3,8 +3,10 @@
 from typing import Annotated, Any, NamedTuple
 
 from tokenyard.broker.ranges import (
+    MAX_NAMES,
     Inc,
     Keys,
+    Length,
     Logit,
     MaybeInc,
     Natural,
@@ -52,7 +54,7 @@ class Adapter(NamedTuple):
 class Card(NamedTuple):
     """What is known of a worker's pinned model; the front loads tokenizer and template from `source` at `commit`."""
 
-    names: list[str]
+    names: Annotated[list[str], Length(1, MAX_NAMES)]
     """What requests may call it; the first is its id."""
     source: str
     """Directory or Hub name."""

@@ -84,7 +84,6 @@ def test_another_protocol_is_refused_with_words(hello: Message) -> None:
         FrontHello(PROTOCOL, inc("y"), 1, [], secret("x")),
         Switch.hello("x", capacity=0),
         Switch.hello("x", state="asleep"),
-        Switch.hello("x", names=[]),
     ],
 )
 def test_a_senseless_hello_is_refused(hello: Message) -> None:

@@ -57,7 +57,7 @@ def _limited(hint: Any, limit: Any, leaves: Leaves) -> st.SearchStrategy[Any]:
         lengths = [one for one in range(limit.least, min(limit.most, 24) + 1) if one % limit.unit == 0]
         return st.sampled_from(lengths).flatmap(lambda length: st.binary(min_size=length, max_size=length))
     if isinstance(limit, Length):
-        return st.lists(values(get_args(hint)[0], leaves), max_size=3)
+        return st.lists(values(get_args(hint)[0], leaves), min_size=limit.least, max_size=3)
     assert isinstance(limit, Range)
     if hint is int:
         return st.integers(int(limit.least), int(limit.most))

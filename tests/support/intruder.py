@@ -20,6 +20,7 @@ from tokenyard.broker.wire import (
     PROTOCOL,
     TAGS,
     Ack,
+    Adapter,
     AgentHello,
     AgentToBroker,
     Card,
@@ -93,8 +94,11 @@ def leaves_for(model: str, incs: list[bytes]) -> Leaves:
         PackedIds: st.lists(st.integers(0, 2047), max_size=20).map(pack_ids) | st.just(pack_ids([5, 2048])),
     }
     sources = st.sampled_from([str(DEMO), "/nowhere"])  # not of the Hub, which would be asked for it
-    others = st.lists(st.sampled_from(["intruder", "other", "third"]), max_size=2)  # who is let in may serve any model
+    others = st.lists(
+        st.sampled_from(["intruder", "other", "third"]), min_size=1, max_size=2
+    )  # who is let in may serve any model
     known |= {Card: st.builds(Card._replace, values(Card, known), source=sources, names=others)}
+    known |= {Adapter: st.builds(Adapter._replace, values(Adapter, known), source=st.just("/nowhere"))}
     jobs = st.sampled_from([0, 2**40, 2**63 - 1])  # not one that may run here: who may send deltas at all may send any
     return known | {Delta: st.builds(Delta._replace, values(Delta, known), job=jobs)}
 
@@ -118,7 +122,7 @@ def blows(model: str, victims: list[bytes]) -> st.SearchStrategy[Blow]:
             garbage = draw(st.binary(max_size=80))
             return Blow(door, [draw(st.sampled_from([b"", GREETING])) + garbage])
         if door == "http":
-            return Blow(door, [_damaged(draw, HTTP, draw(st.sampled_from(["bits", "cut", "longer", "garbage"])))[0]])
+            return Blow(door, [damaged(draw, HTTP, draw(st.sampled_from(["bits", "cut", "longer", "garbage"])))[0]])
         kinds = FITTING[door] if draw(st.booleans()) else list(of_kind)
         message = draw(of_kind[draw(st.sampled_from([kind for kind in kinds if kind in of_kind]))])
         damage = draw(st.sampled_from(DAMAGES))
@@ -128,7 +132,7 @@ def blows(model: str, victims: list[bytes]) -> st.SearchStrategy[Blow]:
             message = message._replace(secret=SECRETS.get(inc, message.secret))
         if damage == "other version" and "protocol" in message._fields:
             message = message._replace(protocol=PROTOCOL + 1)
-        return Blow(door, _damaged(draw, encode(message), damage), is_fresh)
+        return Blow(door, damaged(draw, encode(message), damage), is_fresh)
 
     return blow()
 
@@ -148,7 +152,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
 CONTROLS = ("DrainWorker", "KillWorker", "UnloadModel", "AddAdapter", "RemoveAdapter")
 
 
-def _damaged(draw: st.DrawFn, frame: bytes, damage: str) -> list[bytes]:
+def damaged(draw: st.DrawFn, frame: bytes, damage: str) -> list[bytes]:
     """What goes over the wire in place of a frame."""
     if damage == "bits":
         changed = bytearray(frame)
