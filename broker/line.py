@@ -44,6 +44,7 @@ class BrokerLine:
         self._num_hang_ups = 0
         self._redial_s: float | None = None
         self._said_s = -SAY_AGAIN_S
+        self._refusal = ""
 
     def tend(self, now: float) -> bool:
         """Whether a handshake has finished since the last call: with a broker that may never have heard of us."""
@@ -60,6 +61,12 @@ class BrokerLine:
                 self.socket.disconnect(self.endpoint)
             self.socket.connect(self.endpoint)
         return finished
+
+    def refused(self, words: str) -> None:
+        """The broker says so to each word of ours: told once."""
+        if words != self._refusal:
+            self._refusal = words
+            self._say(f"the broker refuses this process: {words}")
 
     def close(self) -> None:
         """At once; what is not sent yet is lost."""

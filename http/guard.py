@@ -76,6 +76,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(self._refusal or HttpError(400, "bad_request", msg))
 
+    def _should_upgrade(self) -> bool:
+        """Nothing here speaks websocket: who asks for it is answered as by any other request."""
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Not said at all: that would be two lines a request."""
+
     def _arm(self, seconds: float) -> None:
         self._disarm()
         self._began_s = self.loop.time()

@@ -5,7 +5,6 @@ know HTTP or text.
 """
 
 import asyncio
-import logging
 import os
 import secrets
 from collections import defaultdict
@@ -61,8 +60,6 @@ from tokenyard.http.roster import Roster
 from tokenyard.http.streams import Action, Deliver, Fail, JobRequest, Missing, Send, Streams
 
 __all__ = ["JobRequest", "JobSink", "Pool"]
-
-log = logging.getLogger(__name__)
 
 TICK_S = 0.02
 """Finer than every timer of streams and inboxes (20 ms and 50 ms); an idle tick costs some 10 µs."""
@@ -271,7 +268,7 @@ class Pool:
         elif isinstance(message, Loading | LoadFailed):
             self.loads.hear(message)
         elif isinstance(message, Refused):
-            log.error("the broker refuses this front: %s", message.words)
+            self._line.refused(message.words)
         else:
             raise WireError(f"{type(message).__name__} is not for a front", "role")
 

@@ -106,6 +106,8 @@ class Agency:
         self._retired: dict[bytes, Retired] = {}
         """The latest that have gone so: a repeat gets the same answer, also from a new broker."""
         self._troubles: list[str] = []
+        self._refusal = ""
+        """What the broker last said against this agent: it says so again to each of our words."""
         self._verdicts: dict[bytes, str] = {}
         """Why the broker had a living worker killed, where that counts as its crash."""
 
@@ -221,7 +223,8 @@ class Agency:
                     self._verdicts[inc] = words
                 return [KillWorker(inc)]
             case Refused(words):
-                return [Say(f"the broker refuses this agent: {words}")]
+                before, self._refusal = self._refusal, words
+                return [Say(f"the broker refuses this agent: {words}")] if words != before else []
             case _:
                 return [Say(f"the broker sent a {type(message).__name__}, which is not for an agent")]
 

@@ -109,3 +109,10 @@ def test_a_large_head_is_refused(in_pieces: bool) -> None:
 
 def test_what_is_no_http_is_told_so() -> None:
     assert refusal(talk(b"hello\r\n\r\n")) == (400, "bad_request")
+
+
+def test_who_asks_for_a_websocket_is_answered_as_without(caplog: pytest.LogCaptureFixture) -> None:
+    wish = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n"
+    said = talk(b"GET /v1/x HTTP/1.1\r\nhost: x\r\n" + wish + b"\r\n", patience_s=0.5)
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert caplog.text == ""

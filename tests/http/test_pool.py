@@ -21,6 +21,7 @@ from tokenyard.broker.wire import (
     Loading,
     Lost,
     Placed,
+    Refused,
     Reject,
     Submit,
     UnloadModel,
@@ -329,3 +330,14 @@ def test_of_models_that_were_up_the_latest_are_remembered(monkeypatch: pytest.Mo
             known.go(bytes([index] * 8))
     known.come(WorkerInfo(bytes([7] * 8), "ipc://w", CARD._replace(names=["7"])))
     assert [card.names[0] for card in known.cards()] == ["0", "4", "5", "7"]
+
+
+def test_why_a_front_is_refused_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(pool: Pool, broker: ScriptedBroker) -> None:
+        for words in ("old", "old", "new"):
+            await broker.say(Refused(words))
+        await until(lambda: "new" in caplog.text)
+
+    play(scene)
+    told = [one.message for one in caplog.records if "refuses" in one.message]
+    assert told == ["the broker refuses this process: old", "the broker refuses this process: new"]

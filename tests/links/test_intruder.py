@@ -1,8 +1,6 @@
 """Whatever a local process says at a pool's doors, nobody dies or grows of it, and requests are answered meanwhile."""
 
 import os
-import re
-import threading
 import time
 from typing import Any
 
@@ -10,61 +8,25 @@ import httpx
 import psutil
 import pytest
 import zmq
+from bystander import MODEL, Client, check_unharmed
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from intruder import Blow, Intruder, blows, certain
+from tcp_yard import TcpYard
 from yard import START_S, Yard, wait_until
 
+from tokenyard.broker.curve import read_keys
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.sockets import dial
 
 pytestmark = pytest.mark.slow
 
-MODEL = "tokenyard-demo"
 QUICK = 25
 """Lists of up to 20 blows: two seconds."""
 CAMPAIGN_S = float(os.environ.get("TOKENYARD_FUZZ_S", "120"))
 """Of the whole run; scripts/fuzz.sh says how long."""
 INTRODUCE_S = 1.0
 """Between two times that the intruder says who it is; after SILENCE_S without a word it would be forgotten."""
-MAX_GROWTH_MIB = 24
-"""Of any process: allocators and caches that fill; a frame of each blow kept would be more in a campaign of minutes."""
-
-
-class Client(threading.Thread):
-    """Asks the same again and again; `wrong` is what was not as it must be."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self._http = httpx.Client(base_url=url, timeout=20)
-        self.right = self.ask()
-        self.num_right = 0
-        self.wrong: list[object] = []
-        self._ends = threading.Event()
-
-    def ask(self) -> Any:
-        body = {"model": MODEL, "prompt": "Count from 1 to 9.", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
-        try:
-            answer = self._http.post("/v1/completions", json=body)
-            pages = [self._http.get(path).status_code for path in ("/v1/models", "/metrics", "/ready")]
-            return (
-                answer.json()["choices"][0]["text"] if {answer.status_code, *pages} == {200} else (answer.text, pages)
-            )
-        except httpx.HTTPError as error:
-            return repr(error)
-
-    def run(self) -> None:
-        while not self._ends.is_set():
-            told = self.ask()
-            if told == self.right:
-                self.num_right += 1
-            else:
-                self.wrong.append(told)
-
-    def end(self) -> None:
-        self._ends.set()
-        self.join()
-        self.wrong += [last] if (last := self.ask()) != self.right else []
-        self._http.close()
 
 
 def fuzz(intruder: Intruder, victims: list[bytes], num_examples: int, is_known: bool) -> int:
@@ -78,7 +40,7 @@ def fuzz(intruder: Intruder, victims: list[bytes], num_examples: int, is_known: 
         phases=[Phase.generate],  # a pool that is hurt shows it only once
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.lists(blows(MODEL, victims), min_size=10, max_size=20))
+    @given(st.lists(blows(MODEL, victims, intruder.key), min_size=10, max_size=20))
     def strike(some: list[Blow]) -> None:
         nonlocal num_blows, said_s
         if time.monotonic() - said_s > INTRODUCE_S:
@@ -95,17 +57,17 @@ def fuzz(intruder: Intruder, victims: list[bytes], num_examples: int, is_known: 
 
 def check_harmless(yard: Yard, seconds: float) -> None:
     """For so long, and at least QUICK examples."""
-    pool = {"broker": yard.broker, "front": yard.front, "worker": yard.workers[0]}
-    processes = {name: psutil.Process(one.pid) for name, one in pool.items()}
-    logs = {path: path.stat().st_size for path in yard.run_dir.glob("*.log")}
+    pids = {"broker": yard.broker.pid, "front": yard.front.pid, "worker": yard.workers[0].pid}
     status = yard.status()
     rows = {one["pid"]: one for one in (*status["fronts"], *status["workers"])}
-    victims = [bytes.fromhex(rows[pool[name].pid]["inc"]) for name in ("front", "worker")]
-    client = Client(yard.url)
-    before = {name: process.memory_full_info().uss for name, process in processes.items()}
-    intruder = Intruder(yard.run_dir, rows[yard.workers[0].pid]["endpoint"], victims[0], yard.port)
-    client.start()
-    try:
+    victims = [bytes.fromhex(rows[pids[name]]["inc"]) for name in ("front", "worker")]
+    address, worker_key = BrokerAddress.of(yard.run_dir), ""
+    if isinstance(yard, TcpYard):
+        address = BrokerAddress.of(yard.run_dir, yard.broker_bind, yard.folder("front"))
+        worker_key = read_keys(yard.folder("worker")).public
+    intruder = Intruder(address, (rows[pids["worker"]]["endpoint"], worker_key), victims[0], yard.port)
+
+    def strike() -> int:
         intruder.introduce()
         intruder.wait_for_the_front()
         for blow in certain(*victims):
@@ -113,21 +75,15 @@ def check_harmless(yard: Yard, seconds: float) -> None:
         num_blows, ends_s = fuzz(intruder, victims, QUICK, is_known=True), time.monotonic() + seconds
         while time.monotonic() < ends_s:
             num_blows += fuzz(intruder, victims, 200, is_known=False)
+        return num_blows
+
+    try:
+        check_unharmed(pids, yard.url, yard.run_dir, strike)
     finally:
-        client.end()
         intruder.close()
-        said = "\n".join(path.read_bytes()[size:].decode(errors="replace") for path, size in logs.items())
-    assert [name for name, process in pool.items() if process.poll() is not None] == [], said[-6000:]
-    assert (fault := re.search("Traceback| 500 request_id", said)) is None, said[fault.start() - 2000 :][:6000]
-    growth = {name: process.memory_full_info().uss - before[name] for name, process in processes.items()}
-    grown = ", ".join(f"{name} {size / (1 << 20):+.1f} MiB" for name, size in growth.items())
-    print(f"{num_blows:,} blows, {client.num_right:,} right answers meanwhile; {grown}")  # noqa: T201 - for campaigns
-    assert not client.wrong, client.wrong[:9]
-    assert client.num_right > 0
     wait_until(lambda: is_counted(yard.status(), victims[1]), "what was refused to be counted", 10)
     metrics = httpx.get(f"{yard.url}/metrics").text
     assert 'tokenyard_refused_messages_total{by="front",reason="malformed"}' in metrics
-    assert max(growth.values()) < MAX_GROWTH_MIB << 20, grown
 
 
 def is_counted(told: dict[str, Any], worker: bytes) -> bool:
@@ -168,8 +124,9 @@ def test_nobody_is_harmed_by_what_comes_in(server: Yard) -> None:
 
 
 @pytest.mark.faults
-def test_nor_in_a_campaign() -> None:
-    yard = Yard()
+@pytest.mark.parametrize("pool", [Yard, TcpYard], ids=["ipc", "tcp"])
+def test_nor_in_a_campaign(pool: type[Yard]) -> None:
+    yard = pool()
     try:
         check_harmless(yard, CAMPAIGN_S)
     finally:

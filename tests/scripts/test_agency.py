@@ -183,3 +183,4 @@ def test_what_is_not_for_an_agent_is_said() -> None:
     for message in (Refused("go away"), Welcome(b"", [])):
         (action,) = agency.heard(message)
         assert isinstance(action, Say)
+    assert agency.heard(Refused("go away")) == [], "it comes with each ping"

@@ -14,8 +14,10 @@ from switch import card, secret
 from tokenyard.broker import wire
 from tokenyard.broker.codec import encode, pack_ids
 from tokenyard.broker.config import MAX_MESSAGE_BYTES, RunDir
+from tokenyard.broker.endpoints import BrokerAddress
 from tokenyard.broker.identity import Identity
 from tokenyard.broker.ranges import Inc, MaybeInc, Natural, PackedIds, Secret, TokenId
+from tokenyard.broker.sockets import dial
 from tokenyard.broker.wire import (
     PROTOCOL,
     TAGS,
@@ -103,11 +105,13 @@ def leaves_for(model: str, incs: list[bytes]) -> Leaves:
     return known | {Delta: st.builds(Delta._replace, values(Delta, known), job=jobs)}
 
 
-def blows(model: str, victims: list[bytes]) -> st.SearchStrategy[Blow]:
-    """Half of the messages are such as the door is for, half any; some name `victims`, who live here."""
+def blows(model: str, victims: list[bytes], key: str) -> st.SearchStrategy[Blow]:
+    """Half of the messages are such as the door is for, half any; some name `victims`, who live here, and are said with
+    this key.
+    """
     incs = list(SECRETS)
     own, all_kinds = leaves_for(model, incs), leaves_for(model, [*incs, *victims])
-    likely = LIKELY | {"model": st.sampled_from([model, model, "intruder", ""])}
+    likely = LIKELY | {"model": st.sampled_from([model, model, "intruder", ""]), "key": st.sampled_from([key, key, ""])}
     of_kind = {
         # An agent may claim a worker that has none, as here, and then say that it has ended.
         kind: values(kind, own if kind in (AgentHello, Spawned) else all_kinds)
@@ -194,18 +198,23 @@ def certain(front: bytes, worker: bytes) -> list[Blow]:
 class Intruder:
     """Its connections; `close` ends them all."""
 
-    def __init__(self, run_dir: Path, worker_endpoint: str, front: bytes, port: int) -> None:
-        """`front`: the incarnation of one that is to come and listen."""
+    def __init__(self, address: BrokerAddress, worker: tuple[str, str], front: bytes, port: int) -> None:
+        """`worker`: its endpoint and key; `front`: the incarnation of one that is to come and listen."""
         self._front = front
         self._port = port
+        self._address = address
         self._context = zmq.Context()
-        run = RunDir(run_dir)
-        work = run.work_endpoint
-        self._endpoints = {"front": run.front_endpoint, "work": work, "agent": work, "tokens": worker_endpoint}
-        self._sockets: dict[str, zmq.Socket[bytes]] = {}
-        self._own = run.tokens_endpoint(LISTENED.inc)
-        self._sockets["link"] = self._context.socket(zmq.XPUB)
-        self._sockets["link"].bind(self._own)
+        tokens, self._worker_key = worker
+        self._endpoints = {"front": address.front, "work": address.work, "agent": address.work, "tokens": tokens}
+        self._sockets: dict[str, zmq.Socket[bytes]] = {"link": self._context.socket(zmq.XPUB)}
+        self.key = address.keys.public if address.keys else ""
+        """Of the box that it is on."""
+        own = RunDir(Path(str(address))).tokens_endpoint(LISTENED.inc)
+        if address.keys:
+            self._sockets["link"].curve_server, self._sockets["link"].curve_secretkey = True, address.keys.secret
+            own = "tcp://127.0.0.1:*"
+        self._sockets["link"].bind(own)
+        self._own = self._sockets["link"].last_endpoint.decode().rstrip("\0")
         for door in self._endpoints:
             self._sockets[door] = self._connect(door)
         self._control = self._connect("front")
@@ -216,8 +225,8 @@ class Intruder:
         """Claim to be somebody on each connection; to be said every second, as what follows may end it."""
         pid = os.getpid()
         own = card("intruder", source=str(DEMO), commit="none")
-        listened = WorkerHello(PROTOCOL, LISTENED.inc, pid, "ready", self._own, 1, own, [], "intruder")
-        loading = WorkerHello(PROTOCOL, WORKER.inc, pid, "loading", "ipc:///no", 4, None, [], "intruder")
+        listened = WorkerHello(PROTOCOL, LISTENED.inc, pid, "ready", self._own, 1, own, [], "intruder", self.key)
+        loading = WorkerHello(PROTOCOL, WORKER.inc, pid, "loading", "ipc:///no", 4, None, [], "intruder", self.key)
         hellos: dict[zmq.Socket[bytes], Message] = {
             self._listened: listened._replace(secret=LISTENED.secret),
             self._sockets["work"]: loading._replace(secret=WORKER.secret),
@@ -249,12 +258,13 @@ class Intruder:
 
     def _throw(self, door: str, data: bytes) -> None:
         """Bytes, past libzmq."""
-        paths = [endpoint.removeprefix("ipc://") for endpoint in self._endpoints.values()]
-        for address in paths if door == "raw" else [("127.0.0.1", self._port)]:
-            family = sockets.AF_UNIX if door == "raw" else sockets.AF_INET
-            with sockets.socket(family) as socket, suppress(OSError):
+        tcp = f"tcp://127.0.0.1:{self._port}"
+        for endpoint in self._endpoints.values() if door == "raw" else [tcp]:
+            kind, _, place = endpoint.partition("://")
+            host, _, port = place.rpartition(":")
+            with sockets.socket(sockets.AF_UNIX if kind == "ipc" else sockets.AF_INET) as socket, suppress(OSError):
                 socket.settimeout(SEND_MS / 1000)
-                socket.connect(address)
+                socket.connect(place if kind == "ipc" else (host, int(port)))
                 socket.sendall(data)
 
     def ask_status(self) -> None:
@@ -265,9 +275,11 @@ class Intruder:
         self._control.recv()
 
     def _connect(self, door: str) -> "zmq.Socket[bytes]":
-        socket = self._context.socket(zmq.XSUB if door == "tokens" else zmq.DEALER)
-        socket.sndtimeo, socket.linger = SEND_MS, 0
-        socket.connect(self._endpoints[door])
+        is_worker = door == "tokens"
+        server_key = self._worker_key if is_worker else self._address.server_key
+        kind = zmq.XSUB if is_worker else zmq.DEALER
+        socket = dial(self._context, kind, self._endpoints[door], self._address.keys, server_key)
+        socket.sndtimeo = SEND_MS
         return socket
 
     def close(self) -> None:
