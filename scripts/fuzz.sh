@@ -2,7 +2,8 @@
 # Throw what no peer and no client says at the doors of a pool: exit status 1 at a find. docs/reliability.md has the last run.
 #   scripts/fuzz.sh [codec|sockets|jobs|http] [--minutes 10]    without a word: one after the other, each about as long
 # codec: bytes at the decoder, led by coverage (atheris); a frame that breaks it is kept. sockets: at all sockets of real
-# processes, whose answers must stay right. jobs: at an engine, whatever the wire can ask of it. http: bodies at every route.
+# processes, on ipc and on tcp, and in their broker's name to them, whose answers must stay right. jobs: at an engine,
+# whatever the wire can ask of it. http: bodies at every route.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/scripts/setup.sh" --dev
@@ -31,8 +32,8 @@ for one in "${what[@]}"; do
       "$python" tests/support/fuzz_codec.py --minutes "$minutes" || status=1
       ;;
     sockets)
-      TOKENYARD_FUZZ_S=$((60 * minutes)) "$python" -m pytest tests/links/test_intruder.py -m faults -s \
-        --timeout $((60 * minutes + 300)) || status=1
+      TOKENYARD_FUZZ_S=$((20 * minutes)) "$python" -m pytest tests/links/test_intruder.py tests/links/test_meddler.py \
+        -m faults -s --timeout $((20 * minutes + 300)) || status=1
       ;;
     jobs)
       TOKENYARD_EXAMPLES=$((200 * minutes)) "$python" -m pytest tests/workers/test_wild_jobs.py \
