@@ -33,7 +33,9 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 def error_response(error: Failure, path: str) -> JSONResponse:
-    """The body in the shape of the path's API, the status, and Retry-After where there is one."""
+    """The body in the shape of the path's API, the status, and Retry-After where there is one; the log hears of it."""
+    if (record := RECORD.get()) is not None:
+        record.finish = error.code
     headers = headers_of(error)
     if status_of(error) == 401:
         headers["www-authenticate"] = "Bearer"

@@ -36,7 +36,7 @@ class RequestRecord:
         self.generation: Generation | None = None
         """The first that the request made; one of several turns speaks for them all."""
         self.finish = ""
-        """How the last job ended: its finish reason, or an error's code."""
+        """How it ended: the last job's finish reason, or an error's code."""
 
     def fields(self) -> dict[str, Any]:
         """All of it, for people and machines."""
@@ -49,7 +49,7 @@ class RequestRecord:
         }
         generation = self.generation
         if generation is None or not generation.plans:
-            return told
+            return told | ({"finish": self.finish} if self.finish else {})
         usage = generation.usage
         told["model"] = generation.plans[0].job.model
         told["prompt_tokens"] = usage["prompt_tokens"]

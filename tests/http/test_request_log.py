@@ -50,6 +50,7 @@ def test_what_never_reached_a_model_has_a_line_too(caplog: pytest.LogCaptureFixt
     (line,) = lines_of(caplog, "GET", "/v1/a%0Ab")
     assert "GET /v1/a%0Ab 404 request_id=req_" in line.getMessage()
     assert "model" not in line.__dict__["fields"]
+    assert line.getMessage().endswith(" finish=not_found")
 
 
 def test_probes_are_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
