@@ -1,8 +1,11 @@
 """What the operator of `tokenyard serve` sees: the children's log, the progress of loading, the banner.
 
-On a terminal progress is a spinner below the log; elsewhere each change is a plain line.
+On a terminal progress is a spinner below the log; elsewhere each change is a plain line, or one of the supervisor's log
+where that is JSON.
 """
 
+import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +18,10 @@ from rich.panel import Panel
 from rich.table import Table
 
 from tokenyard.broker.config import RunDir
+from tokenyard.broker.logs import JSON_VARIABLE
 from tokenyard.scripts.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 class Screen:
@@ -25,7 +31,9 @@ class Screen:
         self._console = Console(stderr=True, highlight=False)
         self._status = self._console.status("starting")
         self._shown: dict[str, str] = {}
-        if self._console.is_terminal:
+        self._is_json = bool(os.environ.get(JSON_VARIABLE))
+        self._is_live = self._console.is_terminal and not self._is_json
+        if self._is_live:
             self._status.start()
 
     def write(self, lines: Sequence[str]) -> None:
@@ -38,22 +46,28 @@ class Screen:
         """What each process that is not ready yet is doing."""
         changed = {name: state for name, state in states.items() if self._shown.get(name) != state}
         self._shown = dict(states)
-        if self._console.is_terminal:
+        if self._is_live:
             self._status.update(", ".join(f"{name} {state}" for name, state in states.items()))
+        elif self._is_json:
+            for name, state in changed.items():
+                log.info("%s: %s", name, state)
         else:
             self.write([f"{name}: {state}" for name, state in changed.items()])
 
     def banner(self, title: str, facts: Mapping[str, str], example: str) -> None:
         """Ends the progress and tells where to go from here; `example` stays one line that can be copied."""
+        if self._is_json:
+            fields = {name.replace(" ", "_"): words for name, words in facts.items()}
+            return log.info("%s", title, extra={"fields": fields | {"example": example}})
         self._status.stop()
-        if self._console.is_terminal:
+        if self._is_live:
             table = Table.grid(padding=(0, 2))
             for name, words in facts.items():
                 table.add_row(f"[dim]{name}[/]", words)
             self._console.print(Panel(table, title=f"[bold]{title}[/]", title_align="left", expand=False))
         else:
             self.write([title, *(f"  {name:<8} {words}" for name, words in facts.items())])
-        self.write([example])
+        return self.write([example])
 
     def close(self) -> None:
         """Give the terminal back."""

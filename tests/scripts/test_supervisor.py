@@ -22,6 +22,7 @@ from sse import Reply, stream
 from yard import wait_until
 
 from tokenyard.broker.config import RunDir
+from tokenyard.broker.logs import JSON_VARIABLE
 from tokenyard.scripts.agency import StartWorker
 from tokenyard.scripts.broker_peer import BrokerPeer
 from tokenyard.scripts.plan import Wishes, make_plan
@@ -306,6 +307,20 @@ def test_a_pool_that_drains_as_it_becomes_ready_is_not_announced(tmp_path: Path)
     supervisor._take_signals(bytes([signal.SIGTERM]), 0)
     supervisor._take_status({"workers": [], "fronts": []}, 0)
     assert not supervisor._is_announced
+
+
+def test_where_the_log_is_json_so_is_all_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(JSON_VARIABLE, "1")
+    with caplog.at_level("INFO"):
+        screen = Screen()
+        screen.progress({"worker 0": "starting"})
+        screen.banner("Tokenyard serves", {"run dir": "/run/x"}, "curl /")
+        screen.close()
+    assert caplog.messages == ["worker 0: starting", "Tokenyard serves"]
+    assert caplog.records[-1].__dict__["fields"] == {"run_dir": "/run/x", "example": "curl /"}
+    assert capfd.readouterr().err == ""
 
 
 @pytest.fixture
