@@ -35,6 +35,8 @@ class Child:
     """Of its log so far: where it dies of an exception, this names it."""
     partial: bytes = b""
     """The unfinished last line."""
+    verdict: str = ""
+    """Why we have killed it, where that is its own fault."""
     bells: list[int] = field(default_factory=list)
     """Reading ends of pipes, one of which is closed as soon as the process begins to die (tie.hang_bells)."""
 

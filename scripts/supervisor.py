@@ -114,6 +114,8 @@ class Supervisor:
         self._num_oom_kills = count_oom_kills()
         """As of the last look."""
         self._statuses = Collector()
+        self._is_answered = True
+        """Whether the broker has answered since the last look."""
         self._next_look_s = 0.0
         self._is_announced = listener is None
         """Whether the banner was shown; an agent has none."""
@@ -178,6 +180,9 @@ class Supervisor:
         if now < self._next_look_s:
             return
         self._next_look_s = now + (BEAT_S if self._is_announced else STARTING_S)
+        if self._is_announced and not self._is_answered:
+            self._do(self._watch.missed("broker"))
+        self._is_answered = False
         self._num_oom_kills = count_oom_kills()
         self._work.send(wire.Ping(self._agency.inc))
         self._control.send(wire.Status(0, self._agency.workers))
@@ -214,7 +219,8 @@ class Supervisor:
                 case watch.HandOver(name):
                     log.info("%s hands its streams over", name)
                     self._children[name].send(signal.SIGINT)
-                case watch.Kill(name):
+                case watch.Kill(name, words):
+                    self._children[name].verdict = words
                     self._children[name].kill()
                 case watch.Retired(name, words):
                     self._answer(self._agency.retired(number_of(name), words), time.monotonic())
@@ -258,7 +264,7 @@ class Supervisor:
         lines = child.read_lines()
         status = child.reap()
         cause, words = cause_of_death(status, child.last_line, count_oom_kills() - self._num_oom_kills)
-        if verdict := self._agency.verdict(child.inc):
+        if verdict := self._agency.verdict(child.inc) or child.verdict:
             cause, words = "crash", verdict
         elif child.is_unwanted and cause == "killed":
             words = "killed as asked"
@@ -370,18 +376,20 @@ class Supervisor:
             self._do(self._watch.drain(now))
 
     def _take_status(self, body: dict[str, Any], now: float) -> None:
-        """The pool as the broker sees it: note who is ready, show how far the others are."""
+        """The pool as the broker sees it: note who is ready and who is silent, show how far the others are."""
+        self._is_answered = True
         # By incarnation: a pid may be that of another box's worker, too.
         workers = {worker["inc"]: describe_worker(worker) for worker in body["workers"]}
         fronts = {front["pid"]: "ready" for front in body["fronts"]}
         waiting: dict[str, str] = {}
         for name, child in self._children.items():
-            state = workers.get(child.inc.hex()) or fronts.get(child.pid, "starting")
-            state = "ready" if name == "broker" else state
+            state = "ready" if name == "broker" else workers.get(child.inc.hex()) or fronts.get(child.pid)
             if state == "ready":
                 self._do(self._watch.ready(name, now))
             else:
-                waiting[name] = state
+                waiting[name] = state or "starting"
+            if state is None and self._is_announced:
+                self._do(self._watch.missed(name))
         if not waiting and not self._watch.is_draining:
             self._standbys.start_missing()
         if self._is_announced or self._listener is None or self._watch.is_draining:

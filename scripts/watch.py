@@ -18,6 +18,9 @@ LOOP_S = 60.0
 """So many deaths in this time, no life ever ready, are a crash loop: five lives of 3 s of imports fit."""
 MAX_GIVEN_UP = 16
 """Told of at once: every load on demand that fails is a new one, for as long as the pool lives."""
+SILENT_LOOKS = 120
+"""A living process of which so many looks in a row, one a beat, have found nothing is killed: as late as the broker has
+a silent worker killed (SILENT_KILL_S). Not seconds, in which the supervisor itself may have been stopped."""
 OBEY_S = 5.0
 """A worker that is to hand its streams over and does not end is killed: it needs a tenth of a second."""
 SETUP_STATUS = 2
@@ -49,9 +52,10 @@ class HandOver(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """It does not listen."""
+    """It does not listen; the words say why, where nobody had asked it to go."""
 
     name: str
+    words: str = ""
 
 
 class Retired(NamedTuple):
@@ -105,6 +109,8 @@ class Post:
     """Of the present life."""
     was_ready: bool = False
     """Of any life so far."""
+    num_missed: int = 0
+    """Looks since it was last heard."""
     delay_s: float = FIRST_DELAY_S
     """The wait after its next death."""
     wait_s: float = 0.0
@@ -155,6 +161,7 @@ class Watch:
         """This life has started up."""
         post = self.posts[name]
         post.is_ready = post.was_ready = True
+        post.num_missed = 0
         post.deaths.clear()
         actions: list[Action] = []
         for old, retirement in list(self.retirements.items()):
@@ -165,6 +172,14 @@ class Watch:
             elif old != name and retirement.hands_over_at is None:
                 actions += self._see_off(old, now)
         return actions
+
+    def missed(self, name: str) -> list[Action]:
+        """One look at the pool found nothing of this life."""
+        post = self.posts.get(name)
+        if post is None or not post.is_ready or self.is_draining:
+            return []
+        post.num_missed += 1
+        return [Kill(name, "hung: it is silent")] if post.num_missed % SILENT_LOOKS == 0 else []
 
     def died(self, name: str, status: int, now: float, was_killed: bool = False, words: str = "") -> list[Action]:
         """A life has ended with this status (as subprocess has it: negative for a signal); `words` say why.

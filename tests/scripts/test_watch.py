@@ -12,6 +12,7 @@ from tokenyard.scripts.watch import (
     MAX_GIVEN_UP,
     OBEY_S,
     SETUP_STATUS,
+    SILENT_LOOKS,
     Action,
     GaveUp,
     HandOver,
@@ -74,6 +75,23 @@ def test_a_healthy_life_starts_the_delays_anew() -> None:
     watch.ready("w0", 5.0)
     watch.died("w0", 1, 5.0 + HEALTHY_S)
     assert watch.next_due() == 5.0 + HEALTHY_S + FIRST_DELAY_S
+
+
+def test_who_is_silent_for_long_is_killed_if_it_was_ever_ready() -> None:
+    watch = started()
+    for name in ("front", "broker"):
+        assert [watch.missed(name) for _ in range(SILENT_LOOKS - 1)] == [[]] * (SILENT_LOOKS - 1)
+    watch.ready("front", 60)
+    assert watch.missed("front") == []
+    (kill,) = watch.missed("broker")
+    assert kill == Kill("broker", "hung: it is silent")
+    watch.died("broker", -9, 61)
+    assert watch.tick(62) == [Start("broker")]
+    assert not any(watch.missed("broker") for _ in range(2 * SILENT_LOOKS)), "it is still starting"
+    watch.ready("broker", 70)
+    watch.drain(71)
+    assert not any(watch.missed("front") for _ in range(2 * SILENT_LOOKS)), "it says goodbye"
+    assert watch.missed("agent") == [], "its broker is another's"
 
 
 def test_a_ready_life_that_is_killed_from_outside_starts_the_delays_anew() -> None:
