@@ -116,7 +116,10 @@ def sender_pid(frame: zmq.Frame) -> int:
 
 
 def _make(context: Context, kind: int, endpoint: str) -> Socket:
-    socket = context.socket(kind)
+    try:
+        socket = context.socket(kind)
+    except zmq.ZMQError as error:  # no more files may be open, say
+        raise SetupError(f"no socket can be made: {zmq.strerror(error.errno or 0)}") from error
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = TOKENS_HWM if kind in TOKEN_PLANE else ROUTER_HWM
     if kind == zmq.XPUB:

@@ -72,6 +72,8 @@ class Links:
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._links: dict[bytes, _Link] = {}
+        self._unopened: dict[bytes, WorkerInfo] = {}
+        """Workers to which there is no socket."""
         self.beyond: dict[bytes, str] = {}
         """Workers that cannot be reached, and why."""
 
@@ -83,7 +85,9 @@ class Links:
             self._address.refuse_foreign_ipc(worker.endpoint)
             socket = dial(self._context, zmq.XSUB, worker.endpoint, self._address.keys, worker.key)
         except SetupError as error:
+            self._unopened[worker.inc] = worker
             return self._give_up(worker, str(error))
+        self._unopened.pop(worker.inc, None)
         for topic in (self._me.inc, self._me.proof_topic):
             socket.send(b"\x01" + topic)
         link = self._links[worker.inc] = _Link(worker, socket, Inbox(self._me, worker.inc, self._loop.time()))
@@ -93,8 +97,11 @@ class Links:
 
     def look(self, living: Collection[bytes]) -> None:
         """To be called each beat. A worker on tcp that stays without a link has a firewall before it, or has told us an
-        address that is not its own.
+        address that is not its own. One without a socket gets another try: perhaps fewer files are open now.
         """
+        self._unopened = {inc: worker for inc, worker in self._unopened.items() if inc in living}
+        for worker in list(self._unopened.values()):
+            self.open(worker)
         for inc in self.beyond.keys() - living:
             del self.beyond[inc]
         for link in self._links.values():

@@ -2,10 +2,12 @@
 
 import asyncio
 import math
+import os
+import resource
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from tokenyard.broker.wire import (
     Welcome,
     WorkerDown,
     WorkerInfo,
+    WorkerUp,
 )
 from tokenyard.http import links
 from tokenyard.http.pool import JobRequest, Pool
@@ -198,6 +201,39 @@ def test_what_the_broker_says_is_read_on_after_others_had_their_turn(monkeypatch
                 await end._broker.send_multipart([end.peer, encode(message)])
             time.sleep(0.05)
             await until(lambda: not end.pool.num_workers)
+
+    asyncio.run(run())
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """As if this process had as many open as it may."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_worker_for_whom_no_socket_was_left_gets_one_later() -> None:
+    async def run() -> None:
+        async with far_end() as end:
+            with tempfile.TemporaryDirectory(prefix="links-") as folder, end._broker.context.socket(zmq.XPUB) as tokens:
+                tokens.bind(f"ipc://{folder}/tokens.sock")
+                up = WorkerUp(WorkerInfo(b"another.", f"ipc://{folder}/tokens.sock", CARD))
+                with no_more_files():
+                    await end._broker.send_multipart([end.peer, encode(up)])
+                    await until(lambda: end.pool._links.beyond)
+                    assert "Too many open files" in end.pool._links.beyond[b"another."]
+                assert (await tokens.recv())[1:] == end.front
+                await tokens.send(end.front + encode(LinkUp(b"another.", 0, 0)))
+                await until(lambda: not end.pool._links.beyond)
+            [sink] = await end.begin(6)
+            await end.say(*batches(6, 1))
+            await until(lambda: sink.finish is not None)
 
     asyncio.run(run())
 
