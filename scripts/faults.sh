@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Put a pool through the whole fault suite and print what was lost, repeated and wrong: some 9 minutes on two cores.
+# Put a pool through the whole fault suite and print what was lost, repeated and wrong: some 12 minutes on two cores.
 # docs/reliability.md holds the last run.
 #   scripts/faults.sh -k storm    one fault;    scripts/faults.sh --quick    what the test suite runs, a minute or two
 set -euo pipefail
