@@ -7,6 +7,7 @@ where that is JSON.
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from tokenyard.broker.config import RunDir
 from tokenyard.broker.logs import JSON_VARIABLE
+from tokenyard.scripts.placement import WorkerRow
 from tokenyard.scripts.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,11 @@ def describe_worker(row: Mapping[str, Any]) -> str:
     if row["state"] == "loading" and percent is not None:
         return f"loading {percent} %"
     return f"{row['state']}: {row['words']}" if row.get("words") else str(row["state"])
+
+
+def time_and_place(row: WorkerRow | None) -> str:
+    """Of a death: when, and of a worker what it served and where, as no name of a post tells."""
+    return f"at {time.strftime('%H:%M:%S')}" + (f" ({row.spec.partition(',')[0]} on {row.place})" if row else "")
 
 
 def pool_facts(plan: Plan, run_dir: RunDir, port: int, body: Mapping[str, Any]) -> tuple[str, dict[str, str], str]:

@@ -30,7 +30,7 @@ from tokenyard.scripts.on_demand import memory_of
 from tokenyard.scripts.placement import WorkerRow, post_of
 from tokenyard.scripts.plan import Plan
 from tokenyard.scripts.pool_dir import note_broker, pool_dir
-from tokenyard.scripts.screen import Screen, describe_worker, pool_facts
+from tokenyard.scripts.screen import Screen, describe_worker, pool_facts, time_and_place
 from tokenyard.scripts.signals import caught_signals
 from tokenyard.scripts.standby import Standbys
 from tokenyard.scripts.tie import SECRET, adopt_orphans
@@ -252,8 +252,7 @@ class Supervisor:
 
     def _not_started(self, name: str, words: str, now: float) -> None:
         log.warning("%s: %s", name, words)
-        told = f"at {time.strftime('%H:%M:%S')}: {words}"
-        self._do(self._watch.died(name, 1, now, words=told))
+        self._do(self._watch.died(name, 1, now, words=f"{time_and_place(self._rows.get(name))}: {words}"))
         if name not in self._watch.posts and name in self._rows:
             self._answer(self._agency.dropped(number_of(name)), now)
             self._forget(name)
@@ -268,7 +267,7 @@ class Supervisor:
             cause, words = "crash", verdict
         elif child.is_unwanted and cause == "killed":
             words = "killed as asked"
-        told = f"at {time.strftime('%H:%M:%S')}: {words[:MAX_TROUBLE]}"
+        told = f"{time_and_place(self._rows.get(name))}: {words[:MAX_TROUBLE]}"
         actions = self._watch.died(name, status, now, cause == "killed", told)
         if name in self._rows:
             final = name not in self._watch.posts

@@ -94,7 +94,7 @@ def test_a_hung_engine_costs_its_process_and_nothing_else(
     assert not fuse.exists()
     assert num_deaths(pool, r"hung: step \d+ lasts for \d+ s") == 1, pool.log()
     (told,) = pool.status()["agents"][0]["troubles"]
-    assert re.search(r"^worker \d died once, last at [\d:]+: hung: step", told)
+    assert re.search(r"^worker \d died once, last at [\d:]+ \(/.* on cpu\): hung: step", told)
     wait_until(lambda: len(pool.ready_pids()) == NUM_WORKERS, "the worker to be replaced")
     assert len(pool.ready_pids() - fault.workers) == 1
 
