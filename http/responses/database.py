@@ -133,6 +133,13 @@ class Database:
         # A front may be there before the broker, which makes the run directory otherwise.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        try:
+            self._set_up(path)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _set_up(self, path: Path) -> None:
         path.chmod(0o600)
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
             self.connection.execute(f"PRAGMA {pragma}")

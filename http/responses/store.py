@@ -31,6 +31,10 @@ SETTLE_S = 2.0
 is missing is one write, perhaps in another front."""
 SETTLE_POLL_S = 0.01
 
+PRIMARY_CODE = 0xFF
+"""Of SQLite's error codes, which tell more above."""
+PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
 MAX_CHAIN = 1000
 """Responses that one may go on from: each has its own prompt tokens, and no context holds so many turns."""
 
@@ -49,13 +53,18 @@ class Store:
         return self._path is not None
 
     async def open(self) -> None:
-        """Mark what an earlier process left unfinished. Raises SetupError where the file cannot be used."""
+        """Mark what an earlier process left unfinished. Raises SetupError where the file cannot be used.
+
+        A disk that is full may have room later: all else must go on meanwhile, above all where a front is restarted.
+        """
         if not self.on:
             return
         try:
             await asyncio.wrap_future(self.post(Database.totals))
         except (sqlite3.Error, OSError) as error:
-            raise SetupError(f"--store {self._path}: {error}") from error
+            if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE not in PASSING:
+                raise SetupError(f"--store {self._path}: {error}") from error
+            log.error("the store of responses cannot be used, until it can: %s", error)
 
     async def close(self) -> None:
         if self._database is not None:
