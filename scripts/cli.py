@@ -12,7 +12,7 @@ import typer
 from tokenyard.broker.errors import SetupError
 from tokenyard.scripts import options, pool_cli, process_cli
 from tokenyard.scripts.mcp_cli import mcp_app
-from tokenyard.scripts.tie import hang_bells, tie_to_parent
+from tokenyard.scripts.tie import allow_files, hang_bells, tie_to_parent
 
 app = typer.Typer(
     help="Serve transformers language models to OpenAI-compatible clients from a pool of worker processes.",
@@ -149,6 +149,7 @@ def version() -> None:
 def main() -> None:
     """The `tokenyard` console command."""
     tie_to_parent()
+    allow_files()
     hang_bells()
     try:
         app()

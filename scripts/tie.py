@@ -1,4 +1,7 @@
-"""A process that its parent started dies with it. Uses nothing but the standard library: it runs before all else."""
+"""What a process settles with the kernel before all else: it dies with its parent, and may have many files open.
+
+Uses nothing but the standard library.
+"""
 
 import ctypes
 import os
@@ -12,6 +15,10 @@ PARENT_PID = "TOKENYARD_PARENT_PID"
 """Set by a parent whose death should be this process's death."""
 SECRET = "TOKENYARD_SECRET"
 """Set for a worker by its agent: what its incarnation is made of, in hex."""
+
+MAX_FILES = 1 << 16
+"""Open at once: 30,000 streams of one front, with a client's connection and perhaps a file each. Where far more are
+allowed, programs that close whatever might be open take long."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,6 +39,14 @@ def tie_to_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent_pid):
         os._exit(1)
+
+
+def allow_files() -> None:
+    """Many shells let a process have 1,024 files open unless it asks for more, as a front with 1,000 streams must."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def adopt_orphans() -> None:

@@ -1,5 +1,6 @@
 """The command line: quick, and a mistake is one clear message with status 2."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenyard.scripts import cli, control
+from tokenyard.scripts.tie import MAX_FILES
 
 PROBE = """
 import sys
@@ -68,3 +70,14 @@ def test_status_without_a_pool_says_so(
     monkeypatch.setattr(control, "PATIENCE_S", 0.3)
     assert run(monkeypatch, "status", "--run-dir", str(tmp_path)) == 2
     assert "no broker answers" in capsys.readouterr().err
+
+
+def test_a_process_may_have_as_many_files_open_as_the_kernel_allows_it() -> None:
+    code = (
+        "import resource; from tokenyard.scripts import cli; limit = resource.RLIMIT_NOFILE; "
+        "resource.setrlimit(limit, (256, resource.getrlimit(limit)[1])); "
+        "cli.app = lambda: print(resource.getrlimit(limit)[0]); cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert int(done.stdout) == (MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)) > 256
