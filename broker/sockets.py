@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ from tokenyard.broker.config import (
     HANDSHAKE_MS,
     HEARTBEAT_MS,
     HEARTBEAT_TIMEOUT_MS,
+    INBOUND_HWM,
     MAX_FRAMES,
     MAX_IPC_PATH,
     MAX_MESSAGE_BYTES,
@@ -21,7 +23,7 @@ from tokenyard.broker.config import (
     ROUTER_HWM,
     TCP_RECONNECT_MS,
     TOKENS_HWM,
-    UPWARD_HWM,
+    TURN_S,
 )
 from tokenyard.broker.curve import Keys
 from tokenyard.broker.endpoints import parse_tcp, refuse_plain
@@ -88,16 +90,19 @@ def listen(context: Context, kind: int, endpoint: str, keys: Keys | None = None)
 
 
 def waiting(receive: Callable[[int], T]) -> Iterator[T]:
-    """What has come to a socket, up to MAX_FRAMES: a flood must leave others and the clock their turn.
+    """What has come to a socket, as much as a turn may take: a flood must leave others and the clock theirs.
 
     `receive`: the socket's own, which is called with NOBLOCK.
     """
+    ends_s = time.monotonic() + TURN_S
     for _ in range(MAX_FRAMES):
         try:
             one = receive(zmq.NOBLOCK)
         except zmq.Again:
             return
         yield one
+        if time.monotonic() >= ends_s:
+            return
 
 
 def sender_pid(frame: zmq.Frame) -> int:
@@ -122,8 +127,8 @@ def _make(context: Context, kind: int, endpoint: str) -> Socket:
         raise SetupError(f"no socket can be made: {zmq.strerror(error.errno or 0)}") from error
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = TOKENS_HWM if kind in TOKEN_PLANE else ROUTER_HWM
-    if kind == zmq.XPUB:
-        socket.rcvhwm = UPWARD_HWM
+    if kind in (zmq.ROUTER, zmq.XPUB):
+        socket.rcvhwm = INBOUND_HWM
     socket.maxmsgsize = MAX_UPWARD_BYTES if kind == zmq.XPUB else MAX_MESSAGE_BYTES
     if endpoint.startswith("tcp://"):
         # A connection that a cable or a firewall cut says nothing. On ipc, heartbeats would only create loss.

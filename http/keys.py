@@ -1,4 +1,6 @@
-"""The API keys that open a front, kept as digests: neither a dump of its memory's objects nor a log can show one."""
+"""The API keys that open a front, kept as digests: no log can show one. The process's memory can, by what it was started
+with and by requests that it has just read.
+"""
 
 import hmac
 from collections.abc import Iterable, Mapping

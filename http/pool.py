@@ -231,13 +231,13 @@ class Pool:
     # The broker.
 
     def _read_broker(self) -> None:
-        frames = [] if self._broker.closed else list(waiting(self._broker.recv))
-        for frame in frames:
+        frame = None
+        for frame in () if self._broker.closed else waiting(self._broker.recv):
             try:
                 self._from_broker(decode(frame))
             except WireError as error:
                 self._links.refused("the broker", error)
-        if frames:
+        if frame is not None:
             self._loop.call_soon(self._read_broker)  # its descriptor is edge-triggered, and more may wait
 
     def _from_broker(self, message: Message) -> None:
