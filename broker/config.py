@@ -30,7 +30,7 @@ TOKENS_HWM = 4 * WINDOW
 """Of a worker's socket towards one front, as of that front's: no honest one ever has more than a window there. What is
 dropped above it is asked for again."""
 INBOUND_HWM = 16
-"""Of one connection's frames to a broker or up to a worker, which may have 4 MiB each: 10,000 took 2.7 GB in 6 s. And an
+"""Of one connection's frames to a broker or up to a worker, which may have 4 MiB each: 10,000 took 2.7 GB in 6 s. An
 XPUB moves all that it finds to a queue without end: with 4,096, a flood grew it by 12 MB/s. The rest waits with who
 sends it, and costs the listener 0.4 µs more a frame."""
 RING_BYTES = 16 << 20

@@ -1,5 +1,6 @@
-"""The API keys that open a front, kept as digests: no log can show one. The process's memory can, by what it was started
-with and by requests that it has just read.
+"""The API keys that open a front, kept as digests: no log can show one.
+
+The process's memory may, by what it was started with and by requests that it has just read.
 """
 
 import hmac
