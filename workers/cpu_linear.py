@@ -6,6 +6,7 @@ oneDNN reads the weight in its own order. bfloat16, on processors that multiply 
 rows. What it gives stands in docs/performance.md, "Which dtype". Must not know which layers there are (tuning.py).
 """
 
+import os
 from itertools import count
 from weakref import WeakValueDictionary
 
@@ -19,6 +20,13 @@ one; with 4 to 8 it takes 1.7 to 2.6 times as long (3072 x 512 and 16384 x 512, 
 LARGE_BYTES = 1 << 16
 """Weights from which this pays. One of 192 x 192 takes as long as MKL's product with 16 rows, 76 % of it with 31, 47 %
 with 485 (one thread, AVX-512); the bundled demo model computes prompts in 84 % of the time, and decodes as before."""
+
+MAX_PREPARED = 16
+"""Products that are kept prepared, one for each number of rows and shape of weight. Each keeps room to work in, of a
+megabyte or two: the 1,024 of torch's default took 2 GB over 600 lengths of prompts, these 40 MB and no more time (five
+weights of the demo model). A step's decodes and a chunk of a prompt have some twelve."""
+for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's own and oneDNN's, read at the first
+    os.environ.setdefault(_name, str(MAX_PREPARED))
 
 
 class CpuLinear(nn.Module):

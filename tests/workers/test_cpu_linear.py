@@ -1,5 +1,9 @@
 """CPU linear layers: nn.Linear's result in every form of the weight and for every number of rows."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -53,3 +57,28 @@ def test_a_narrow_weight_is_all_that_is_kept_beside_the_packed_one() -> None:
     ours = CpuLinear(layer(bias=False, exact=True), narrow=True)
     assert ours.weight.dtype == torch.bfloat16
     assert sum(one.nbytes for one in ours.parameters()) == 48 * 80 * 2
+
+
+LENGTHS = """
+import psutil, torch
+from tokenyard.workers.cpu_linear import CpuLinear
+torch.set_num_threads(1)
+layers = [CpuLinear(torch.nn.Linear(width, 576), narrow=False) for width in (192, 256, 384, 512)]
+memory = psutil.Process().memory_full_info
+with torch.inference_mode():
+    for layer in layers:
+        layer(torch.ones(400, layer.in_features))
+    before = memory().uss
+    for length in range(100, 400, 3):
+        for layer in layers:
+            layer(torch.ones(length, layer.in_features))
+print((memory().uss - before) >> 20)
+"""
+
+
+def test_prompts_of_many_lengths_take_no_memory_each() -> None:
+    """In a process of its own, as torch reads its limits once."""
+    unset = {name: value for name, value in os.environ.items() if not name.endswith("_CACHE_CAPACITY")}
+    run = subprocess.run([sys.executable, "-c", LENGTHS], env=unset, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 64, "MiB, of 400 products"
