@@ -263,9 +263,7 @@ def main(
     done = ", ".join(f"{name} {count:,}" for name, count in clients.outcomes.most_common())
     typer.echo(f"{today()}, {machine('cpu')}, load average {load_average()}, {versions()}")
     typer.echo(f"{minutes:g} minutes, {NUM_CLIENTS} clients, {sum(clients.outcomes.values()):,} requests: {done}\n")
-    typer.echo(
-        markdown(["process", "memory after warm-up", "at the end", "growth", "descriptors", "threads", "verdict"], rows)
-    )
+    typer.echo(markdown(HEAD, rows))
     for words, count in clients.wrong.most_common():
         typer.echo(f"WRONG, {count} times: {words}")
     raise typer.Exit(0 if flat and not clients.wrong else 1)

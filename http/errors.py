@@ -30,9 +30,8 @@ Failure = TokenyardError | HttpError
 
 SHUTTING_DOWN_RETRY_MS = 1000
 """Elsewhere there may be a front that goes on, or soon one here again."""
-
-
 SHUT_DOWN = "shutting_down"
+"""The code of that, which the log gives as the end of a request that is cut, too."""
 
 
 def shutting_down() -> TokenyardError:
